@@ -1,0 +1,91 @@
+//! A compiled model: plan, code and weights, ready to be written or run.
+
+use crate::cpu;
+use crate::error::Error;
+use crate::kernel::Kernel;
+use crate::plan::{self, Weights};
+use crate::target::Target;
+use egret_ir::Graph;
+use egret_runtime::artifact;
+use egret_runtime::plan::Plan;
+use egret_runtime::{Artifact, TargetInfo, WeightsCheck};
+use std::path::Path;
+
+/// What compilation has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Nodes become kernels.
+    Lower,
+    /// Kernels become code.
+    Code,
+}
+
+/// How to compile.
+pub struct Options<'a> {
+    /// Threads that make code.
+    pub threads: usize,
+    /// Told how many steps of how many a stage has done.
+    pub progress: &'a dyn Fn(Stage, usize, usize),
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Options { threads: 1, progress: &|_, _, _| {} }
+    }
+}
+
+/// A model as native code.
+#[derive(Debug)]
+pub struct Compiled {
+    /// What the runtime walks.
+    pub plan: Plan,
+    /// The code of all kernels.
+    pub code: Vec<u8>,
+    /// The constants.
+    pub weights: Weights,
+    /// The kernels, in the order of the plan's.
+    pub kernels: Vec<Kernel>,
+    /// What the code is for.
+    pub target: TargetInfo,
+}
+
+/// Compiles a grouped graph.
+///
+/// # Errors
+/// Names the value that cannot be lowered, or shows the kernel that did not become code.
+pub fn compile(graph: &Graph, target: &Target, options: &Options) -> Result<Compiled, Error> {
+    let program = plan::build(graph, target, &|done, total| (options.progress)(Stage::Lower, done, total))?;
+    let plan::Program { mut plan, kernels, weights } = program;
+    (options.progress)(Stage::Code, 0, kernels.len());
+    let image = cpu::compile(&kernels, target, options.threads)?;
+    (options.progress)(Stage::Code, kernels.len(), kernels.len());
+    plan.kernels.iter_mut().zip(&image.entries).for_each(|(k, entry)| k.offset = *entry);
+    let target = TargetInfo { arch: target.arch.to_string(), cpu: target.tune.clone(), features: target.required_features() };
+    Ok(Compiled { plan, code: image.code, weights, kernels, target })
+}
+
+impl Compiled {
+    /// Writes the artifact; constants are packed one at a time on the way.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        Ok(artifact::write_file(path, &self.plan, &self.code, &self.target, self.weights.parts())?)
+    }
+
+    /// The artifact's bytes.
+    ///
+    /// # Errors
+    /// When the plan contradicts itself, which would be a bug.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+        Ok(artifact::to_bytes(&self.plan, &self.code, &self.target, self.weights.parts())?)
+    }
+
+    /// The artifact, as if it had been written and opened.
+    ///
+    /// # Errors
+    /// When the plan contradicts itself, or this machine cannot run the code.
+    pub fn artifact(&self) -> Result<Artifact, Error> {
+        Ok(Artifact::from_bytes(&self.to_bytes()?, WeightsCheck::Skip)?)
+    }
+}

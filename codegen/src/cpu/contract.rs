@@ -1,0 +1,345 @@
+//! Matrix products and convolutions: a register tile of accumulators that walks down `k`.
+//!
+//! A panel of columns of `b` stays in the second-level cache while strips of rows of `a` pass by it. Inside, `rows` scalars of
+//! `a` are broadcast against `vectors` vectors of `b`; the accumulators are values that go around the loops over `k`, so that
+//! they stay in registers. **Invariant.** An element is summed over `k` in order, whatever tile it is in.
+//!
+//! ```text
+//! for panels of columns:
+//!     for strips of rows:
+//!         acc[0..rows][0..vectors] = 0
+//!         for k: b = load vectors; for i in 0..rows: acc[i] = fma(splat a[i], b, acc[i])
+//!         epilogue(acc)
+//! ```
+
+use super::emit::Value;
+use super::map::weight;
+use super::point::Point;
+use super::scope::{Gen, Run};
+use super::split;
+use crate::kernel::{Axis, Contract, Panels, Split};
+use egret_ir::{DType, Dim};
+use inkwell::values::{IntValue, PointerValue};
+
+/// An epilogue of more instructions than this goes through memory: unrolled for every accumulator it would be 10 KB of code,
+/// at the same speed.
+const SHORT_EPILOGUE: usize = 8;
+
+/// Rows that share a base address where the pitch is not a number: the machine scales an index register by 4 and by 8 bytes.
+const ROWS_PER_POINTER: usize = 3;
+
+/// Size of an f32.
+const F32: usize = 4;
+
+/// A panel of columns: the vectors that are computed, and which lanes of them count.
+#[derive(Clone)]
+struct Panel<'c> {
+    masks: Vec<Option<Value<'c>>>,
+}
+
+/// How the rows of a tile are addressed.
+enum Rows<'c> {
+    /// One pointer and a displacement in bytes per row.
+    Displaced(Vec<i64>),
+    /// A pointer for every three rows and the pitch in elements.
+    Pitch(IntValue<'c>),
+}
+
+impl<'c> Gen<'_, 'c> {
+    /// Emits a contraction.
+    pub(crate) fn contract(&mut self, c: &Contract) {
+        let extents: Vec<Dim> = c.batch.iter().chain(&c.rows).chain([&c.cols]).map(|a| a.extent.clone()).collect();
+        self.unless_empty(&extents, |g| {
+            let axes = split::contract_axes(c, g.e.lanes);
+            match c.split {
+                Split::Batch => g.for_part(&axes, |g| {
+                    let panels = g.all_panels(c);
+                    g.panels(c, panels, None);
+                }),
+                Split::Cols => {
+                    let range = g.part_range(&axes[0].extent);
+                    g.nest(&c.batch, true, |g| g.panels(c, range, None));
+                }
+                Split::Rows => {
+                    let range = g.part_range(&split::units(&axes));
+                    g.nest(&c.batch, true, |g| {
+                        let panels = g.all_panels(c);
+                        g.panels(c, panels, Some(range));
+                    });
+                }
+            }
+        });
+    }
+
+    fn all_panels(&mut self, c: &Contract) -> (IntValue<'c>, IntValue<'c>) {
+        let panels = split::panel_axis(c, self.e.lanes).extent;
+        (self.e.i64(0), self.index(&panels))
+    }
+
+    /// The panels `start..end`: whole ones, then the last, narrower one.
+    fn panels(&mut self, c: &Contract, (start, end): (IntValue<'c>, IntValue<'c>), rows: Option<(IntValue<'c>, IntValue<'c>)>) {
+        let (lanes, vectors) = (self.e.lanes as i64, c.tile.vectors as i64);
+        let width = lanes * vectors;
+        let whole = c.cols.extent.floor_div(&width.into());
+        let rest = c.cols.extent.clone() - whole.clone() * width;
+        let range = self.axis_range(&c.cols);
+        let whole = self.index(&whole);
+        let first = self.e.index_mul(start, self.e.i64(width));
+        let stop = self.e.imin(end.into(), whole.into(), true).into_int_value();
+        let stop = self.e.index_mul(stop, self.e.i64(width));
+        self.repeat(&c.cols.name, Run { start: first, end: stop, step: width, certain: false, range }, vec![], |g, _| {
+            g.strips(c, &Panel { masks: vec![None; c.tile.vectors] }, rows);
+            vec![]
+        });
+        if rest.is(0) {
+            return;
+        }
+        let at = self.e.index_mul(whole, self.e.i64(width));
+        let last = self.e.icmp(inkwell::IntPredicate::SGT, end.into(), whole.into()).into_int_value();
+        self.when(last, |g| {
+            g.once(&c.cols.name, at, range, |g| {
+                let masks = match rest.as_const() {
+                    Some(rest) => (0..(rest + lanes - 1) / lanes).map(|j| (rest < (j + 1) * lanes).then(|| g.lanes_below(rest - j * lanes))).collect(),
+                    None => (0..vectors)
+                        .map(|j| {
+                            let left = g.index(&(c.cols.extent.clone() - c.cols.index() - j * lanes));
+                            Some(g.first_lanes(left.into()))
+                        })
+                        .collect(),
+                };
+                g.strips(c, &Panel { masks }, rows);
+            });
+        });
+    }
+
+    /// A mask of the first lanes, a constant.
+    fn lanes_below(&self, count: i64) -> Value<'c> {
+        self.first_lanes(self.e.i64(count).into())
+    }
+
+    /// Strips of rows: all of them, or those of this part.
+    fn strips(&mut self, c: &Contract, panel: &Panel<'c>, part: Option<(IntValue<'c>, IntValue<'c>)>) {
+        let Some((tiled, outer)) = c.rows.split_last() else {
+            return self.tile(c, panel, 1);
+        };
+        match part {
+            None => self.nest(outer, true, |g| {
+                let all = (g.e.i64(0), g.index(&split::strip_axis(c, tiled).extent));
+                g.strip_range(c, tiled, panel, all);
+            }),
+            Some(range) if outer.is_empty() => self.strip_range(c, tiled, panel, range),
+            Some(range) => self.for_range(outer, range, |g| {
+                let all = (g.e.i64(0), g.index(&split::strip_axis(c, tiled).extent));
+                g.strip_range(c, tiled, panel, all);
+            }),
+        }
+    }
+
+    /// The strips `start..end` of the tiled axis: whole ones, then the rows that are left.
+    fn strip_range(&mut self, c: &Contract, tiled: &Axis, panel: &Panel<'c>, (start, end): (IntValue<'c>, IntValue<'c>)) {
+        let rows = split::strip_rows(c, tiled);
+        let step = rows as i64;
+        let whole = tiled.extent.floor_div(&step.into());
+        let rest = tiled.extent.clone() - whole.clone() * step;
+        let range = self.axis_range(tiled);
+        let whole = self.index(&whole);
+        let first = self.e.index_mul(start, self.e.i64(step));
+        let stop = self.e.imin(end.into(), whole.into(), true).into_int_value();
+        let stop = self.e.index_mul(stop, self.e.i64(step));
+        self.repeat(&tiled.name, Run { start: first, end: stop, step, certain: false, range }, vec![], |g, _| {
+            g.tile(c, panel, rows);
+            vec![]
+        });
+        if rest.is(0) {
+            return;
+        }
+        let at = self.e.index_mul(whole, self.e.i64(step));
+        let last = self.e.icmp(inkwell::IntPredicate::SGT, end.into(), whole.into()).into_int_value();
+        self.when(last, |g| match rest.as_const() {
+            Some(rest) => g.once(&tiled.name, at, range, |g| g.tile(c, panel, rest as usize)),
+            None => g.unknown_rows(c, tiled, panel, at, &rest),
+        });
+    }
+
+    /// A number of rows that is known at run time only, below that of a whole strip: tiles of 8, 4, 2 and 1 rows.
+    fn unknown_rows(&mut self, c: &Contract, tiled: &Axis, panel: &Panel<'c>, at: IntValue<'c>, rest: &Dim) {
+        let (rest, range) = (Value::from(self.index(rest)), self.axis_range(tiled));
+        let sizes: Vec<i64> = (0..4).rev().map(|bit| 1 << bit).filter(|&s| s < c.tile.rows as i64).collect();
+        for size in sizes {
+            let e = &self.e;
+            let has = e.icmp(inkwell::IntPredicate::NE, e.and(rest, e.int(rest, size)), e.int(rest, 0)).into_int_value();
+            let before = e.and(rest, e.int(rest, !(2 * size - 1))).into_int_value();
+            let start = e.index_add(at, before);
+            self.when(has, |g| g.once(&tiled.name, start, range, |g| g.tile(c, panel, size as usize)));
+        }
+    }
+
+    /// One register tile.
+    fn tile(&mut self, c: &Contract, panel: &Panel<'c>, rows: usize) {
+        let vectors = panel.masks.len();
+        let zero = self.e.zero(self.e.vector_type(self.e.register_type(DType::F32), self.e.lanes).into());
+        let (a, addressing) = self.a_pointers(c, rows);
+        let b = self.b_pointer(c);
+        let acc = vec![zero; rows * vectors];
+        let (acc, _) = self.down_k(c, panel, &addressing, &c.k, acc, a, b);
+        match weight(c.epilogue.exprs()) <= SHORT_EPILOGUE {
+            true => self.epilogue_in_registers(c, panel, acc),
+            false => self.epilogue_through_memory(c, panel, rows, acc),
+        }
+    }
+
+    /// `d` at the first point of every `k` axis.
+    fn at_first_k(c: &Contract, d: &Dim) -> Dim {
+        d.substitute(&|name| c.k.iter().any(|k| &*k.name == name).then_some(Dim::ZERO))
+    }
+
+    fn a_pointers(&mut self, c: &Contract, rows: usize) -> (Vec<PointerValue<'c>>, Rows<'c>) {
+        let first = Self::at_first_k(c, &c.a.1);
+        let Some(tiled) = c.rows.last() else {
+            return (vec![self.pointer(c.a.0, &first)], Rows::Displaced(vec![0]));
+        };
+        let (pitch, _) = first.linear_in(&tiled.name).expect("the kernel IR says that `a` is linear in the rows");
+        let base = self.pointer(c.a.0, &first);
+        match pitch.as_const() {
+            Some(pitch) => (vec![base], Rows::Displaced((0..rows as i64).map(|i| i * pitch * F32 as i64).collect())),
+            None => {
+                let pointers = (0..rows.div_ceil(ROWS_PER_POINTER)).map(|i| {
+                    let apart = self.index(&(pitch.clone() * (i * ROWS_PER_POINTER) as i64));
+                    self.e.offset(base, apart, F32)
+                });
+                let pointers = pointers.collect();
+                (pointers, Rows::Pitch(self.index(&pitch)))
+            }
+        }
+    }
+
+    fn b_pointer(&mut self, c: &Contract) -> PointerValue<'c> {
+        match &c.b {
+            Panels::Strided(b, offset) => {
+                let first = Self::at_first_k(c, offset);
+                self.pointer(*b, &first)
+            }
+            Panels::Packed(b, offset) => {
+                // Panel p starts at p*K*width, and the column is p*width.
+                let depth: Dim = c.k.iter().map(|k| k.extent.clone()).product();
+                self.pointer(*b, &(offset.clone() + c.cols.index() * depth))
+            }
+        }
+    }
+
+    /// The loops over `k`, outermost first; gives the accumulators and the pointer into `b` at the end.
+    fn down_k(
+        &mut self,
+        c: &Contract,
+        panel: &Panel<'c>,
+        rows: &Rows<'c>,
+        axes: &[Axis],
+        acc: Vec<Value<'c>>,
+        a: Vec<PointerValue<'c>>,
+        b: PointerValue<'c>,
+    ) -> (Vec<Value<'c>>, PointerValue<'c>) {
+        let Some((axis, inner)) = axes.split_first() else {
+            return self.multiply_add(c, panel, rows, acc, &a, b);
+        };
+        let (count, pointers) = (acc.len(), a.len());
+        let stride = |d: &Dim| d.linear_in(&axis.name).expect("the kernel IR says that operands are linear in `k`").0;
+        let a_stride = self.index(&stride(&c.a.1));
+        let b_stride = match &c.b {
+            Panels::Strided(_, offset) => Some(self.index(&stride(offset))),
+            Panels::Packed(..) => None,
+        };
+        let carried = acc.into_iter().chain(a.iter().map(|&p| p.into())).chain([b.into()]).collect();
+        let certain = axis.extent.as_const().is_some();
+        let run = self.whole(axis, certain);
+        let end = self.repeat(&axis.name, run, carried, |g, mut carried| {
+            let b = carried.pop().expect("b is carried").into_pointer_value();
+            let a: Vec<PointerValue> = carried.split_off(count).into_iter().map(|p| p.into_pointer_value()).collect();
+            let (mut next, after) = g.down_k(c, panel, rows, inner, carried, a.clone(), b);
+            next.extend(a.iter().map(|&p| Value::from(g.e.offset(p, a_stride, F32))));
+            let b = b_stride.map_or(after, |s| g.e.offset(b, s, F32));
+            next.push(b.into());
+            next
+        });
+        (end[..count].to_vec(), end[count + pointers].into_pointer_value())
+    }
+
+    /// One step down `k`.
+    fn multiply_add(
+        &mut self,
+        c: &Contract,
+        panel: &Panel<'c>,
+        rows: &Rows<'c>,
+        mut acc: Vec<Value<'c>>,
+        a: &[PointerValue<'c>],
+        b: PointerValue<'c>,
+    ) -> (Vec<Value<'c>>, PointerValue<'c>) {
+        let vectors = panel.masks.len();
+        let e = &self.e;
+        let vector = e.vector_type(e.register_type(DType::F32), e.lanes).into();
+        let packed = matches!(c.b, Panels::Packed(..));
+        let columns: Vec<Value> = (0..vectors)
+            .map(|j| {
+                let at = e.displaced(b, (j * e.lanes * F32) as i64);
+                match panel.masks[j].filter(|_| !packed) {
+                    // Panels are whole; what stands as it lies may end here.
+                    Some(mask) => e.masked_load(vector, at, mask, F32),
+                    None => e.load(vector, at, F32),
+                }
+            })
+            .collect();
+        for i in 0..acc.len() / vectors {
+            let at = match rows {
+                Rows::Displaced(apart) => e.displaced(a[0], apart[i]),
+                Rows::Pitch(pitch) => match (a[i / ROWS_PER_POINTER], i % ROWS_PER_POINTER) {
+                    (p, 0) => p,
+                    (p, 1) => e.offset(p, *pitch, F32),
+                    (p, _) => e.offset(p, *pitch, 2 * F32),
+                },
+            };
+            let x = e.splat(e.load(e.register_type(DType::F32), at, F32));
+            for j in 0..vectors {
+                acc[i * vectors + j] = e.fma(x, columns[j], acc[i * vectors + j]);
+            }
+        }
+        (acc, e.displaced(b, (c.tile.vectors * e.lanes * F32) as i64))
+    }
+
+    /// The point of row `i` and vector `j` of a tile.
+    fn tile_point(&self, c: &Contract, panel: &Panel<'c>, i: Dim, j: usize, acc: Value<'c>) -> Point<'c> {
+        let point = Point::vector(&c.cols.name, panel.masks[j]).moved(&c.cols.name, (j * self.e.lanes) as i64).with(&"acc".into(), acc);
+        match c.rows.last() {
+            Some(tiled) => point.moved(&tiled.name, i),
+            None => point,
+        }
+    }
+
+    fn epilogue_in_registers(&mut self, c: &Contract, panel: &Panel<'c>, acc: Vec<Value<'c>>) {
+        let vectors = panel.masks.len();
+        for (n, acc) in acc.into_iter().enumerate() {
+            let point = self.tile_point(c, panel, (n / vectors).into(), n % vectors, acc);
+            self.block(&c.epilogue, vec![point]);
+        }
+    }
+
+    /// Stores the tile and loops over its rows.
+    fn epilogue_through_memory(&mut self, c: &Contract, panel: &Panel<'c>, rows: usize, acc: Vec<Value<'c>>) {
+        let (lanes, vectors) = (self.e.lanes, panel.masks.len());
+        let bytes = c.tile.rows * c.tile.vectors * lanes * F32;
+        let scratch = *self.tile_scratch.get_or_insert_with(|| self.e.scratch(bytes));
+        for (n, acc) in acc.into_iter().enumerate() {
+            self.e.store(acc, self.e.displaced(scratch, (n * lanes * F32) as i64), lanes * F32);
+        }
+        let vector = self.e.vector_type(self.e.register_type(DType::F32), lanes).into();
+        let row = Axis::new(self.fresh("row"), rows);
+        self.over(&row, true, |g| {
+            let at = g.index(&(row.index() * (vectors * lanes) as i64));
+            let at = g.e.offset(scratch, at, F32);
+            let points = (0..vectors).map(|j| {
+                let acc = g.e.load(vector, g.e.displaced(at, (j * lanes * F32) as i64), lanes * F32);
+                g.tile_point(c, panel, row.index(), j, acc)
+            });
+            let points = points.collect();
+            g.block(&c.epilogue, points);
+        });
+    }
+}

@@ -1,0 +1,226 @@
+//! Native code for processors: one function per kernel, through LLVM, in one position-independent image.
+//!
+//! Every skeleton of the kernel IR has one emitter; below them are expressions ([`point`]), loops and offsets ([`scope`],
+//! [`index`]), and a thin layer over LLVM's builder ([`emit`]). **Invariant.** The image calls nothing, allocates nothing and
+//! refers to nothing outside itself, and the same kernels and target give the same bytes, whatever the number of threads.
+//!
+//! ```text
+//! kernels --emit--> LLVM module each --TargetMachine, O3--> object each --object::link--> image + entry offsets
+//! ```
+
+mod contract;
+mod emit;
+mod index;
+mod map;
+mod math;
+mod ops;
+mod point;
+mod recur;
+mod rows;
+mod scope;
+mod split;
+mod tile;
+#[cfg(test)]
+mod tests;
+
+pub use tile::choose_tile;
+
+use crate::kernel::{Body, Kernel};
+use crate::object::{self, Image, LinkError};
+use crate::target::Target;
+use emit::Emit;
+use inkwell::OptimizationLevel;
+use inkwell::context::Context;
+use inkwell::targets::{CodeModel, FileType, RelocMode, TargetMachine, TargetTriple};
+use scope::Gen;
+use std::cell::RefCell;
+use std::ffi::{CStr, c_char};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, Once};
+
+/// Compiled kernels: the image and the offset of each kernel's entry, in the order of the kernels.
+pub type CompiledCode = Image;
+
+/// Why kernels did not become code; each is a mistake of Egret, not of a model.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    /// LLVM has no code generator for the target.
+    #[error("LLVM makes no code for {triple}: {reason}")]
+    Machine {
+        /// LLVM's triple.
+        triple: String,
+        /// LLVM's words.
+        reason: String,
+    },
+    /// The emitted function breaks LLVM's rules.
+    #[error("this is a bug in egret: the code of a kernel is malformed: {reason}\n{kernel}")]
+    Malformed {
+        /// The kernel's text.
+        kernel: String,
+        /// LLVM's words.
+        reason: String,
+    },
+    /// The object could not become part of the image.
+    #[error("this is a bug in egret: {source}\n{kernel}")]
+    Link {
+        /// The kernel's text.
+        kernel: String,
+        /// What is wrong.
+        source: LinkError,
+    },
+}
+
+/// Compiles kernels on `threads` threads.
+///
+/// # Errors
+/// When LLVM refuses a kernel or needs a library for it.
+pub fn compile(kernels: &[Kernel], target: &Target, threads: usize) -> Result<CompiledCode, CompileError> {
+    prepare();
+    let next = AtomicUsize::new(0);
+    let objects: Mutex<Vec<Option<Result<Vec<u8>, CompileError>>>> = Mutex::new(vec![None; kernels.len()]);
+    std::thread::scope(|s| {
+        for _ in 0..threads.clamp(1, kernels.len().max(1)) {
+            s.spawn(|| {
+                let machine = machine(target);
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(kernel) = kernels.get(i) else { break };
+                    let object = machine.as_ref().map_err(Clone::clone).and_then(|m| object_of(kernel, target, m, i));
+                    objects.lock().expect("no thread panics with the lock")[i] = Some(object);
+                }
+            });
+        }
+    });
+    let objects = objects.into_inner().expect("no thread panics with the lock");
+    let objects: Vec<Vec<u8>> = objects.into_iter().map(|o| o.expect("every kernel was compiled")).collect::<Result<_, _>>()?;
+    let names: Vec<String> = (0..kernels.len()).map(entry_name).collect();
+    let inputs: Vec<(&str, &[u8], &str)> = names.iter().zip(&objects).map(|(n, o)| (n.as_str(), o.as_slice(), n.as_str())).collect();
+    object::link(&inputs).map_err(|source| {
+        let culprit = names.iter().position(|n| source.object() == n).unwrap_or(0);
+        CompileError::Link { kernel: kernels[culprit].to_string(), source }
+    })
+}
+
+/// The LLVM IR of a kernel, for people.
+///
+/// # Errors
+/// As [`compile`].
+pub fn llvm_text(kernel: &Kernel, target: &Target) -> Result<String, CompileError> {
+    prepare();
+    let machine = machine(target)?;
+    let context = Context::create();
+    Ok(emitted(&context, kernel, target, &machine, 0)?.text())
+}
+
+/// The assembly of a kernel, for people.
+///
+/// # Errors
+/// As [`compile`].
+pub fn asm_text(kernel: &Kernel, target: &Target) -> Result<String, CompileError> {
+    prepare();
+    let machine = machine(target)?;
+    let text = written(kernel, target, &machine, 0, FileType::Assembly)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// What LLVM can make of kernels for people and for other tools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// LLVM IR, as text.
+    Llvm,
+    /// Assembly, as text.
+    Assembly,
+    /// An object file for a linker, with a function `k0`, `k1`, ... for each kernel.
+    Object,
+}
+
+/// All kernels together in one form.
+///
+/// # Errors
+/// As [`compile`].
+pub fn translate(kernels: &[Kernel], target: &Target, form: Form) -> Result<Vec<u8>, CompileError> {
+    prepare();
+    let machine = machine(target)?;
+    let context = Context::create();
+    let whole = context.create_module("kernels");
+    whole.set_triple(&TargetTriple::create(target.triple));
+    whole.set_data_layout(&machine.get_target_data().get_data_layout());
+    for (i, kernel) in kernels.iter().enumerate() {
+        let e = emitted(&context, kernel, target, &machine, i)?;
+        whole.link_in_module(e.module).map_err(|e| malformed(kernel, e.to_string()))?;
+    }
+    let kind = match form {
+        Form::Llvm => return Ok(whole.print_to_string().to_string().into_bytes()),
+        Form::Assembly => FileType::Assembly,
+        Form::Object => FileType::Object,
+    };
+    let all = || kernels.iter().map(|k| k.to_string()).collect::<String>();
+    let buffer = machine.write_to_memory_buffer(&whole, kind).map_err(|e| CompileError::Malformed { kernel: all(), reason: e.to_string() })?;
+    Ok(buffer.as_slice().to_vec())
+}
+
+fn entry_name(i: usize) -> String {
+    format!("k{i}")
+}
+
+fn object_of(kernel: &Kernel, target: &Target, machine: &TargetMachine, i: usize) -> Result<Vec<u8>, CompileError> {
+    written(kernel, target, machine, i, FileType::Object)
+}
+
+/// What LLVM writes for a kernel.
+fn written(kernel: &Kernel, target: &Target, machine: &TargetMachine, i: usize, kind: FileType) -> Result<Vec<u8>, CompileError> {
+    let context = Context::create();
+    let e = emitted(&context, kernel, target, machine, i)?;
+    let buffer = machine.write_to_memory_buffer(&e.module, kind).map_err(|e| malformed(kernel, e.to_string()))?;
+    Ok(buffer.as_slice().to_vec())
+}
+
+fn malformed(kernel: &Kernel, reason: String) -> CompileError {
+    CompileError::Malformed { kernel: kernel.to_string(), reason }
+}
+
+/// Emits the function of a kernel.
+fn emitted<'c>(context: &'c Context, kernel: &Kernel, target: &Target, machine: &TargetMachine, i: usize) -> Result<Emit<'c>, CompileError> {
+    CURRENT.with(|c| *c.borrow_mut() = kernel.to_string());
+    let e = Emit::new(context, target, &entry_name(i), &machine.get_target_data());
+    let mut kernel_gen = Gen::new(e, kernel, target.vregs);
+    match &kernel.body {
+        Body::Map(map) => kernel_gen.map(map),
+        Body::Rows(rows) => kernel_gen.rows(rows),
+        Body::Contract(contract) => kernel_gen.contract(contract),
+        Body::Recur(recur) => kernel_gen.recur(recur),
+    }
+    kernel_gen.e.finish();
+    kernel_gen.e.verify().map_err(|reason| malformed(kernel, reason))?;
+    Ok(kernel_gen.e)
+}
+
+fn machine(target: &Target) -> Result<TargetMachine, CompileError> {
+    let triple = TargetTriple::create(target.triple);
+    let failed = |reason: String| CompileError::Machine { triple: target.triple.to_string(), reason };
+    let llvm = inkwell::targets::Target::from_triple(&triple).map_err(|e| failed(e.to_string()))?;
+    llvm.create_target_machine(&triple, target.cpu, "", OptimizationLevel::Aggressive, RelocMode::PIC, CodeModel::Small)
+        .ok_or_else(|| failed("no target machine".into()))
+}
+
+thread_local! {
+    /// The kernel this thread compiles, for the message below.
+    static CURRENT: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+fn prepare() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        Target::initialize();
+        // SAFETY: the handler is a function of this program that lives as long as it does.
+        unsafe { inkwell::support::error_handling::install_fatal_error_handler(fatal) };
+    });
+}
+
+/// LLVM calls this before it ends the process: it could not translate what it was given.
+extern "C" fn fatal(message: *const c_char) {
+    // SAFETY: LLVM passes a string that ends with a zero byte.
+    let message = unsafe { CStr::from_ptr(message) }.to_string_lossy();
+    let kernel = CURRENT.with(|c| c.try_borrow().map(|k| k.clone()).unwrap_or_default());
+    eprintln!("error: this is a bug in egret: LLVM cannot translate a kernel: {message}\n{kernel}");
+}

@@ -1,0 +1,560 @@
+//! Evaluates expressions at a point of the loops, or at as many neighbouring points as a vector has lanes.
+//!
+//! Whatever does not vary over the lanes stays a scalar as long as it can, and what depends on outer loops only is evaluated
+//! there. How a load reads follows from its offset: not mentioning the lane axis it is a scalar, with stride 1 a vector load,
+//! with anything else a gather; stores likewise. **Invariant.** Lanes that are masked off touch no memory.
+
+use super::emit::Value;
+use super::ops::{needs_loop, widened};
+use super::scope::{Facts, Gen, HUGE, Symbol};
+use crate::kernel::{Block, BufferId, Expr, ExprKind, Let, Literal, Store};
+use egret_ir::dim::{Atom, Term};
+use egret_ir::{DType, Dim};
+use inkwell::types::BasicTypeEnum;
+use inkwell::values::{InstructionOpcode, VectorValue};
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Indices below this are computed in 32-bit lanes; far enough from the end for lanes that run over an extent.
+const SMALL_INDEX: i128 = 1 << 30;
+
+/// The axis that runs over the lanes of a vector.
+#[derive(Clone)]
+pub(crate) struct Lane<'c> {
+    /// Its symbol; the value is that of lane 0.
+    pub(crate) symbol: Arc<str>,
+    /// The lanes that count; `None` for all.
+    pub(crate) mask: Option<Value<'c>>,
+}
+
+/// Where expressions are evaluated.
+#[derive(Clone, Default)]
+pub(crate) struct Point<'c> {
+    /// `None` at a single point.
+    pub(crate) lane: Option<Lane<'c>>,
+    /// What axes are here: `i` is `i + 3` in the fourth copy of an unrolled loop.
+    pub(crate) copies: BTreeMap<Arc<str>, Dim>,
+    /// Values that differ between copies or lanes.
+    pub(crate) vars: BTreeMap<Arc<str>, Value<'c>>,
+    /// Indices read from data that are the same for all lanes and copies.
+    shared: BTreeMap<Arc<str>, Dim>,
+    /// Indices read from data that vary over the lanes, as i64.
+    vectors: BTreeMap<Arc<str>, (Value<'c>, i128)>,
+    memo: HashMap<*const ExprKind, Value<'c>>,
+}
+
+/// How the lanes access a buffer.
+enum Access<'c> {
+    /// All the same element.
+    Uniform,
+    /// Neighbouring elements.
+    Contiguous,
+    /// `address + lane * stride`.
+    Lanes(Dim, VectorValue<'c>),
+}
+
+impl<'c> Point<'c> {
+    /// A single point.
+    pub(crate) fn scalar() -> Point<'c> {
+        Point::default()
+    }
+
+    /// A vector of points along `symbol`.
+    pub(crate) fn vector(symbol: &Arc<str>, mask: Option<Value<'c>>) -> Point<'c> {
+        Point { lane: Some(Lane { symbol: symbol.clone(), mask }), ..Point::default() }
+    }
+
+    /// The same with `axis` moved on by `by`.
+    pub(crate) fn moved(mut self, axis: &Arc<str>, by: impl Into<Dim>) -> Point<'c> {
+        let by = by.into();
+        if !by.is(0) {
+            self.copies.insert(axis.clone(), Dim::symbol(axis.clone()) + by);
+        }
+        self
+    }
+
+    /// The same with `axis` at a fixed number.
+    pub(crate) fn fixed(mut self, axis: &Arc<str>, at: impl Into<Dim>) -> Point<'c> {
+        self.copies.insert(axis.clone(), at.into());
+        self
+    }
+
+    /// The same with a value.
+    pub(crate) fn with(mut self, var: &Arc<str>, value: Value<'c>) -> Point<'c> {
+        self.vars.insert(var.clone(), value);
+        self
+    }
+
+    /// The same point in another loop: nothing is known there of what was computed here.
+    pub(crate) fn renewed(&self) -> Point<'c> {
+        Point { memo: HashMap::new(), ..self.clone() }
+    }
+
+    /// An offset here.
+    fn place(&self, d: &Dim) -> Dim {
+        if self.copies.is_empty() && self.shared.is_empty() {
+            return d.clone();
+        }
+        d.substitute(&|name| self.copies.get(name).or_else(|| self.shared.get(name)).cloned())
+    }
+
+    /// Whether an index differs between lanes.
+    fn varies(&self, d: &Dim) -> bool {
+        let lane = self.lane.as_ref().is_some_and(|l| d.mentions(&l.symbol));
+        lane || self.vectors.keys().any(|v| d.mentions(v))
+    }
+
+    /// Whether something of this name is not the same everywhere around the point.
+    fn owns(&self, name: &str) -> bool {
+        let lane = self.lane.as_ref().is_some_and(|l| &*l.symbol == name);
+        lane || self.copies.contains_key(name) || self.vars.contains_key(name) || self.vectors.contains_key(name)
+    }
+
+    /// The view of what is the same everywhere around the point.
+    fn common(&self) -> Point<'c> {
+        Point { shared: self.shared.clone(), ..Point::default() }
+    }
+}
+
+impl<'c> Gen<'_, 'c> {
+    /// Performs a block at several points: first everything is read and computed, then everything is written.
+    pub(crate) fn block(&mut self, block: &Block, mut points: Vec<Point<'c>>) {
+        points.iter_mut().for_each(|p| self.lets(p, &block.lets));
+        self.stores(block, points);
+    }
+
+    /// Performs the stores of a block whose indices are bound.
+    pub(crate) fn stores(&mut self, block: &Block, mut points: Vec<Point<'c>>) {
+        let mut results = vec![];
+        for point in &mut points {
+            results.push(block.stores.iter().map(|s| self.stored_value(point, s)).collect::<Vec<Value>>());
+        }
+        for (point, values) in points.iter().zip(results) {
+            for (store, value) in block.stores.iter().zip(values) {
+                self.write(point, store.buffer, &store.offset, value);
+            }
+        }
+    }
+
+    fn stored_value(&mut self, point: &mut Point<'c>, store: &Store) -> Value<'c> {
+        let value = self.eval(point, &store.value);
+        self.narrowed(value, self.kernel.buffers[store.buffer.0].dtype)
+    }
+
+    /// Reads the indices of a block.
+    pub(crate) fn lets(&mut self, point: &mut Point<'c>, lets: &[Let]) {
+        for l in lets {
+            let extent = point.place(&l.extent);
+            let range = (0, (self.range(&extent).1 - 1).max(0));
+            let common = self.placement(point, &l.value);
+            let known = common.and_then(|level| self.levels[level].lets.get(&Arc::as_ptr(&l.value.kind)).cloned());
+            if let Some(name) = known.filter(|_| point.shared.is_empty()) {
+                point.shared.insert(l.name.clone(), Dim::symbol(name));
+                continue;
+            }
+            let level = common.unwrap_or(self.depth()).max(self.level_of(&extent));
+            let value = match common {
+                Some(_) => self.at_level(level, |g| {
+                    let value = g.eval(&mut point.common(), &l.value);
+                    g.within_extent(value, &extent)
+                }),
+                None => {
+                    let value = self.eval(point, &l.value);
+                    self.within_extent(value, &extent)
+                }
+            };
+            if value.is_vector_value() {
+                point.vectors.insert(l.name.clone(), (value, range.1));
+                continue;
+            }
+            let name = self.fresh(&l.name);
+            self.levels[level].symbols.insert(name.clone(), Symbol { value: value.into_int_value(), range });
+            match common {
+                Some(_) => {
+                    self.levels[level].lets.insert(Arc::as_ptr(&l.value.kind), name.clone());
+                    point.shared.insert(l.name.clone(), Dim::symbol(name));
+                }
+                None => {
+                    point.copies.insert(l.name.clone(), Dim::symbol(name));
+                }
+            }
+        }
+    }
+
+    /// `value` held within `0..extent`.
+    fn within_extent(&mut self, value: Value<'c>, extent: &Dim) -> Value<'c> {
+        let last = self.index(&(extent.clone() - 1));
+        let held = self.e.imin(value, last.into(), true);
+        self.e.imax(held, self.e.i64(0).into(), true)
+    }
+
+    /// The value of an expression; a scalar if it is the same for all lanes.
+    pub(crate) fn eval(&mut self, point: &mut Point<'c>, expr: &Expr) -> Value<'c> {
+        if let ExprKind::Const(literal) = &*expr.kind {
+            return self.literal(*literal, expr.dtype);
+        }
+        let key = Arc::as_ptr(&expr.kind);
+        if let Some(&known) = point.memo.get(&key) {
+            return known;
+        }
+        let value = match self.placement(point, expr) {
+            Some(level) => self.common_value(level, point, expr),
+            None => self.node(point, expr),
+        };
+        point.memo.insert(key, value);
+        value
+    }
+
+    /// A value that is the same for all lanes and copies, at the level where it is known.
+    fn common_value(&mut self, level: usize, point: &Point<'c>, expr: &Expr) -> Value<'c> {
+        let key = Arc::as_ptr(&expr.kind);
+        self.at_level(level, |g| {
+            if let Some(&known) = g.top().exprs.get(&key) {
+                return known;
+            }
+            let value = g.node(&mut point.common(), expr);
+            if point.shared.is_empty() {
+                g.top().exprs.insert(key, value);
+            }
+            value
+        })
+    }
+
+    /// The level at which an expression can be evaluated once for all lanes and copies, if it can.
+    fn placement(&mut self, point: &Point<'c>, expr: &Expr) -> Option<usize> {
+        let facts = self.facts(expr);
+        if facts.pinned || facts.names.iter().any(|n| point.owns(n)) {
+            return None;
+        }
+        let deepest = facts.names.iter().map(|name| match point.shared.get(name) {
+            Some(index) => self.level_of(index),
+            None => self.levels.iter().rposition(|l| l.symbols.contains_key(name) || l.vars.contains_key(name)).unwrap_or(0),
+        });
+        let level = deepest.max().unwrap_or(0);
+        Some(if facts.loads { level.max(self.load_floor()) } else { level })
+    }
+
+    fn facts(&mut self, expr: &Expr) -> Rc<Facts> {
+        let key = Arc::as_ptr(&expr.kind);
+        if let Some(known) = self.facts.get(&key) {
+            return known.clone();
+        }
+        let mut facts = Facts { names: vec![], loads: false, pinned: needs_loop(expr) };
+        match &*expr.kind {
+            ExprKind::Load(buffer, d) => {
+                facts.names.extend(d.symbols());
+                facts.loads = true;
+                facts.pinned = self.kernel.buffers[buffer.0].written;
+            }
+            ExprKind::Index(d) => facts.names.extend(d.symbols()),
+            ExprKind::Var(name) => facts.names.push(name.clone()),
+            _ => {}
+        }
+        for operand in expr.operands() {
+            let inner = self.facts(operand);
+            facts.names.extend(inner.names.iter().cloned());
+            facts.loads |= inner.loads;
+            facts.pinned |= inner.pinned;
+        }
+        facts.names.sort();
+        facts.names.dedup();
+        let facts = Rc::new(facts);
+        self.facts.insert(key, facts.clone());
+        facts
+    }
+
+    /// One node of an expression.
+    fn node(&mut self, point: &mut Point<'c>, expr: &Expr) -> Value<'c> {
+        match &*expr.kind {
+            ExprKind::Const(literal) => self.literal(*literal, expr.dtype),
+            ExprKind::Load(buffer, offset) => self.read(point, *buffer, offset),
+            ExprKind::Index(d) => self.index_value(point, d),
+            ExprKind::Var(name) => self.var(point, name),
+            ExprKind::Un(op, x) => {
+                let value = self.eval(point, x);
+                self.un(*op, x.dtype, value)
+            }
+            ExprKind::Bin(op, x, y) => {
+                let (left, right) = (self.eval(point, x), self.eval(point, y));
+                self.bin(*op, x.dtype, left, right, y)
+            }
+            ExprKind::Select(c, x, y) => {
+                let (c, x, y) = (self.eval(point, c), self.eval(point, x), self.eval(point, y));
+                self.e.select(c, x, y)
+            }
+            ExprKind::Cast(x) => {
+                let value = self.eval(point, x);
+                // Narrow floats are held wide: they are rounded where they leave an expression of their type.
+                let value = if matches!(&*x.kind, ExprKind::Load(..)) { value } else { self.rounded(value, x.dtype) };
+                self.cast(value, x.dtype, expr.dtype)
+            }
+        }
+    }
+
+    fn var(&mut self, point: &Point<'c>, name: &Arc<str>) -> Value<'c> {
+        let bound = point.vars.get(name).copied().or_else(|| self.levels.iter().rev().find_map(|l| l.vars.get(name).copied()));
+        bound.unwrap_or_else(|| panic!("`{name}` is used before it is computed"))
+    }
+
+    fn literal(&mut self, literal: Literal, dtype: DType) -> Value<'c> {
+        let ty = self.e.register_type(dtype);
+        match (literal, ty) {
+            (Literal::Float(bits), BasicTypeEnum::FloatType(_)) => self.e.float_of(ty, f64::from_bits(bits)),
+            (Literal::Int(v), BasicTypeEnum::FloatType(_)) => self.e.float_of(ty, v as f64),
+            (Literal::Float(bits), _) => self.e.int_of(ty, f64::from_bits(bits) as i64),
+            (Literal::Int(v), _) => self.e.int_of(ty, v),
+        }
+    }
+
+    // ---- memory
+
+    /// Loads an element, or one per lane, into registers of the element's type.
+    pub(crate) fn read(&mut self, point: &mut Point<'c>, buffer: BufferId, offset: &Dim) -> Value<'c> {
+        let at = point.place(offset);
+        let (dtype, written) = (self.kernel.buffers[buffer.0].dtype, self.kernel.buffers[buffer.0].written);
+        let access = self.access(point, &at);
+        let uniform = matches!(access, Access::Uniform);
+        let masked = point.lane.as_ref().is_some_and(|l| l.mask.is_some()) && !uniform;
+        let key = (buffer, at.clone(), masked);
+        if let Some(&known) = self.top().loads.get(&key) {
+            return known;
+        }
+        let raw = self.read_lanes(point, buffer, &at, access);
+        let value = widened(&self.e, raw, dtype);
+        let lasting = !written && point.vectors.keys().all(|v| !at.mentions(v));
+        if lasting {
+            self.top().loads.insert(key, value);
+        }
+        value
+    }
+
+    fn read_lanes(&mut self, point: &Point<'c>, buffer: BufferId, at: &Dim, access: Access<'c>) -> Value<'c> {
+        let dtype = self.kernel.buffers[buffer.0].dtype;
+        let (element, size) = (self.e.memory_type(dtype), dtype.size());
+        let vector: BasicTypeEnum = self.e.vector_type(element, self.e.lanes).into();
+        let mask = point.lane.as_ref().and_then(|l| l.mask);
+        match (access, mask) {
+            (Access::Uniform, _) => {
+                let pointer = self.pointer(buffer, at);
+                self.e.load(element, pointer, size)
+            }
+            (Access::Contiguous, None) => {
+                let pointer = self.pointer(buffer, at);
+                self.e.load(vector, pointer, size)
+            }
+            (Access::Contiguous, Some(mask)) => {
+                let pointer = self.pointer(buffer, at);
+                self.e.masked_load(vector, pointer, mask, size)
+            }
+            (Access::Lanes(base, lanes), mask) => {
+                let pointer = self.pointer(buffer, &base);
+                let mask = mask.unwrap_or_else(|| self.all_lanes());
+                self.e.gather(element, pointer, lanes, size, mask)
+            }
+        }
+    }
+
+    /// Stores an element, or one per lane; the value has the memory's type.
+    pub(crate) fn write(&mut self, point: &Point<'c>, buffer: BufferId, offset: &Dim, value: Value<'c>) {
+        let at = point.place(offset);
+        let size = self.kernel.buffers[buffer.0].dtype.size();
+        let mask = point.lane.as_ref().and_then(|l| l.mask);
+        match (self.access(point, &at), mask) {
+            (Access::Uniform, _) => {
+                // With lanes: the axis has one point, so lane 0 is all there is.
+                let value = if value.is_vector_value() { self.e.extract(value, 0) } else { value };
+                let pointer = self.pointer(buffer, &at);
+                self.e.store(value, pointer, size);
+            }
+            (Access::Contiguous, None) => {
+                let (value, pointer) = (self.e.splat(value), self.pointer(buffer, &at));
+                self.e.store(value, pointer, size);
+            }
+            (Access::Contiguous, Some(mask)) => {
+                let (value, pointer) = (self.e.splat(value), self.pointer(buffer, &at));
+                self.e.masked_store(value, pointer, mask, size);
+            }
+            (Access::Lanes(base, lanes), mask) => {
+                let (value, pointer) = (self.e.splat(value), self.pointer(buffer, &base));
+                let mask = mask.unwrap_or_else(|| self.all_lanes());
+                self.e.scatter(value, pointer, lanes, size, mask);
+            }
+        }
+    }
+
+    pub(crate) fn all_lanes(&self) -> Value<'c> {
+        self.e.splat(self.e.cx.bool_type().const_all_ones().into())
+    }
+
+    /// The lanes `0..count`.
+    pub(crate) fn first_lanes(&self, count: Value<'c>) -> Value<'c> {
+        // Counts are compared in 32 bits: one compare of one register.
+        let count = self.e.imin(count, self.e.int(count, self.e.lanes as i64), true);
+        let count = self.e.convert(InstructionOpcode::Trunc, count, self.e.int_type(32));
+        self.e.icmp(inkwell::IntPredicate::SLT, self.e.iota(32, 1).into(), count)
+    }
+
+    fn access(&mut self, point: &Point<'c>, at: &Dim) -> Access<'c> {
+        if !point.varies(at) {
+            return Access::Uniform;
+        }
+        let lane = point.lane.as_ref().expect("only lanes vary").symbol.clone();
+        match at.linear_in(&lane) {
+            Some((stride, rest)) if !point.vectors.keys().any(|v| stride.mentions(v) || rest.mentions(v)) => match stride.as_const() {
+                Some(1) => Access::Contiguous,
+                Some(s) if (i128::from(s) * self.e.lanes as i128).abs() < SMALL_INDEX => Access::Lanes(at.clone(), self.e.iota(32, s)),
+                _ => {
+                    let stride = self.index(&stride);
+                    Access::Lanes(at.clone(), self.e.mul(self.e.iota(64, 1).into(), stride.into()).into_vector_value())
+                }
+            },
+            _ => {
+                let (varying, base): (Vec<Term>, Vec<Term>) = at.terms().iter().cloned().partition(|t| point.varies(&Dim::from_terms(vec![t.clone()])));
+                let lanes = self.lane_index(point, &Dim::from_terms(varying));
+                Access::Lanes(Dim::from_terms(base), lanes)
+            }
+        }
+    }
+
+    // ---- indices that differ between lanes
+
+    /// An index as a value (i64).
+    fn index_value(&mut self, point: &Point<'c>, d: &Dim) -> Value<'c> {
+        let at = point.place(d);
+        if !point.varies(&at) {
+            return self.index(&at).into();
+        }
+        let lane = point.lane.as_ref().expect("only lanes vary").symbol.clone();
+        match at.linear_in(&lane).and_then(|(stride, rest)| stride.as_const().filter(|_| !point.varies(&rest))) {
+            Some(stride) => {
+                let first = self.index(&at);
+                self.e.add(first.into(), self.e.iota(64, stride).into())
+            }
+            None => {
+                let lanes = self.lane_index(point, &at).into();
+                match self.e.bits(lanes) {
+                    64 => lanes,
+                    _ => self.e.convert(InstructionOpcode::SExt, lanes, self.e.int_type(64)),
+                }
+            }
+        }
+    }
+
+    /// An index per lane, in 32 bits where it provably fits.
+    fn lane_index(&mut self, point: &Point<'c>, d: &Dim) -> VectorValue<'c> {
+        let bits = if self.is_small(point, d) { 32 } else { 64 };
+        self.lane_dim(point, d, bits).into_vector_value()
+    }
+
+    fn lane_dim(&mut self, point: &Point<'c>, d: &Dim, bits: usize) -> Value<'c> {
+        if !point.varies(d) {
+            let scalar = self.index(d).into();
+            let scalar = if bits == 64 { scalar } else { self.e.convert(InstructionOpcode::Trunc, scalar, self.e.int_type(bits)) };
+            return self.e.splat(scalar);
+        }
+        let (varying, fixed): (Vec<Term>, Vec<Term>) = d.terms().iter().cloned().partition(|t| point.varies(&Dim::from_terms(vec![t.clone()])));
+        let mut sum = (!fixed.is_empty()).then(|| self.lane_dim(point, &Dim::from_terms(fixed), bits));
+        for term in varying {
+            let mut product: Option<Value> = None;
+            for atom in &term.atoms {
+                let value = self.lane_atom(point, atom, bits);
+                product = Some(product.map_or(value, |p| self.e.mul(p, value)));
+            }
+            let product = product.expect("a varying term has atoms");
+            let product = if term.coefficient == 1 { product } else { self.e.mul(product, self.e.int(product, term.coefficient)) };
+            sum = Some(sum.map_or(product, |s| self.e.add(s, product)));
+        }
+        sum.expect("a varying index has terms")
+    }
+
+    fn lane_atom(&mut self, point: &Point<'c>, atom: &Atom, bits: usize) -> Value<'c> {
+        match atom {
+            Atom::Symbol(name) => {
+                if let Some(&(value, _)) = point.vectors.get(name) {
+                    return if bits == 64 { value } else { self.e.convert(InstructionOpcode::Trunc, value, self.e.int_type(bits)) };
+                }
+                let mut first: Value = self.symbol(name).value.into();
+                if bits != 64 {
+                    first = self.e.convert(InstructionOpcode::Trunc, first, self.e.int_type(bits));
+                }
+                match point.lane.as_ref().is_some_and(|l| l.symbol == *name) {
+                    true => self.e.add(first, self.e.iota(bits, 1).into()),
+                    false => self.e.splat(first),
+                }
+            }
+            Atom::Div(a, b) => self.lane_quotient(point, a, b, bits),
+            Atom::Mod(a, b) => {
+                let quotient = self.lane_quotient(point, a, b, bits);
+                let (a, b) = (self.lane_dim(point, a, bits), self.lane_dim(point, b, bits));
+                self.e.sub(a, self.e.mul(quotient, b))
+            }
+            Atom::Max(a, b) => {
+                let (a, b) = (self.lane_dim(point, a, bits), self.lane_dim(point, b, bits));
+                self.e.imax(a, b, true)
+            }
+            Atom::Min(a, b) => {
+                let (a, b) = (self.lane_dim(point, a, bits), self.lane_dim(point, b, bits));
+                self.e.imin(a, b, true)
+            }
+        }
+    }
+
+    fn lane_quotient(&mut self, point: &Point<'c>, a: &Dim, b: &Dim, bits: usize) -> Value<'c> {
+        let natural = self.lane_range(point, a).0 >= 0;
+        if let Some(c) = b.as_const().filter(|c| *c > 0) {
+            let a = self.lane_dim(point, a, bits);
+            return match (natural, (c as u64).is_power_of_two()) {
+                (_, true) => self.e.ashr(a, c.trailing_zeros().into()),
+                (true, _) => self.e.op(InstructionOpcode::UDiv, a, self.e.int(a, c)),
+                (false, _) => self.floor_div(a, self.e.int(a, c)),
+            };
+        }
+        let (a, b) = (self.lane_dim(point, a, bits), self.lane_dim(point, b, bits));
+        let zero = self.e.icmp(inkwell::IntPredicate::EQ, b, self.e.int(b, 0));
+        let b = self.e.select(zero, self.e.int(b, 1), b);
+        self.floor_div(a, b)
+    }
+
+    /// The range of an index over the lanes.
+    fn lane_range(&self, point: &Point<'c>, d: &Dim) -> (i128, i128) {
+        let mut bound = d.clone();
+        for (name, (_, last)) in &point.vectors {
+            // A number as large as the index can get bounds what grows with it.
+            bound = bound.substitute(&|n| (*n == **name).then(|| Dim::from((*last).min(HUGE) as i64)));
+        }
+        let (low, high) = self.range(&bound);
+        match point.vectors.keys().any(|v| d.mentions(v)) {
+            true if all_positive(d) => (0, high),
+            true => (-HUGE, HUGE),
+            false => (low, high),
+        }
+    }
+
+    /// Whether an index and all its parts fit 32-bit lanes.
+    fn is_small(&self, point: &Point<'c>, d: &Dim) -> bool {
+        let fits = |d: &Dim| {
+            let (low, high) = self.lane_range(point, d);
+            low > -SMALL_INDEX && high < SMALL_INDEX
+        };
+        let part = |t: &Term| {
+            let inner = t.atoms.iter().all(|a| match a {
+                Atom::Symbol(_) => true,
+                Atom::Div(a, b) | Atom::Mod(a, b) | Atom::Max(a, b) | Atom::Min(a, b) => self.is_small(point, a) && self.is_small(point, b),
+            });
+            inner && fits(&Dim::from_terms(vec![t.clone()])) && i128::from(t.coefficient).abs() < SMALL_INDEX
+        };
+        fits(d) && d.terms().iter().all(part)
+    }
+}
+
+/// Whether an index can only grow with its symbols.
+fn all_positive(d: &Dim) -> bool {
+    let atom = |a: &Atom| match a {
+        Atom::Symbol(_) => true,
+        Atom::Div(a, b) => all_positive(a) && b.as_const().is_some_and(|c| c > 0),
+        Atom::Mod(..) => false,
+        Atom::Max(a, b) | Atom::Min(a, b) => all_positive(a) && all_positive(b),
+    };
+    d.as_const().is_some_and(|c| c >= 0) || !d.terms().is_empty() && d.terms().iter().all(|t| t.coefficient > 0 && t.atoms.iter().all(atom))
+}

@@ -1,0 +1,380 @@
+//! Runs kernels of the kernel IR point by point: slow, and so plain that it is the oracle of the emitters.
+//!
+//! Expressions mean what [`ir::scalar`](egret_ir::scalar) says. A contraction is summed in f32 by fused multiply-add in the
+//! order of `k`, as compiled code does, so it agrees to the bit; other sums are in f64, so compiled code agrees to within
+//! rounding. **Invariant.** Every access is checked: an offset outside its buffer, or an element that two points write, is an
+//! error that says which.
+
+use crate::kernel::{Axis, Block, Body, BufferId, Cell, Contract, Expr, ExprKind, Fold, Kernel, Literal, Map, Panels, Pass, Recur, Rows};
+use egret_ir::scalar::{Typed, TypedKind};
+use egret_ir::{Bindings, DType, Dim, Element, Tensor};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The contents of a buffer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Memory {
+    /// The type of the elements.
+    pub dtype: DType,
+    /// The elements, as memory holds them.
+    pub elements: Vec<Element>,
+}
+
+impl Memory {
+    /// The elements of a tensor, in order.
+    pub fn of(tensor: &Tensor) -> Memory {
+        Memory { dtype: tensor.dtype(), elements: tensor.elements().collect() }
+    }
+
+    /// `count` zeros.
+    pub fn zeros(dtype: DType, count: usize) -> Memory {
+        Memory { dtype, elements: vec![Element::zero(dtype); count] }
+    }
+
+    /// A tensor of this shape with the elements.
+    ///
+    /// # Errors
+    /// When the number of elements is not the shape's.
+    pub fn tensor(&self, shape: Vec<usize>) -> Result<Tensor, String> {
+        let count: usize = shape.iter().product();
+        match count == self.elements.len() {
+            true => Ok(Tensor::from_elements(self.dtype, shape, self.elements.iter().copied())),
+            false => Err(format!("{} elements do not make {}{shape:?}", self.elements.len(), self.dtype)),
+        }
+    }
+}
+
+/// Runs one part of a kernel. `lanes` is that of the target that packed operands were packed for.
+///
+/// Parts divide the points of the outer loops evenly here, which need not be how compiled code divides them.
+///
+/// # Errors
+/// A sentence, when the kernel does something that it must not.
+pub fn run(kernel: &Kernel, sizes: &Bindings, lanes: usize, buffers: &mut [Memory], part: usize, parts: usize) -> Result<(), String> {
+    if buffers.len() != kernel.buffers.len() {
+        return Err(format!("the kernel has {} buffers, {} were given", kernel.buffers.len(), buffers.len()));
+    }
+    for (given, wanted) in buffers.iter().zip(&kernel.buffers) {
+        if given.dtype != wanted.dtype {
+            return Err(format!("buffer `{}` holds {}, {} was given", wanted.name, wanted.dtype, given.dtype));
+        }
+    }
+    let writers = buffers.iter().map(|b| vec![0; b.elements.len()]).collect();
+    let mut machine = Machine { kernel, buffers, symbols: sizes.clone(), vars: HashMap::new(), writers, point: 0, lanes, part, parts };
+    match &kernel.body {
+        Body::Map(map) => machine.map(map),
+        Body::Rows(rows) => machine.rows(rows),
+        Body::Contract(contract) => machine.contract(contract),
+        Body::Recur(recur) => machine.recur(recur),
+    }
+}
+
+/// Runs a whole kernel.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_whole(kernel: &Kernel, sizes: &Bindings, lanes: usize, buffers: &mut [Memory]) -> Result<(), String> {
+    run(kernel, sizes, lanes, buffers, 0, 1)
+}
+
+struct Machine<'a> {
+    kernel: &'a Kernel,
+    buffers: &'a mut [Memory],
+    symbols: Bindings,
+    vars: HashMap<Arc<str>, Element>,
+    /// Which point wrote each element of each buffer, from 1.
+    writers: Vec<Vec<usize>>,
+    /// The number of the current point of the outer loops, from 1.
+    point: usize,
+    lanes: usize,
+    part: usize,
+    parts: usize,
+}
+
+type Checked<T> = Result<T, String>;
+
+impl Machine<'_> {
+    fn index(&self, d: &Dim) -> Checked<i64> {
+        d.eval(&self.symbols).ok_or_else(|| format!("`{d}` has no value here"))
+    }
+
+    fn count(&self, axes: &[Axis]) -> Checked<usize> {
+        axes.iter().try_fold(1, |n, a| Ok(n * usize::try_from(self.index(&a.extent)?).unwrap_or(0)))
+    }
+
+    /// Runs `f` at every point of `axes`, the last one fastest.
+    fn each(&mut self, axes: &[Axis], f: &mut impl FnMut(&mut Self) -> Checked<()>) -> Checked<()> {
+        let Some((first, rest)) = axes.split_first() else { return f(self) };
+        for i in 0..self.index(&first.extent)? {
+            self.symbols.insert(first.name.clone(), i);
+            self.each(rest, f)?;
+        }
+        self.symbols.remove(&first.name);
+        Ok(())
+    }
+
+    /// Runs `f` at this part's points of the outer loops.
+    fn each_of_part(&mut self, axes: &[Axis], f: &mut impl FnMut(&mut Self) -> Checked<()>) -> Checked<()> {
+        let count = self.count(axes)?;
+        let (from, to) = (self.part * count / self.parts, (self.part + 1) * count / self.parts);
+        let mut number = 0;
+        self.each(axes, &mut |m| {
+            let mine = (from..to).contains(&number);
+            number += 1;
+            m.point += 1;
+            if mine { f(m) } else { Ok(()) }
+        })
+    }
+
+    fn load(&self, buffer: BufferId, offset: i64) -> Checked<Element> {
+        let memory = &self.buffers[buffer.0];
+        let element = usize::try_from(offset).ok().and_then(|i| memory.elements.get(i));
+        element.copied().ok_or_else(|| {
+            let name = &self.kernel.buffers[buffer.0].name;
+            format!("load of `{name}`[{offset}], which has {} elements, at {}", memory.elements.len(), self.place())
+        })
+    }
+
+    fn store(&mut self, buffer: BufferId, offset: i64, value: Element) -> Checked<()> {
+        let (name, count) = (&self.kernel.buffers[buffer.0].name, self.buffers[buffer.0].elements.len());
+        let i = usize::try_from(offset).ok().filter(|i| *i < count);
+        let i = i.ok_or_else(|| format!("store to `{name}`[{offset}], which has {count} elements, at {}", self.place()))?;
+        if !self.kernel.buffers[buffer.0].written {
+            return Err(format!("store to `{name}`, which is only read"));
+        }
+        let writer = self.writers[buffer.0][i];
+        if writer != 0 && writer != self.point {
+            return Err(format!("`{name}`[{offset}] is written by two points, the second is {}", self.place()));
+        }
+        self.writers[buffer.0][i] = self.point;
+        self.buffers[buffer.0].elements[i] = value.rounded(self.buffers[buffer.0].dtype);
+        Ok(())
+    }
+
+    /// The current loop indices, for messages.
+    fn place(&self) -> String {
+        let symbols: Vec<String> = self.symbols.iter().map(|(name, v)| format!("{name} = {v}")).collect();
+        symbols.join(", ")
+    }
+
+    fn eval(&self, expr: &Expr) -> Checked<Element> {
+        Ok(match &*expr.kind {
+            ExprKind::Load(buffer, offset) => self.load(*buffer, self.index(offset)?)?,
+            ExprKind::Index(d) => Element::Int(self.index(d)?.into()),
+            ExprKind::Const(Literal::Float(bits)) => Element::Float(f64::from_bits(*bits)).rounded(wide(expr.dtype)),
+            ExprKind::Const(Literal::Int(v)) => Element::Int((*v).into()).rounded(expr.dtype),
+            ExprKind::Var(name) => *self.vars.get(name).ok_or_else(|| format!("`{name}` is used before it is computed"))?,
+            ExprKind::Un(op, x) => one_node(expr.dtype, TypedKind::Un(*op, arg(0, x.dtype)), &[self.eval(x)?]),
+            ExprKind::Bin(op, x, y) => {
+                one_node(expr.dtype, TypedKind::Bin(*op, arg(0, x.dtype), arg(1, y.dtype)), &[self.eval(x)?, self.eval(y)?])
+            }
+            ExprKind::Select(c, x, y) => match self.eval(c)?.as_bool() {
+                true => self.eval(x)?,
+                false => self.eval(y)?,
+            },
+            ExprKind::Cast(x) => {
+                let value = self.eval(x)?.rounded(x.dtype);
+                let node = Typed { dtype: expr.dtype, kind: TypedKind::Cast(Box::new(Typed { dtype: x.dtype, kind: TypedKind::Arg(0) })) };
+                node.eval(&[value])
+            }
+        })
+    }
+
+    /// Binds the indices of a block, runs `f`, and performs the stores.
+    fn block_with(&mut self, block: &Block, f: &mut impl FnMut(&mut Self) -> Checked<()>) -> Checked<()> {
+        for l in &block.lets {
+            let (value, extent) = (self.eval(&l.value)?.as_int(), self.index(&l.extent)?);
+            let held = value.clamp(0, (i128::from(extent) - 1).max(0)) as i64;
+            self.symbols.insert(l.name.clone(), held);
+        }
+        f(self)?;
+        let values: Vec<Element> = block.stores.iter().map(|s| self.eval(&s.value)).collect::<Checked<_>>()?;
+        for (store, value) in block.stores.iter().zip(values) {
+            self.store(store.buffer, self.index(&store.offset)?, value)?;
+        }
+        for l in &block.lets {
+            self.symbols.remove(&l.name);
+        }
+        Ok(())
+    }
+
+    fn block(&mut self, block: &Block) -> Checked<()> {
+        self.block_with(block, &mut |_| Ok(()))
+    }
+
+    fn map(&mut self, map: &Map) -> Checked<()> {
+        map.pieces.iter().try_for_each(|piece| self.each_of_part(&piece.axes, &mut |m| m.block(&piece.block)))
+    }
+
+    fn rows(&mut self, rows: &Rows) -> Checked<()> {
+        self.each_of_part(&rows.axes, &mut |m| {
+            m.vars.clear();
+            rows.passes.iter().try_for_each(|pass| m.pass(rows, pass))
+        })
+    }
+
+    fn pass(&mut self, rows: &Rows, pass: &Pass) -> Checked<()> {
+        let mut folded: Vec<Element> = pass.reduces.iter().map(|r| start(r.fold, r.value.dtype)).collect();
+        let mut step = |m: &mut Self| {
+            m.block_with(&pass.block, &mut |m| {
+                for (reduce, folded) in pass.reduces.iter().zip(&mut folded) {
+                    *folded = combine(reduce.fold, *folded, m.eval(&reduce.value)?, reduce.value.dtype);
+                }
+                Ok(())
+            })
+        };
+        match pass.over_row {
+            true => self.each(&rows.reduced, &mut step)?,
+            false => step(self)?,
+        }
+        for (reduce, value) in pass.reduces.iter().zip(folded) {
+            self.vars.insert(reduce.var.clone(), value.rounded(wide(reduce.value.dtype)));
+        }
+        Ok(())
+    }
+
+    fn contract(&mut self, c: &Contract) -> Checked<()> {
+        let axes = [c.batch.as_slice(), &c.rows, std::slice::from_ref(&c.cols)].concat();
+        let k_count = self.count(&c.k)?;
+        let width = c.tile.vectors * self.lanes;
+        self.each_of_part(&axes, &mut |m| {
+            let column = m.symbols[&c.cols.name] as usize;
+            let (mut acc, mut step) = (0f32, 0);
+            m.each(&c.k, &mut |m| {
+                let a = m.load(c.a.0, m.index(&c.a.1)?)?.as_f64() as f32;
+                let at = match &c.b {
+                    Panels::Strided(_, offset) => m.index(offset)?,
+                    Panels::Packed(_, offset) => m.index(offset)? + ((column / width * k_count + step) * width + column % width) as i64,
+                };
+                let b = m.load(c.b.buffer(), at)?.as_f64() as f32;
+                (acc, step) = (a.mul_add(b, acc), step + 1);
+                Ok(())
+            })?;
+            m.vars.insert("acc".into(), Element::Float(acc.into()));
+            m.block(&c.epilogue)
+        })
+    }
+
+    fn recur(&mut self, r: &Recur) -> Checked<()> {
+        let (steps, batch, hidden, gates) = (self.index(&r.steps)?, self.index(&r.batch)?, r.hidden as i64, r.cell.gates() as i64);
+        let (from, to) = (self.part as i64 * batch / self.parts as i64, (self.part as i64 + 1) * batch / self.parts as i64);
+        for b in from..to {
+            let row = |m: &Self, buffer, at: i64| -> Checked<Vec<f64>> { (0..hidden).map(|j| Ok(m.load(buffer, at + j)?.as_f64())).collect() };
+            let mut h = row(self, r.h0, b * hidden)?;
+            let mut c = r.c0.map_or(Ok(vec![]), |c0| row(self, c0, b * hidden))?;
+            for step in 0..steps {
+                self.point += 1;
+                let t = if r.reverse { steps - 1 - step } else { step };
+                let at = t * batch + b;
+                let (next_h, next_c) = self.cell(r, at * gates * hidden, &h, &c)?;
+                (h, c) = (next_h, next_c);
+                for (j, &v) in h.iter().enumerate() {
+                    self.store(r.y, at * hidden + j as i64, Element::Float(v))?;
+                }
+            }
+            self.point += 1;
+            for j in 0..hidden {
+                self.store(r.h, b * hidden + j, Element::Float(h[j as usize]))?;
+                if let Some(last) = r.c {
+                    self.store(last, b * hidden + j, Element::Float(c[j as usize]))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One step of one row of the batch: the new hidden state and the new cell state.
+    fn cell(&self, r: &Recur, gates_at: i64, h: &[f64], c: &[f64]) -> Checked<(Vec<f64>, Vec<f64>)> {
+        let hidden = r.hidden;
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let input = |g: usize, j: usize| -> Checked<f64> { Ok(self.load(r.gates, gates_at + (g * hidden + j) as i64)?.as_f64()) };
+        let recurrent = |g: usize, j: usize, h: &[f64]| -> Checked<f64> {
+            let at = |k: usize| ((j / self.lanes * hidden + k) * r.cell.gates() + g) * self.lanes + j % self.lanes;
+            (0..hidden).map(|k| Ok(h[k] * self.load(r.weights, at(k) as i64)?.as_f64())).sum()
+        };
+        let gate = |g: usize, j: usize| -> Checked<f64> { Ok(input(g, j)? + recurrent(g, j, h)?) };
+        let (mut next_h, mut next_c) = (vec![0.0; hidden], c.to_vec());
+        let dtype = self.buffers[r.y.0].dtype;
+        let narrow = |v: f64| Element::Float(v).rounded(dtype).as_f64();
+        match r.cell {
+            Cell::Lstm => {
+                for j in 0..hidden {
+                    next_c[j] = narrow(sigmoid(gate(2, j)?) * c[j] + sigmoid(gate(0, j)?) * gate(3, j)?.tanh());
+                    next_h[j] = narrow(sigmoid(gate(1, j)?) * next_c[j].tanh());
+                }
+            }
+            Cell::Gru { linear_before_reset } => {
+                let reset: Vec<f64> = (0..hidden).map(|j| Ok(sigmoid(gate(1, j)?))).collect::<Checked<_>>()?;
+                let before: Vec<f64> = reset.iter().zip(h).map(|(r, h)| narrow(r * h)).collect();
+                for j in 0..hidden {
+                    let bias = r.bias.map_or(Ok(0.0), |b| Ok::<_, String>(self.load(b, j as i64)?.as_f64()))?;
+                    let candidate = match linear_before_reset {
+                        true => input(2, j)? + reset[j] * (recurrent(2, j, h)? + bias),
+                        false => input(2, j)? + recurrent(2, j, &before)?,
+                    };
+                    let update = sigmoid(gate(0, j)?);
+                    next_h[j] = narrow((1.0 - update) * candidate.tanh() + update * h[j]);
+                }
+            }
+            Cell::Tanh | Cell::Relu | Cell::Sigmoid => {
+                for (j, next) in next_h.iter_mut().enumerate() {
+                    let x = gate(0, j)?;
+                    *next = narrow(match r.cell {
+                        Cell::Tanh => x.tanh(),
+                        Cell::Relu => if x.is_nan() { x } else { x.max(0.0) },
+                        _ => sigmoid(x),
+                    });
+                }
+            }
+        }
+        Ok((next_h, next_c))
+    }
+}
+
+/// Narrow floats are held in f32 inside expressions.
+fn wide(dtype: DType) -> DType {
+    match dtype {
+        DType::F16 | DType::BF16 => DType::F32,
+        t => t,
+    }
+}
+
+fn arg(i: usize, dtype: DType) -> Box<Typed> {
+    Box::new(Typed { dtype: wide(dtype), kind: TypedKind::Arg(i) })
+}
+
+fn one_node(dtype: DType, kind: TypedKind, operands: &[Element]) -> Element {
+    Typed { dtype: wide(dtype), kind }.eval(operands)
+}
+
+/// What a fold starts from.
+fn start(fold: Fold, dtype: DType) -> Element {
+    let bits = 8 * dtype.size() as u32;
+    let (low, high) = if dtype.is_signed_int() { (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1) } else { (0, (1i128 << bits) - 1) };
+    match (fold, dtype) {
+        (Fold::Sum, _) => Element::zero(dtype),
+        (Fold::Max, DType::Bool) => Element::Bool(false),
+        (Fold::Min | Fold::Prod, DType::Bool) => Element::Bool(true),
+        (Fold::Prod, t) if t.is_float() => Element::Float(1.0),
+        (Fold::Max, t) if t.is_float() => Element::Float(f64::NEG_INFINITY),
+        (Fold::Min, t) if t.is_float() => Element::Float(f64::INFINITY),
+        (Fold::Prod, _) => Element::Int(1),
+        (Fold::Max, _) => Element::Int(low),
+        (Fold::Min, _) => Element::Int(high),
+    }
+}
+
+fn combine(fold: Fold, x: Element, y: Element, dtype: DType) -> Element {
+    match (fold, x, y) {
+        (Fold::Sum, Element::Float(x), Element::Float(y)) => Element::Float(x + y),
+        (Fold::Prod, Element::Float(x), Element::Float(y)) => Element::Float(x * y),
+        (Fold::Max, Element::Float(x), Element::Float(y)) => Element::Float(if x.is_nan() || x > y { x } else { y }),
+        (Fold::Min, Element::Float(x), Element::Float(y)) => Element::Float(if x.is_nan() || x < y { x } else { y }),
+        (Fold::Sum, Element::Int(x), Element::Int(y)) => Element::Int(x + y).rounded(dtype),
+        (Fold::Prod, Element::Int(x), Element::Int(y)) => Element::Int(x.wrapping_mul(y)).rounded(dtype),
+        (Fold::Max, Element::Int(x), Element::Int(y)) => Element::Int(x.max(y)),
+        (Fold::Min, Element::Int(x), Element::Int(y)) => Element::Int(x.min(y)),
+        (Fold::Sum | Fold::Max, x, y) => Element::Bool(x.as_bool() || y.as_bool()),
+        (Fold::Prod | Fold::Min, x, y) => Element::Bool(x.as_bool() && y.as_bool()),
+    }
+}

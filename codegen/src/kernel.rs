@@ -1,0 +1,555 @@
+//! The kernel IR: what becomes one function, as plain data that prints, hashes and is interpreted.
+//!
+//! A [`Kernel`] is one of a few skeletons ([`Body`]) filled with scalar [`Expr`]essions. Everything about memory is an
+//! offset: an [`ir::Dim`](egret_ir::Dim) over the loop axes, in elements of the buffer. Transpose, slice, reshape,
+//! broadcast, the parts of a concat and the border of a pad are arithmetic in these offsets, never kernels of their own.
+//! Symbols in an offset or extent that are not loop axes are free extents of the model, passed at run time.
+//!
+//! ```text
+//! map {
+//!     for i0 in N, i1 in 128:
+//!         out[128*i0 + i1] = max(x[128*i0 + i1] + b[i1], 0)
+//! }
+//! ```
+//!
+//! Invariants: axis names are unique in a kernel; reads come before writes in `buffers`; a load is in bounds for every
+//! point of its loops (padding is written, never read out of bounds); parts of a kernel write disjoint elements.
+
+use egret_ir::scalar::{BinOp, UnOp};
+use egret_ir::{DType, Dim};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+/// A buffer of a kernel: its position in [`Kernel::buffers`] and in the pointer table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BufferId(pub usize);
+
+/// What a kernel reads or writes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Buffer {
+    /// For people; not part of the kernel's identity.
+    pub name: Arc<str>,
+    /// The type of its elements.
+    pub dtype: DType,
+    /// Whether the kernel writes it.
+    pub written: bool,
+}
+
+/// A loop: `name` runs over `0..extent`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Axis {
+    /// A symbol that stands for the loop variable in offsets.
+    pub name: Arc<str>,
+    /// How often it runs; numbers, or free symbols of the model.
+    pub extent: Dim,
+}
+
+/// A typed scalar expression at one point of the loops. Shared sub-expressions are shared [`Arc`]s.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Expr {
+    /// The element type of the value.
+    pub dtype: DType,
+    /// What it computes.
+    pub kind: Arc<ExprKind>,
+}
+
+/// The node of an [`Expr`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ExprKind {
+    /// The element of a buffer at an offset.
+    Load(BufferId, Dim),
+    /// An index as a value (i64).
+    Index(Dim),
+    /// A literal: the bits of an f64 for float types, the integer otherwise.
+    Const(Literal),
+    /// A value bound before: a [`Let`], a row statistic, or `acc`, the result of a contraction.
+    Var(Arc<str>),
+    /// A primitive of one operand.
+    Un(UnOp, Expr),
+    /// A primitive of two operands.
+    Bin(BinOp, Expr, Expr),
+    /// `if .0 { .1 } else { .2 }`.
+    Select(Expr, Expr, Expr),
+    /// Conversion to the expression's type.
+    Cast(Expr),
+}
+
+/// A constant in an expression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Literal {
+    /// A float, by its bits as f64.
+    Float(u64),
+    /// An integer or truth value.
+    Int(i64),
+}
+
+/// An index read from data: `name` stands for the value in later offsets, held within `0..extent`, so that no data can
+/// make a kernel read out of bounds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Let {
+    /// The symbol.
+    pub name: Arc<str>,
+    /// An i64 expression.
+    pub value: Expr,
+    /// The extent of the axis it indexes.
+    pub extent: Dim,
+}
+
+/// `buffer[offset] = value`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Store {
+    /// Where to.
+    pub buffer: BufferId,
+    /// In elements.
+    pub offset: Dim,
+    /// What; has the buffer's type.
+    pub value: Expr,
+}
+
+/// What happens at one point of the loops.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Block {
+    /// Indices read from data, in order.
+    pub lets: Vec<Let>,
+    /// Elements written.
+    pub stores: Vec<Store>,
+}
+
+/// One function of the artifact.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Kernel {
+    /// Reads, then writes: the order of the pointer table.
+    pub buffers: Vec<Buffer>,
+    /// The computation.
+    pub body: Body,
+}
+
+/// The skeletons.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Body {
+    /// Elementwise work and data movement.
+    Map(Map),
+    /// Reductions, norms, softmax, pooling, depthwise convolution: passes over rows.
+    Rows(Rows),
+    /// Matrix products and convolutions.
+    Contract(Contract),
+    /// A recurrent layer, after its input projection.
+    Recur(Recur),
+}
+
+/// Loop nests one after another, each writing its own part of the output (the parts of a concat, the border of a pad).
+/// The innermost axis of a piece is the lane axis; parts divide the outermost axis of each piece.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Map {
+    /// The nests; what they write is disjoint.
+    pub pieces: Vec<Piece>,
+}
+
+/// One loop nest.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Piece {
+    /// Outermost first; none for a rank-0 value.
+    pub axes: Vec<Axis>,
+    /// At every point.
+    pub block: Block,
+}
+
+/// For every point of `axes`: passes over the points of `reduced`.
+///
+/// The lane axis is either the innermost reduced axis (a reduction ends in a horizontal one), or the innermost of `axes`
+/// (every lane reduces for itself: pooling over channels-last data, depthwise convolution, column sums).
+/// Parts divide the outermost of `axes`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Rows {
+    /// Outermost first.
+    pub axes: Vec<Axis>,
+    /// The reduced axes, outermost first.
+    pub reduced: Vec<Axis>,
+    /// Whether the lanes are the innermost of `axes` and not of `reduced`.
+    pub lanes_outside: bool,
+    /// How many neighbouring points of the innermost axis of `axes` that is not the lane axis are computed together, so
+    /// that a load of a weight serves all of them; 1 where it does not pay.
+    pub tile: usize,
+    /// In order; a later pass reads what an earlier one bound or stored.
+    pub passes: Vec<Pass>,
+}
+
+/// One pass of a [`Rows`] kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pass {
+    /// Whether it visits every point of the reduced axes, or is done once for the row.
+    pub over_row: bool,
+    /// Statistics bound at the end of the pass.
+    pub reduces: Vec<Reduce>,
+    /// What it writes on the way.
+    pub block: Block,
+}
+
+/// A fold over the reduced axes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Reduce {
+    /// The name that later passes use.
+    pub var: Arc<str>,
+    /// How elements combine.
+    pub fold: Fold,
+    /// The element.
+    pub value: Expr,
+}
+
+/// How a reduction combines elements. Sums of f16 and bf16 are kept in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fold {
+    /// `+`, from 0.
+    Sum,
+    /// The larger, NaN if one is, from the type's lowest value (-inf for floats).
+    Max,
+    /// The smaller, NaN if one is, from the type's highest value (inf for floats).
+    Min,
+    /// `*`, from 1.
+    Prod,
+}
+
+/// `acc[batch, rows, cols] = sum over k of a[batch, rows, k] * b[batch, k, cols]`, then the epilogue at every point, with
+/// `acc` as a variable. f32 only; the sum runs over `k` in order, fused multiply-add.
+///
+/// A convolution over channels-last data is this with rows `[oh, ow]` and k `[kh, kw*ic]`: no im2col.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Contract {
+    /// Outermost; images, heads, groups.
+    pub batch: Vec<Axis>,
+    /// The register tile runs along the innermost of these.
+    pub rows: Vec<Axis>,
+    /// The lanes.
+    pub cols: Axis,
+    /// Reduced, outermost first.
+    pub k: Vec<Axis>,
+    /// `a`: read element by element and broadcast; does not mention `cols`, and is linear in `rows` and `k`.
+    pub a: (BufferId, Dim),
+    /// `b`.
+    pub b: Panels,
+    /// Register tile.
+    pub tile: Tile,
+    /// Which loop the parts divide.
+    pub split: Split,
+    /// At every point of batch, rows, cols.
+    pub epilogue: Block,
+}
+
+/// How a contraction reads its second operand.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Panels {
+    /// Packed `[ceil(N / (nv*lanes))][K][nv*lanes]`, starting at an offset that may depend on the batch axes.
+    /// What stands in the lanes beyond N is unspecified (not NaN-free either).
+    Packed(BufferId, Dim),
+    /// As it lies: the offset is linear in `k`, and `cols` has stride 1.
+    Strided(BufferId, Dim),
+}
+
+impl Panels {
+    /// The buffer.
+    pub fn buffer(&self) -> BufferId {
+        match self {
+            Panels::Packed(b, _) | Panels::Strided(b, _) => *b,
+        }
+    }
+}
+
+/// `rows` by `vectors` accumulators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tile {
+    /// Rows of the tile.
+    pub rows: usize,
+    /// Vectors of columns of the tile.
+    pub vectors: usize,
+}
+
+/// Which loop of a contraction the parts divide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Split {
+    /// The outermost batch axis.
+    Batch,
+    /// The outermost row axis (in whole tiles where it is also the tiled one).
+    Rows,
+    /// The panels of columns.
+    Cols,
+}
+
+/// A recurrent layer, one direction. `gates` holds the input projections of all steps with the biases that do not depend
+/// on the state: `[t, b, g*h]`. The recurrent weights are packed `[ceil(h/lanes)][h][g][lanes]`, zero beyond h.
+/// Parts divide the batch.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Recur {
+    /// Which cell.
+    pub cell: Cell,
+    /// Steps, batch, hidden size.
+    pub steps: Dim,
+    /// Rows of the batch.
+    pub batch: Dim,
+    /// Hidden size; a number.
+    pub hidden: usize,
+    /// Whether the last step comes first.
+    pub reverse: bool,
+    /// `[t, b, g*h]`.
+    pub gates: BufferId,
+    /// Packed recurrent weights.
+    pub weights: BufferId,
+    /// For a GRU with `linear_before_reset`: the recurrent bias of the candidate, `[h]`.
+    pub bias: Option<BufferId>,
+    /// Initial hidden state `[b, h]`.
+    pub h0: BufferId,
+    /// Initial cell state `[b, h]`, for an LSTM.
+    pub c0: Option<BufferId>,
+    /// All hidden states `[t, b, h]`; also where a step reads the previous one.
+    pub y: BufferId,
+    /// Last hidden state `[b, h]`.
+    pub h: BufferId,
+    /// Last cell state `[b, h]`, for an LSTM; holds the running cell state.
+    pub c: Option<BufferId>,
+}
+
+/// A recurrent cell, gates in ONNX's order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cell {
+    /// Gates i, o, f, c.
+    Lstm,
+    /// Gates z, r, h.
+    Gru {
+        /// Whether the reset gate is applied after the matrix product.
+        linear_before_reset: bool,
+    },
+    /// One gate through tanh.
+    Tanh,
+    /// One gate through relu.
+    Relu,
+    /// One gate through sigmoid.
+    Sigmoid,
+}
+
+impl Cell {
+    /// The number of gates.
+    pub fn gates(self) -> usize {
+        match self {
+            Cell::Lstm => 4,
+            Cell::Gru { .. } => 3,
+            Cell::Tanh | Cell::Relu | Cell::Sigmoid => 1,
+        }
+    }
+}
+
+impl Axis {
+    /// A loop.
+    pub fn new(name: impl Into<Arc<str>>, extent: impl Into<Dim>) -> Axis {
+        Axis { name: name.into(), extent: extent.into() }
+    }
+
+    /// The loop variable as an index.
+    pub fn index(&self) -> Dim {
+        Dim::symbol(self.name.clone())
+    }
+}
+
+impl Expr {
+    /// An expression from its parts.
+    pub fn new(dtype: DType, kind: ExprKind) -> Expr {
+        Expr { dtype, kind: Arc::new(kind) }
+    }
+
+    /// A float literal of a float type, or the nearest integer literal.
+    pub fn literal(value: f64, dtype: DType) -> Expr {
+        let literal = if dtype.is_float() { Literal::Float(value.to_bits()) } else { Literal::Int(value as i64) };
+        Expr::new(dtype, ExprKind::Const(literal))
+    }
+
+    /// The operands of the node.
+    pub fn operands(&self) -> Vec<&Expr> {
+        match &*self.kind {
+            ExprKind::Load(..) | ExprKind::Index(_) | ExprKind::Const(_) | ExprKind::Var(_) => vec![],
+            ExprKind::Un(_, x) | ExprKind::Cast(x) => vec![x],
+            ExprKind::Bin(_, x, y) => vec![x, y],
+            ExprKind::Select(c, x, y) => vec![c, x, y],
+        }
+    }
+
+    /// Calls `f` on this node and everything below it.
+    pub fn visit(&self, f: &mut impl FnMut(&Expr)) {
+        f(self);
+        self.operands().into_iter().for_each(|o| o.visit(f));
+    }
+}
+
+impl Block {
+    /// Every expression of the block.
+    pub fn exprs(&self) -> impl Iterator<Item = &Expr> {
+        self.lets.iter().map(|l| &l.value).chain(self.stores.iter().map(|s| &s.value))
+    }
+
+    /// Every extent and offset of the block.
+    fn dims(&self) -> Vec<Dim> {
+        let mut dims: Vec<Dim> = self.lets.iter().map(|l| l.extent.clone()).chain(self.stores.iter().map(|s| s.offset.clone())).collect();
+        self.exprs().for_each(|e| collect_dims(e, &mut dims));
+        dims
+    }
+}
+
+fn collect_dims(expr: &Expr, dims: &mut Vec<Dim>) {
+    expr.visit(&mut |e| {
+        if let ExprKind::Load(_, d) | ExprKind::Index(d) = &*e.kind {
+            dims.push(d.clone());
+        }
+    });
+}
+
+impl Kernel {
+    /// The free symbols of the model that the kernel depends on, sorted: its run-time size arguments, in this order.
+    pub fn sizes(&self) -> Vec<Arc<str>> {
+        let (dims, bound) = self.dims_and_bound();
+        let found: BTreeSet<Arc<str>> = dims.iter().flat_map(|d| d.symbols()).collect();
+        found.into_iter().filter(|s| !bound.contains(s)).collect()
+    }
+
+    /// Every extent and offset, and every symbol bound by a loop or a let.
+    fn dims_and_bound(&self) -> (Vec<Dim>, BTreeSet<Arc<str>>) {
+        let (mut dims, mut bound) = (vec![], BTreeSet::new());
+        let mut axes = |axes: &[Axis], dims: &mut Vec<Dim>| {
+            for axis in axes {
+                dims.push(axis.extent.clone());
+                bound.insert(axis.name.clone());
+            }
+        };
+        let mut lets = vec![];
+        let mut block = |b: &Block, dims: &mut Vec<Dim>| {
+            dims.extend(b.dims());
+            lets.extend(b.lets.iter().map(|l| l.name.clone()));
+        };
+        match &self.body {
+            Body::Map(map) => {
+                for piece in &map.pieces {
+                    axes(&piece.axes, &mut dims);
+                    block(&piece.block, &mut dims);
+                }
+            }
+            Body::Rows(rows) => {
+                axes(&rows.axes, &mut dims);
+                axes(&rows.reduced, &mut dims);
+                for pass in &rows.passes {
+                    block(&pass.block, &mut dims);
+                    pass.reduces.iter().for_each(|r| collect_dims(&r.value, &mut dims));
+                }
+            }
+            Body::Contract(c) => {
+                for group in [&c.batch, &c.rows, &c.k] {
+                    axes(group, &mut dims);
+                }
+                axes(std::slice::from_ref(&c.cols), &mut dims);
+                dims.push(c.a.1.clone());
+                let (Panels::Packed(_, offset) | Panels::Strided(_, offset)) = &c.b;
+                dims.push(offset.clone());
+                block(&c.epilogue, &mut dims);
+            }
+            Body::Recur(r) => dims.extend([r.steps.clone(), r.batch.clone()]),
+        }
+        bound.extend(lets);
+        (dims, bound)
+    }
+
+    /// The buffers that are read, then those that are written.
+    pub fn reads(&self) -> impl Iterator<Item = &Buffer> {
+        self.buffers.iter().filter(|b| !b.written)
+    }
+}
+
+/// Prints an [`Expr`] with the buffers' names.
+struct Shown<'a>(&'a Kernel, &'a Expr);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let show = |e| Shown(self.0, e);
+        match &*self.1.kind {
+            ExprKind::Load(b, offset) => write!(f, "{}[{offset}]", self.0.buffers[b.0].name),
+            ExprKind::Index(d) => write!(f, "({d})"),
+            ExprKind::Const(Literal::Float(bits)) => write!(f, "{}", f64::from_bits(*bits)),
+            ExprKind::Const(Literal::Int(i)) => write!(f, "{i}"),
+            ExprKind::Var(name) => f.write_str(name),
+            ExprKind::Un(UnOp::Neg, x) => write!(f, "-{}", show(x)),
+            ExprKind::Un(op, x) => write!(f, "{op}({})", show(x)),
+            ExprKind::Bin(BinOp::Add, x, y) => write!(f, "({} + {})", show(x), show(y)),
+            ExprKind::Bin(BinOp::Sub, x, y) => write!(f, "({} - {})", show(x), show(y)),
+            ExprKind::Bin(BinOp::Mul, x, y) => write!(f, "{}*{}", show(x), show(y)),
+            ExprKind::Bin(BinOp::Div, x, y) => write!(f, "{}/{}", show(x), show(y)),
+            ExprKind::Bin(op, x, y) => write!(f, "{op}({}, {})", show(x), show(y)),
+            ExprKind::Select(c, x, y) => write!(f, "select({}, {}, {})", show(c), show(x), show(y)),
+            ExprKind::Cast(x) => write!(f, "{}({})", self.1.dtype, show(x)),
+        }
+    }
+}
+
+fn axes_text(axes: &[Axis]) -> String {
+    axes.iter().map(|a| format!("{} in {}", a.name, a.extent)).collect::<Vec<_>>().join(", ")
+}
+
+impl Kernel {
+    fn write_block(&self, f: &mut fmt::Formatter<'_>, indent: &str, block: &Block) -> fmt::Result {
+        for l in &block.lets {
+            writeln!(f, "{indent}let {} = {} within {}", l.name, Shown(self, &l.value), l.extent)?;
+        }
+        for s in &block.stores {
+            writeln!(f, "{indent}{}[{}] = {}", self.buffers[s.buffer.0].name, s.offset, Shown(self, &s.value))?;
+        }
+        Ok(())
+    }
+
+    fn write_map(&self, f: &mut fmt::Formatter<'_>, map: &Map) -> fmt::Result {
+        writeln!(f, "map {{")?;
+        for piece in &map.pieces {
+            writeln!(f, "    for {}:", axes_text(&piece.axes))?;
+            self.write_block(f, "        ", &piece.block)?;
+        }
+        write!(f, "}}")
+    }
+
+    fn write_rows(&self, f: &mut fmt::Formatter<'_>, rows: &Rows) -> fmt::Result {
+        let lanes = if rows.lanes_outside { rows.axes.last() } else { rows.reduced.last() };
+        write!(f, "rows for {} over {}", axes_text(&rows.axes), axes_text(&rows.reduced))?;
+        writeln!(f, ", lanes {}, tile {} {{", lanes.map_or("none", |a| &a.name), rows.tile)?;
+        for pass in &rows.passes {
+            writeln!(f, "    {}:", if pass.over_row { "over the row" } else { "once" })?;
+            self.write_block(f, "        ", &pass.block)?;
+            for r in &pass.reduces {
+                writeln!(f, "        {} = {}({})", r.var, format!("{:?}", r.fold).to_lowercase(), Shown(self, &r.value))?;
+            }
+        }
+        write!(f, "}}")
+    }
+
+    fn write_contract(&self, f: &mut fmt::Formatter<'_>, c: &Contract) -> fmt::Result {
+        let batch = if c.batch.is_empty() { String::new() } else { format!("batch {}, ", axes_text(&c.batch)) };
+        let (rows, cols, k) = (axes_text(&c.rows), axes_text(std::slice::from_ref(&c.cols)), axes_text(&c.k));
+        writeln!(f, "contract {batch}rows {rows}, cols {cols}, k {k}, tile {}x{}, split {:?} {{", c.tile.rows, c.tile.vectors, c.split)?;
+        let a = &self.buffers[c.a.0.0].name;
+        let b = match &c.b {
+            Panels::Packed(b, offset) => format!("{}.panels[{offset}]", self.buffers[b.0].name),
+            Panels::Strided(b, offset) => format!("{}[{offset}]", self.buffers[b.0].name),
+        };
+        writeln!(f, "    acc = sum({a}[{}] * {b})", c.a.1)?;
+        self.write_block(f, "    ", &c.epilogue)?;
+        write!(f, "}}")
+    }
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let buffers: Vec<String> = self.buffers.iter().map(|b| format!("{}{}: {}", if b.written { "out " } else { "" }, b.name, b.dtype)).collect();
+        writeln!(f, "({})", buffers.join(", "))?;
+        match &self.body {
+            Body::Map(map) => self.write_map(f, map),
+            Body::Rows(rows) => self.write_rows(f, rows),
+            Body::Contract(contract) => self.write_contract(f, contract),
+            Body::Recur(r) => {
+                let name = |b: BufferId| &self.buffers[b.0].name;
+                let direction = if r.reverse { "reverse" } else { "forward" };
+                write!(f, "recur {:?} {direction}, steps {}, batch {}, hidden {} {{ {} = cell({}, {}) }}", r.cell, r.steps, r.batch, r.hidden, name(r.y), name(r.gates), name(r.weights))
+            }
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! From a group of nodes to kernels.
+//!
+//! A group's results are computed over a [`Domain`]: its loops. Each value is asked what it is at the loops' point (see
+//! [`value`]); what comes back are expressions over offsets, in which all views have disappeared. What it contains then says
+//! which skeleton it fills: a contraction makes a [`Contract`](crate::kernel::Contract), folds make
+//! [`Rows`](crate::kernel::Rows), everything else is a piece of a [`Map`](crate::kernel::Map).
+//!
+//! ```text
+//! y = relu(add(matmul(x, w), b))          x: f32[N, 784], w: f32[784, 128], b: f32[128]
+//! =>
+//! contract rows m0 in N, cols n in 128, k k0 in 784 {
+//!     acc = sum(x[784*m0 + k0] * w.panels[0])
+//!     y[128*m0 + n] = max((acc + b[n]), 0)
+//! }
+//! ```
+//!
+//! Nothing depends on how nodes were grouped: a value that cannot be part of the kernel (a second contraction, a reduction
+//! over other axes, an operand of a contraction that is computed) goes to memory in a kernel of its own before it. Grouping
+//! decides how fast the result is, never whether it is right.
+
+mod built;
+mod contract;
+mod domain;
+mod exprs;
+mod finish;
+mod fold;
+mod map;
+mod product;
+mod ranges;
+mod recur;
+mod region;
+mod resize;
+mod rows;
+#[cfg(test)]
+mod tests;
+mod value;
+
+pub use exprs::visit_shared;
+pub use region::Region;
+
+use crate::kernel::{Body, Kernel, Map};
+use crate::pack::Packing;
+use crate::target::Target;
+use domain::Domain;
+use egret_ir::{DType, Dim, Graph, Tensor, ValueId};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use value::{Build, Stop};
+
+/// What a buffer of a launched kernel holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Place {
+    /// A parameter or constant of the region, as it lies.
+    Value(ValueId),
+    /// A result of the region, by its position.
+    Result(usize),
+    /// Scratch memory of the region, by its position.
+    Scratch(usize),
+    /// Data made at compile time, by its position.
+    Data(usize),
+    /// A table that a build makes; becomes data when its kernel is finished.
+    Table(Arc<Tensor>),
+}
+
+/// One call of a kernel.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// What its buffers hold, in their order.
+    pub places: Vec<Place>,
+    /// The value it computes, for people.
+    pub name: Arc<str>,
+}
+
+/// Memory that only the launches of one region use.
+#[derive(Clone, Debug)]
+pub struct Scratch {
+    /// For people.
+    pub name: String,
+    /// The type of its elements.
+    pub dtype: DType,
+    /// How many there are.
+    pub count: Dim,
+}
+
+/// Data that is made when the model is compiled.
+#[derive(Clone, Debug)]
+pub enum Data {
+    /// A tensor as it is.
+    Tensor(Arc<Tensor>),
+    /// The right operand of a contraction, in the order in which it is read.
+    Packed(Packing),
+}
+
+impl Data {
+    /// A name for people, and the type of the elements.
+    fn describe(&self) -> (Arc<str>, DType) {
+        match self {
+            Data::Tensor(t) => ("table".into(), t.dtype()),
+            Data::Packed(p) => ("panels".into(), p.size().0),
+        }
+    }
+}
+
+/// What a region becomes.
+#[derive(Clone, Debug, Default)]
+pub struct Lowered {
+    /// In order of execution.
+    pub launches: Vec<Launch>,
+    /// Memory in between.
+    pub scratch: Vec<Scratch>,
+    /// Data made at compile time.
+    pub data: Vec<Data>,
+}
+
+/// Why a value cannot be lowered.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The value, of the region.
+    pub value: ValueId,
+    /// A sentence.
+    pub reason: String,
+}
+
+/// A domain that is refined more often than this will not come to an end.
+const MOST_ATTEMPTS: usize = 1000;
+
+/// Lowers a region.
+///
+/// # Errors
+/// When a value of it has no kernel.
+pub fn lower(region: &Region, target: &Target) -> Result<Lowered, Failure> {
+    let mut lowering = Lowering {
+        scope: Scope { region, computed: HashMap::new(), as_fold: HashSet::new() },
+        target,
+        lowered: Lowered::default(),
+    };
+    for &result in &region.graph.results {
+        if let Some(node) = lowering.recurrence_of(result).filter(|_| lowering.scope.place(result).is_none()) {
+            lowering.recurrence(node)?;
+        }
+    }
+    let results = region.graph.results.iter().copied().enumerate().map(|(i, v)| (v, Place::Result(i)));
+    let is_done = |(v, place): &(ValueId, Place)| lowering.scope.computed.get(v) == Some(place);
+    for group in compatible(&region.graph, results.filter(|r| !is_done(r)).collect()) {
+        lowering.compute(&group)?;
+    }
+    Ok(lowering.lowered)
+}
+
+/// Results in groups that may share a domain: equal extents, or 1 in their place; in the order in which they are made.
+fn compatible(graph: &Graph, mut results: Vec<(ValueId, Place)>) -> Vec<Vec<(ValueId, Place)>> {
+    results.sort_by_key(|(v, _)| v.index());
+    let fits = |a: &Dim, b: &Dim| a == b || a.is(1) || b.is(1);
+    let mut groups: Vec<Vec<(ValueId, Place)>> = vec![];
+    for result in results {
+        let dims = &graph.ty(result.0).dims;
+        let shares = |group: &&mut Vec<(ValueId, Place)>| {
+            group.iter().all(|(v, _)| {
+                let other = &graph.ty(*v).dims;
+                other.len() == dims.len() && other.iter().zip(dims).all(|(a, b)| fits(a, b))
+            })
+        };
+        match groups.iter_mut().find(shares) {
+            Some(group) => group.push(result),
+            None => groups.push(vec![result]),
+        }
+    }
+    groups
+}
+
+/// What lies in memory, as a build sees it.
+pub struct Scope<'a> {
+    region: &'a Region,
+    computed: HashMap<ValueId, Place>,
+    /// Contractions that are better done as folds.
+    as_fold: HashSet<ValueId>,
+}
+
+impl Scope<'_> {
+    /// The region's nodes.
+    fn graph(&self) -> &Graph {
+        &self.region.graph
+    }
+
+    /// Where a value lies, if it is in memory.
+    fn place(&self, value: ValueId) -> Option<Place> {
+        let computed = self.computed.get(&value).cloned();
+        computed.or_else(|| self.graph().producer(value).is_none().then_some(Place::Value(value)))
+    }
+
+    /// The data of a value that is known.
+    fn constant(&self, value: ValueId) -> Option<&Arc<Tensor>> {
+        self.region.constant(value)
+    }
+}
+
+/// The lowering of one region.
+struct Lowering<'a> {
+    scope: Scope<'a>,
+    target: &'a Target,
+    lowered: Lowered,
+}
+
+impl Lowering<'_> {
+    /// Adds the launches that compute some values of compatible extents.
+    fn compute(&mut self, outputs: &[(ValueId, Place)]) -> Result<(), Failure> {
+        let mut domains = vec![Domain::new(&self.widest(outputs))];
+        let mut map = Pieces::default();
+        let mut attempts = 0;
+        while let Some(mut domain) = domains.pop() {
+            attempts += 1;
+            let stop = match self.attempt(&mut domain, outputs, &mut map) {
+                Ok(()) => continue,
+                Err(stop) => stop,
+            };
+            match stop {
+                _ if attempts > MOST_ATTEMPTS => return Err(Failure { value: outputs[0].0, reason: "its loops do not come to an end".to_string() }),
+                Stop::Cut(name, at) => domains.extend(domain.cut(&name, &at).into_iter().rev()),
+                Stop::Factor(name, by) => {
+                    domain.factor(&name, &by);
+                    domains.push(domain);
+                }
+                Stop::Reduce(extents) => {
+                    domain.reduce(extents);
+                    domains.push(domain);
+                }
+                Stop::Materialise(value) if outputs.len() > 1 && outputs.iter().any(|(v, _)| *v == value) => return self.separately(outputs),
+                Stop::Materialise(value) => {
+                    self.materialise(value, outputs)?;
+                    domain.forget_reduced();
+                    domains.push(domain);
+                }
+                Stop::AsFold(value) => {
+                    self.scope.as_fold.insert(value);
+                    domain.forget_reduced();
+                    domains.push(domain);
+                }
+                Stop::Separate => return self.separately(outputs),
+                Stop::Fail(value, reason) => return Err(Failure { value, reason }),
+            }
+        }
+        if !map.pieces.is_empty() {
+            self.launch(Body::Map(Map { pieces: map.pieces }), &map.buffers, outputs[0].0);
+        }
+        self.scope.computed.extend(outputs.iter().cloned());
+        Ok(())
+    }
+
+    fn separately(&mut self, outputs: &[(ValueId, Place)]) -> Result<(), Failure> {
+        outputs.iter().try_for_each(|output| self.compute(std::slice::from_ref(output)))
+    }
+
+    /// The extents of the largest of some compatible values.
+    fn widest(&self, outputs: &[(ValueId, Place)]) -> Vec<Dim> {
+        let mut dims = self.scope.graph().ty(outputs[0].0).dims.clone();
+        for (value, _) in outputs {
+            let other = &self.scope.graph().ty(*value).dims;
+            dims.iter_mut().zip(other).filter(|(d, _)| d.is(1)).for_each(|(d, o)| *d = o.clone());
+        }
+        dims
+    }
+
+    /// Puts a value into scratch memory.
+    fn materialise(&mut self, value: ValueId, outputs: &[(ValueId, Place)]) -> Result<(), Failure> {
+        if let Some(node) = self.recurrence_of(value).filter(|_| self.scope.place(value).is_none()) {
+            return self.recurrence(node);
+        }
+        if outputs.iter().any(|(v, _)| *v == value) || self.scope.place(value).is_some() {
+            return Err(Failure { value, reason: "its indices cannot be expressed".to_string() });
+        }
+        let ty = self.scope.graph().ty(value);
+        let name = self.scope.graph().value(value).name.to_string();
+        let place = self.add_scratch(name, ty.dtype, ty.count());
+        self.compute(&[(value, place)])
+    }
+
+    fn add_scratch(&mut self, name: String, dtype: DType, count: Dim) -> Place {
+        self.lowered.scratch.push(Scratch { name, dtype, count });
+        Place::Scratch(self.lowered.scratch.len() - 1)
+    }
+
+    /// Builds one part of the domain, refining it where it can be done on the spot.
+    fn attempt(&mut self, domain: &mut Domain, outputs: &[(ValueId, Place)], map: &mut Pieces) -> Result<(), Stop> {
+        if domain.is_empty() {
+            return Ok(());
+        }
+        let build = loop {
+            let mut build = Build::new(&self.scope, domain, map.buffers.clone());
+            let stores = build.stores(outputs)?;
+            if let Some((name, by)) = build.factor(&stores) {
+                domain.factor(&name, &by);
+            } else if let Some(shared) = build.shared_loops(outputs)? {
+                domain.merge(&shared);
+            } else {
+                build.check_stores(&stores, outputs)?;
+                break build.finished(stores);
+            }
+        };
+        let name = outputs[0].0;
+        if build.product.is_some() {
+            let (body, buffers) = self.contract(build)?;
+            self.launch(Body::Contract(body), &buffers, name);
+        } else if !build.folds.is_empty() {
+            let buffers = build.buffers.clone();
+            let body = rows::assemble(build, self.names());
+            self.launch(Body::Rows(body), &buffers, name);
+        } else {
+            map.buffers = build.buffers.clone();
+            map.pieces.push(map::piece(build, &map.pieces, self.names()));
+        }
+        Ok(())
+    }
+
+    fn launch(&mut self, body: Body, buffers: &[Place], value: ValueId) {
+        let buffers: Vec<Place> = buffers.iter().map(|place| self.interned(place)).collect();
+        let launch = finish::launch(self, body, &buffers, value);
+        self.lowered.launches.push(launch);
+    }
+}
+
+impl Lowering<'_> {
+    /// The place, a table put into the data.
+    fn interned(&mut self, place: &Place) -> Place {
+        let Place::Table(table) = place else { return place.clone() };
+        self.lowered.data.push(Data::Tensor(table.clone()));
+        Place::Data(self.lowered.data.len() - 1)
+    }
+}
+
+/// Nests of a map kernel, and the buffers they share.
+#[derive(Default)]
+struct Pieces {
+    buffers: Vec<Place>,
+    pieces: Vec<crate::kernel::Piece>,
+}

@@ -1,0 +1,151 @@
+//! Contractions: matrix products and convolutions as `acc`, or as a fold where the contraction kernel does not apply.
+//!
+//! Both are sums of products over inner loops; what differs is where the operands are read:
+//!
+//! ```text
+//! matmul(x, w)                 at [i, j]        x at [i, k],                    w at [k, j]
+//! conv[stride=[2, 2]](x, w)    at [n, y, x, o]  x at [n, 2*y + p, 2*x + q, c],  w at [p, q, c, o]
+//! ```
+
+use super::exprs::{bin, cast};
+use super::fold::wide;
+use super::value::{Build, Stop, Valued, broadcast_index};
+use crate::kernel::{BufferId, Expr, ExprKind, Fold};
+use egret_ir::attr::Layout;
+use egret_ir::scalar::BinOp;
+use egret_ir::{DType, Def, Dim, Kind, Node, Op, ValueId};
+
+/// The name of a contraction's result in its kernel.
+pub const ACC: &str = "acc";
+
+/// A contraction over the inner loops.
+pub struct Product {
+    /// The value it computes.
+    pub node: ValueId,
+    /// Where that value is asked for.
+    pub at: Vec<Dim>,
+    /// The left operand in memory.
+    pub a: (BufferId, Dim),
+    /// The right operand in memory.
+    pub b: (BufferId, Dim),
+    /// The operands before their views.
+    pub operands: [ValueId; 2],
+}
+
+impl Build<'_> {
+    /// The contraction at an index.
+    pub fn contraction(&mut self, value: ValueId, node: &Node, at: &[Dim]) -> Valued {
+        let (extents, points) = match &node.op {
+            Op::matmul => self.matmul(node, at),
+            op => self.conv(value, op, node, at)?,
+        };
+        let inner = self.inner(value, &extents)?;
+        let [x, w] = points(&inner.clone().unwrap_or(vec![Dim::ZERO; extents.len()]));
+        let as_product = inner.is_some() && self.is_product(node) && !self.scope.as_fold.contains(&value);
+        if as_product {
+            return self.product(value, node, at, [&x, &w]);
+        }
+        let (x, w) = (self.value(node.operands[0], &x)?, self.value(node.operands[1], &w)?);
+        let dtype = x.dtype;
+        let element = bin(BinOp::Mul, &cast(&x, wide(dtype)), &cast(&w, wide(dtype)));
+        match inner {
+            Some(_) => Ok(cast(&self.fold(value, at.to_vec(), Fold::Sum, element)?, dtype)),
+            None => Ok(cast(&element, dtype)),
+        }
+    }
+
+    /// Whether the contraction kernel computes it: it does `f32`, and lanes that share a sum's other operand.
+    fn is_product(&self, node: &Node) -> bool {
+        let one_input_per_filter = match &node.op {
+            Op::conv { layout: Layout::Last, .. } => self.ty(node.operands[1]).dims.iter().rev().nth(1).is_some_and(|c| c.is(1)),
+            Op::conv { layout: Layout::First, .. } => self.ty(node.operands[1]).dims[1].is(1),
+            _ => false,
+        };
+        self.ty(node.results[0]).dtype == DType::F32 && !(one_input_per_filter && self.is_grouped(node))
+    }
+
+    fn is_grouped(&self, node: &Node) -> bool {
+        matches!(node.op, Op::conv { group, .. } if group > 1)
+    }
+
+    fn product(&mut self, value: ValueId, node: &Node, at: &[Dim], [x, w]: [&[Dim]; 2]) -> Valued {
+        if self.product.is_some() || self.in_memory || !self.folds.is_empty() {
+            return Err(Stop::Materialise(value));
+        }
+        let operands = [node.operands[0], node.operands[1]];
+        self.in_memory = true;
+        let a = self.in_place(operands[0], x)?;
+        let b = self.in_place(operands[1], w)?;
+        self.in_memory = false;
+        self.product = Some(Product { node: value, at: at.to_vec(), a, b, operands });
+        Ok(Expr::new(DType::F32, ExprKind::Var(ACC.into())))
+    }
+
+    /// Where an operand lies.
+    fn in_place(&mut self, operand: ValueId, at: &[Dim]) -> Result<(BufferId, Dim), Stop> {
+        match &*self.value(operand, at)?.kind {
+            ExprKind::Load(buffer, offset) if !self.ranges.mentions_read(offset) => Ok((*buffer, offset.clone())),
+            _ => Err(Stop::Materialise(self.below_views(operand))),
+        }
+    }
+
+    /// The value that views of it lead to.
+    pub fn below_views(&self, value: ValueId) -> ValueId {
+        let graph = self.scope.graph();
+        match graph.value(value).def {
+            Def::Node(node, _) if graph.node(node).op.def().kind == Kind::View && self.scope.place(value).is_none() => {
+                self.below_views(graph.node(node).operands[0])
+            }
+            _ => value,
+        }
+    }
+
+    fn matmul<'n>(&self, node: &'n Node, at: &'n [Dim]) -> (Vec<Dim>, Points<'n>) {
+        let (x, y) = (&self.ty(node.operands[0]).dims, &self.ty(node.operands[1]).dims);
+        let (has_row, has_column) = (x.len() > 1, y.len() > 1);
+        let outer = at.len() - usize::from(has_row) - usize::from(has_column);
+        let batch = |dims: &[Dim]| match dims.len() {
+            0..=2 => vec![],
+            n => broadcast_index(&dims[..n - 2], &at[..outer]),
+        };
+        let (x_batch, y_batch) = (batch(x), batch(y));
+        let extent = if x[x.len() - 1].as_const().is_some() { x[x.len() - 1].clone() } else { y[y.len().saturating_sub(2)].clone() };
+        let row = at[outer..outer + usize::from(has_row)].to_vec();
+        let column = at[outer + usize::from(has_row)..].to_vec();
+        let points = move |k: &[Dim]| [[&x_batch[..], &row[..], k].concat(), [&y_batch[..], k, &column[..]].concat()];
+        (vec![extent], Box::new(points))
+    }
+
+    fn conv<'n>(&self, value: ValueId, op: &'n Op, node: &'n Node, at: &'n [Dim]) -> Result<(Vec<Dim>, Points<'n>), Stop> {
+        let Op::conv { stride, pad, dilation, group, layout } = op else {
+            return Err(Stop::Fail(value, "it is no contraction".to_string()));
+        };
+        if pad.iter().any(|&p| p != 0) {
+            return Err(Stop::Fail(value, "expects a convolution whose padding has been made explicit".to_string()));
+        }
+        let (n, weights) = (stride.len(), &self.ty(node.operands[1]).dims);
+        let (kernel, inputs, outputs) = match layout {
+            Layout::First => (&weights[2..], &weights[1], &weights[0]),
+            Layout::Last => (&weights[..n], &weights[n], &weights[n + 1]),
+        };
+        let (spatial, output) = if *layout == Layout::First { (2, at[1].clone()) } else { (1, at[n + 1].clone()) };
+        let in_group = if *group == 1 { Dim::ZERO } else { self.ranges.div(&output, &outputs.floor_div(&Dim::from(*group))) };
+        let first_input = in_group * inputs.clone();
+        // Channels are innermost in memory where they are last, so that a row of taps is one run of elements.
+        let mut extents = kernel.to_vec();
+        extents.push(inputs.clone());
+        let points = move |k: &[Dim]| {
+            let (taps, channel) = k.split_at(n);
+            let position: Vec<Dim> = (0..n).map(|i| at[spatial + i].clone() * stride[i] as i64 + taps[i].clone() * dilation[i] as i64).collect();
+            let input = first_input.clone() + channel[0].clone();
+            match layout {
+                Layout::First => [[&[at[0].clone(), input][..], &position].concat(), [&[output.clone(), channel[0].clone()][..], taps].concat()],
+                Layout::Last => [[&at[..1], &position, &[input]].concat(), [taps, channel, &[output.clone()]].concat()],
+            }
+        };
+        Ok((extents, Box::new(points)))
+    }
+}
+
+/// From the index along the contracted axes to the indices of both operands.
+type Points<'n> = Box<dyn Fn(&[Dim]) -> [Vec<Dim>; 2] + 'n>;

@@ -1,0 +1,451 @@
+//! Arithmetic on offsets that knows the ranges of loop variables: where views become plain strides.
+//!
+//! Composing views gives quotients and remainders; most of them vanish once it is known that `0 <= j < 12`:
+//!
+//! ```text
+//! div(12*i + j, 12)                      =  i
+//! mod(12*i + j, 12)                      =  j
+//! div(4*i + j, 12)  with j in 0..4       =  div(i, 3)
+//! 12*div(x, 12) + mod(x, 12)             =  x
+//! ```
+//!
+//! Invariant: a simplified [`Dim`] has the same value at every point of the loops. The loops run, so their extents are at
+//! least 1; symbols of the model are at least 0; divisors are extents and so positive.
+
+use crate::kernel::Axis;
+use egret_ir::Dim;
+use egret_ir::dim::{Atom, Term};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// What is known of symbols: each of these lies in `0..extent`.
+#[derive(Clone, Debug, Default)]
+pub struct Ranges {
+    extents: BTreeMap<Arc<str>, Dim>,
+    /// Those that are read from data; a loop variable can be split, they cannot.
+    read: BTreeSet<Arc<str>>,
+    /// Symbols of the model that are at least 1, since a loop over them runs.
+    positive: BTreeSet<Arc<str>>,
+    /// Expressions that are at least 0, since a loop over one more runs.
+    facts: BTreeSet<Dim>,
+}
+
+impl Ranges {
+    /// The ranges of some loop variables.
+    pub fn of<'a>(axes: impl IntoIterator<Item = &'a Axis>) -> Ranges {
+        let mut ranges = Ranges::default();
+        axes.into_iter().for_each(|a| ranges.add(&a.name, &a.extent));
+        ranges
+    }
+
+    /// Adds an index read from data that lies in `0..extent`.
+    pub fn add_read(&mut self, symbol: &Arc<str>, extent: &Dim) {
+        self.add(symbol, extent);
+        self.read.insert(symbol.clone());
+    }
+
+    /// Whether an index read from data occurs in `d`.
+    pub fn mentions_read(&self, d: &Dim) -> bool {
+        self.read.iter().any(|s| d.mentions(s))
+    }
+
+    /// Adds a loop variable that lies in `0..extent`.
+    pub fn add(&mut self, symbol: &Arc<str>, extent: &Dim) {
+        let extent = of_running(extent);
+        match extent.terms() {
+            [] => {}
+            [Term { atoms, .. }] => {
+                let symbols = atoms.iter().filter_map(|a| if let Atom::Symbol(s) = a { Some(s.clone()) } else { None });
+                self.positive.extend(symbols);
+            }
+            _ => {
+                self.facts.insert(extent.clone() - 1);
+            }
+        }
+        self.extents.insert(symbol.clone(), extent);
+    }
+
+    /// An equal expression with fewer quotients and remainders.
+    pub fn simplify(&self, d: &Dim) -> Dim {
+        if d.terms().iter().all(|t| t.atoms.iter().all(|a| matches!(a, Atom::Symbol(_)))) {
+            return d.clone();
+        }
+        let terms = d.terms().iter().map(|t| t.atoms.iter().fold(Dim::from(t.coefficient), |product, atom| product * self.simplify_atom(atom)));
+        recombine(terms.fold(Dim::ZERO, |sum, term| sum + term))
+    }
+
+    fn simplify_atom(&self, atom: &Atom) -> Dim {
+        match atom {
+            Atom::Symbol(name) => Dim::symbol(name.clone()),
+            Atom::Div(x, by) => self.div(&self.simplify(x), &self.simplify(by)),
+            Atom::Mod(x, by) => self.modulo(&self.simplify(x), &self.simplify(by)),
+            Atom::Max(a, b) => self.maximum(&self.simplify(a), &self.simplify(b)),
+            Atom::Min(a, b) => self.minimum(&self.simplify(a), &self.simplify(b)),
+        }
+    }
+
+    fn maximum(&self, a: &Dim, b: &Dim) -> Dim {
+        if self.at_most(b, a) {
+            a.clone()
+        } else if self.at_most(a, b) {
+            b.clone()
+        } else {
+            a.maximum(b)
+        }
+    }
+
+    fn minimum(&self, a: &Dim, b: &Dim) -> Dim {
+        if self.at_most(a, b) {
+            a.clone()
+        } else if self.at_most(b, a) {
+            b.clone()
+        } else {
+            a.minimum(b)
+        }
+    }
+
+    /// Floor division.
+    pub fn div(&self, x: &Dim, by: &Dim) -> Dim {
+        let (whole, rest) = split(x, by);
+        if !whole.is(0) {
+            return whole + self.div(&rest, by);
+        }
+        if self.within(x, by) {
+            return Dim::ZERO;
+        }
+        match self.coarser(x, by) {
+            Some((step, steps, _)) => self.div(&steps, &by.exact_div(&step).expect("a factor of the divisor")),
+            None => x.floor_div(by),
+        }
+    }
+
+    /// Remainder of floor division.
+    pub fn modulo(&self, x: &Dim, by: &Dim) -> Dim {
+        let (whole, rest) = split(x, by);
+        if !whole.is(0) {
+            return self.modulo(&rest, by);
+        }
+        if self.within(x, by) {
+            return x.clone();
+        }
+        match self.coarser(x, by) {
+            Some((step, steps, rest)) => self.modulo(&steps, &by.exact_div(&step).expect("a factor of the divisor")) * step + rest,
+            None => x.modulo(by),
+        }
+    }
+
+    /// `x = step*steps + rest` with `0 <= rest < step` and `step` a proper factor of `by`: division by `by` does not see
+    /// the rest.
+    fn coarser(&self, x: &Dim, by: &Dim) -> Option<(Dim, Dim, Dim)> {
+        let steps = x.terms().iter().filter(|t| !t.atoms.is_empty()).map(|t| common_factor(t, by)).collect::<BTreeSet<Dim>>();
+        steps.into_iter().filter(|step| !step.is(1)).find_map(|step| {
+            let (steps, rest) = split(x, &step);
+            self.within(&rest, &step).then_some((step, steps, rest))
+        })
+    }
+
+    /// Whether `0 <= x < end` for sure.
+    pub fn within(&self, x: &Dim, end: &Dim) -> bool {
+        self.at_most(&Dim::ZERO, x) && self.at_most(&(x.clone() + 1), end)
+    }
+
+    /// Whether `a <= b` for sure.
+    pub fn at_most(&self, a: &Dim, b: &Dim) -> bool {
+        self.never_negative(&(b.clone() - a.clone()))
+    }
+
+    /// Whether `d >= 0` for sure: each bounded symbol is replaced by the end of its range where `d` is smallest, and what
+    /// is left must have no negative term.
+    fn never_negative(&self, d: &Dim) -> bool {
+        if let Some(c) = d.as_const() {
+            return c >= 0;
+        }
+        match d.terms().iter().flat_map(|t| &t.atoms).find_map(|atom| Some((atom.clone(), self.highest(atom)?))) {
+            Some((atom, highest)) => match coefficient(d, &atom) {
+                Some((factor, rest)) if self.never_negative(&factor) => self.never_negative(&rest),
+                Some((factor, rest)) if self.never_negative(&-factor.clone()) => self.never_negative(&(rest + factor * highest)),
+                _ => false,
+            },
+            None => self.is_sum_of_positives(d) || self.bounded_by_extremes(d),
+        }
+    }
+
+    /// Whether `d >= 0` for sure by `max(a, b) >= a` and `-min(a, b) >= -a`, or by both cases of the opposite signs.
+    fn bounded_by_extremes(&self, d: &Dim) -> bool {
+        let atoms = d.terms().iter().flat_map(|t| &t.atoms);
+        let extremes: BTreeSet<&Atom> = atoms.filter(|a| matches!(a, Atom::Max(..) | Atom::Min(..))).collect();
+        extremes.into_iter().any(|atom| {
+            let (Atom::Max(a, b) | Atom::Min(a, b)) = atom else { return false };
+            let Some((factor, rest)) = coefficient(d, atom) else { return false };
+            let case = |x: &Dim| self.never_negative(&(rest.clone() + factor.clone() * x.clone()));
+            let one_is_enough = match atom {
+                Atom::Max(..) => self.never_negative(&factor),
+                _ => self.never_negative(&-factor.clone()),
+            };
+            if one_is_enough { case(a) || case(b) } else { case(a) && case(b) }
+        })
+    }
+
+    /// The largest value of an atom whose smallest is 0, where that is known and simpler than the atom.
+    fn highest(&self, atom: &Atom) -> Option<Dim> {
+        match atom {
+            Atom::Symbol(name) => Some(self.extents.get(name)?.clone() - 1),
+            Atom::Mod(x, by) => self.is_bounded(x).then(|| by.clone() - 1),
+            Atom::Div(x, by) if self.is_bounded(x) && self.never_negative(x) => Some(self.upper(x)?.floor_div(by)),
+            Atom::Div(..) | Atom::Max(..) | Atom::Min(..) => None,
+        }
+    }
+
+    /// Whether a loop variable occurs in `d`.
+    fn is_bounded(&self, d: &Dim) -> bool {
+        d.symbols().iter().any(|s| self.extents.contains_key(s))
+    }
+
+    /// An upper bound of `d` without loop variables.
+    fn upper(&self, d: &Dim) -> Option<Dim> {
+        match d.terms().iter().flat_map(|t| &t.atoms).find_map(|atom| Some((atom.clone(), self.highest(atom)?))) {
+            Some((atom, highest)) => match coefficient(d, &atom) {
+                Some((factor, rest)) if self.never_negative(&factor) => self.upper(&(rest + factor * highest)),
+                Some((factor, rest)) if self.never_negative(&-factor.clone()) => self.upper(&rest),
+                _ => None,
+            },
+            None => (!self.is_bounded(d)).then(|| d.clone()),
+        }
+    }
+
+    /// Whether an expression without loop variables is at least 0, by its signs or by those of what is left after a fact.
+    fn is_sum_of_positives(&self, d: &Dim) -> bool {
+        self.has_no_negative_term(d) || self.facts.iter().any(|fact| self.has_no_negative_term(&(d.clone() - fact.clone())))
+    }
+
+    /// Whether no term is negative for any extents, the positive symbols counted from 1.
+    fn has_no_negative_term(&self, d: &Dim) -> bool {
+        let shifted = d.substitute(&|s| self.positive.contains(s).then(|| Dim::symbol(s) + 1));
+        match shifted.as_const() {
+            Some(c) => c >= 0,
+            None => shifted.terms().iter().all(|t| t.coefficient >= 0) && !self.is_bounded(&shifted),
+        }
+    }
+
+    /// The first quotient or remainder of a loop variable by a divisor of its extent: splitting the loop there makes it
+    /// linear. Gives the variable and the divisor.
+    pub fn factor(&self, d: &Dim) -> Option<(Arc<str>, Dim)> {
+        d.terms().iter().flat_map(|t| &t.atoms).find_map(|atom| match atom {
+            Atom::Symbol(_) => None,
+            Atom::Div(x, by) | Atom::Mod(x, by) => self.factor(x).or_else(|| self.splits(x, by)),
+            Atom::Max(a, b) | Atom::Min(a, b) => self.factor(a).or_else(|| self.factor(b)),
+        })
+    }
+
+    /// For a cut of a loop at `at`: the same, held within the loop.
+    pub fn held(&self, at: &Dim, extent: &Dim) -> Dim {
+        self.minimum(&self.maximum(at, &Dim::ZERO), extent)
+    }
+
+    fn splits(&self, x: &Dim, by: &Dim) -> Option<(Arc<str>, Dim)> {
+        let name = x.as_symbol()?;
+        let extent = self.extents.get(name)?;
+        let divides = !self.read.contains(name) && !by.is(1) && extent != by && extent.exact_div(by).is_some() && !self.is_bounded(by);
+        divides.then(|| (name.clone(), by.clone()))
+    }
+
+    /// Where to cut which loop so that `x < end` is decided on one side at least.
+    pub fn cut(&self, x: &Dim, end: &Dim) -> Option<(Arc<str>, Dim)> {
+        let variables: Vec<Arc<str>> = x.symbols().into_iter().filter(|s| self.extents.contains_key(s)).collect();
+        match &variables[..] {
+            [name] => self.cut_line(x, end, name),
+            _ => variables.iter().find_map(|name| self.cut_slab(x, end, name)),
+        }
+    }
+
+    /// For `x` that walks along one loop: from the cut on it is behind `end`, or before it when it walks backwards.
+    fn cut_line(&self, x: &Dim, end: &Dim, name: &Arc<str>) -> Option<(Arc<str>, Dim)> {
+        let (factor, rest) = x.linear_in(name)?;
+        let at = match factor.as_const()? {
+            f if f > 0 => (end.clone() - rest).ceil_div(&f.into()),
+            f => (rest - end.clone()).floor_div(&(-f).into()) + 1,
+        };
+        Some((name.clone(), at))
+    }
+
+    /// For `x` that takes a long step along a loop and short ones in between: where the step begins that `end` is in, or
+    /// behind that step if it is the first.
+    fn cut_slab(&self, x: &Dim, end: &Dim, name: &Arc<str>) -> Option<(Arc<str>, Dim)> {
+        let (step, rest) = x.linear_in(name)?;
+        let start = rest.terms().iter().find(|t| t.atoms.is_empty()).map_or(0, |t| t.coefficient);
+        let room = (end.clone() - start).as_const()?;
+        let length = step.as_const().filter(|s| *s > 0)?;
+        let is_short = self.within(&(rest - start), &step);
+        is_short.then(|| (name.clone(), Dim::from((room / length).max(1))))
+    }
+}
+
+/// The extent of a loop that runs at least once: where it is `max(a, 0)`, it is `a`.
+fn of_running(extent: &Dim) -> Dim {
+    match extent.terms() {
+        [Term { atoms, coefficient: 1 }] => match atoms.as_slice() {
+            [Atom::Max(a, b)] if b.as_const().is_some_and(|b| b <= 0) => of_running(a),
+            [Atom::Max(a, b)] if a.as_const().is_some_and(|a| a <= 0) => of_running(b),
+            _ => extent.clone(),
+        },
+        _ => extent.clone(),
+    }
+}
+
+/// `(p, q)` with `x = by*p + q`, where `q` holds the terms that `by` does not divide.
+fn split(x: &Dim, by: &Dim) -> (Dim, Dim) {
+    if let Some(c) = by.as_const() {
+        return x.split_multiple(c);
+    }
+    x.terms().iter().fold((Dim::ZERO, x.as_const().map_or(Dim::ZERO, Dim::from)), |(whole, rest), term| {
+        let term = Dim::from_terms(vec![term.clone()]);
+        match term.exact_div(by) {
+            Some(quotient) => (whole + quotient, rest),
+            None => (whole, rest + term),
+        }
+    })
+}
+
+/// The largest term that divides both a term and `by`.
+fn common_factor(term: &Term, by: &Dim) -> Dim {
+    let divisor = match (by.as_const(), by.terms()) {
+        (Some(c), _) => Term { atoms: vec![], coefficient: c },
+        (None, [divisor]) => divisor.clone(),
+        _ => return Dim::ONE,
+    };
+    let mut left = divisor.atoms;
+    let shared = term.atoms.iter().filter(|a| left.iter().position(|b| b == *a).map(|i| left.remove(i)).is_some()).cloned().collect();
+    Dim::from_terms(vec![Term { atoms: shared, coefficient: gcd(term.coefficient, divisor.coefficient) }])
+}
+
+fn gcd(a: i64, b: i64) -> i64 {
+    if b == 0 { a.saturating_abs().max(1) } else { gcd(b, a.wrapping_rem(b)) }
+}
+
+/// `(factor, rest)` with `d = factor*atom + rest`, neither mentioning the atom again.
+fn coefficient(d: &Dim, atom: &Atom) -> Option<(Dim, Dim)> {
+    let (mut with, mut without) = (vec![], vec![]);
+    for term in d.terms() {
+        match term.atoms.iter().position(|a| a == atom) {
+            Some(i) => {
+                let mut atoms = term.atoms.clone();
+                atoms.remove(i);
+                if atoms.contains(atom) {
+                    return None;
+                }
+                with.push(Term { atoms, coefficient: term.coefficient });
+            }
+            None => without.push(term.clone()),
+        }
+    }
+    Some((Dim::from_terms(with), Dim::from_terms(without)))
+}
+
+/// `c*div(x, c) + mod(x, c) = x`, wherever the pair occurs with one factor.
+fn recombine(d: Dim) -> Dim {
+    for term in d.terms() {
+        for (i, atom) in term.atoms.iter().enumerate() {
+            let Atom::Mod(x, by) = atom else { continue };
+            let mut atoms = term.atoms.clone();
+            atoms.remove(i);
+            let factor = Dim::from_terms(vec![Term { atoms, coefficient: term.coefficient }]);
+            let quotient = factor.clone() * by.clone() * x.floor_div(by);
+            if !quotient.is(0) && quotient.terms().iter().all(|q| d.terms().contains(q)) {
+                let rest = d.clone() - quotient - Dim::from_terms(vec![term.clone()]);
+                return recombine(rest + factor * x.clone());
+            }
+        }
+    }
+    d
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use egret_ir::Bindings;
+
+    fn s(name: &str) -> Dim {
+        Dim::symbol(name)
+    }
+
+    fn ranges(extents: &[(&str, Dim)]) -> Ranges {
+        let mut ranges = Ranges::default();
+        extents.iter().for_each(|(name, extent)| ranges.add(&Arc::from(*name), extent));
+        ranges
+    }
+
+    #[track_caller]
+    fn check(r: &Ranges, d: Dim, expected: &str) {
+        assert_eq!(r.simplify(&d).to_string(), expected, "for {d}");
+    }
+
+    #[test]
+    fn quotients_of_loop_variables_vanish() {
+        let r = ranges(&[("i", 10.into()), ("j", 12.into()), ("k", 4.into())]);
+        let x = s("i") * 12 + s("j");
+        check(&r, x.floor_div(&12.into()), "i");
+        check(&r, x.modulo(&12.into()), "j");
+        check(&r, (s("i") * 4 + s("k")).floor_div(&12.into()), "div(i, 3)");
+        check(&r, (s("i") * 4 + s("k")).modulo(&12.into()), "k + 4*mod(i, 3)");
+        check(&r, (s("i") * 4 + 3).modulo(&12.into()), "4*mod(i, 3) + 3");
+        check(&r, (s("i") + 1).floor_div(&11.into()), "0");
+        check(&r, s("j").floor_div(&5.into()) * 5 + s("j").modulo(&5.into()), "j");
+        check(&r, (s("j") - 12).maximum(&Dim::ZERO), "0");
+        check(&r, (s("j") + 1).minimum(&12.into()), "j + 1");
+    }
+
+    #[test]
+    fn symbolic_extents_are_understood() {
+        let (h, t) = (s("H"), s("T"));
+        let r = ranges(&[("i", t.clone()), ("j", h.clone()), ("k", 64.into()), ("m", h.clone() * 64)]);
+        let x = s("i") * h.clone() * 64 + s("j") * 64 + s("k");
+        check(&r, x.floor_div(&(h.clone() * 64)), "i");
+        check(&r, x.modulo(&(h.clone() * 64)), "64*j + k");
+        check(&r, x.modulo(&(h.clone() * 64)).floor_div(&64.into()), "j");
+        check(&r, (s("i") * h.clone() + s("j")).modulo(&h), "j");
+        assert_eq!(r.factor(&s("m").floor_div(&64.into())), Some(("m".into(), 64.into())));
+        assert!(r.within(&(s("i") + 3), &(t.clone() + 3)));
+        assert!(!r.within(&(s("i") + 3), &(t + 2)));
+    }
+
+    #[test]
+    fn loops_are_cut_where_an_index_leaves() {
+        let r = ranges(&[("i", 10.into())]);
+        assert_eq!(r.cut(&s("i"), &s("P")), Some(("i".into(), s("P"))));
+        assert_eq!(r.cut(&(s("i") * 2 + 1), &8.into()), Some(("i".into(), 4.into())));
+        // 9 - i < 3 from i = 7 on.
+        assert_eq!(r.cut(&(s("i") * -1 + 9), &3.into()), Some(("i".into(), 7.into())));
+    }
+
+    /// Random expressions keep their value at every point.
+    #[test]
+    fn simplifying_keeps_the_value() {
+        let extents = [("i", 3), ("j", 4), ("k", 5)];
+        let r = ranges(&extents.map(|(name, e)| (name, Dim::from(e))));
+        let mut seed = 1u64;
+        let mut random = |n: u64| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) % n
+        };
+        for _ in 0..2000 {
+            let mut d = Dim::from(random(5) as i64 - 2);
+            for (name, _) in extents {
+                d = d + s(name) * (random(13) as i64 - 3);
+            }
+            for _ in 0..3 {
+                let by = Dim::from(1 + random(12) as i64);
+                d = match random(4) {
+                    0 => d.floor_div(&by),
+                    1 => d.modulo(&by),
+                    2 => d.floor_div(&by) * by.clone() + d.modulo(&by),
+                    _ => d.maximum(&by) + s("j") * (random(4) as i64),
+                };
+            }
+            let simple = r.simplify(&d);
+            for point in 0..60 {
+                let b = Bindings::from([("i".into(), point % 3), ("j".into(), point / 3 % 4), ("k".into(), point / 12)]);
+                assert_eq!(simple.eval(&b), d.eval(&b), "{d} became {simple} at {b:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Recurrent layers: the input projection of all steps as one contraction, then the steps.
+//!
+//! ```text
+//! y, h, c = lstm(x, w, r, bias, h0, c0)
+//! =>
+//! gates = x * w^T + (both halves of the bias)        [t, b, 4h], a contraction
+//! y, h, c = recur(gates, packed r, h0, c0)
+//! ```
+//!
+//! The recurrent weights are packed so that the gates of one lane meet in registers: `[panel, k, gate, lane]`.
+
+use super::{Data, Failure, Lowered, Lowering, Place, Region, Scratch};
+use crate::kernel::{Axis, Body, BufferId, Cell, Recur};
+use crate::pack::Packing;
+use egret_ir::attr::{Activation, Direction};
+use egret_ir::{DType, Dim, Element, Graph, Node, NodeId, Op, Tensor, TensorType, ValueId, eval};
+use std::sync::Arc;
+
+/// The cell of a recurrent op, and whether it walks backwards.
+fn cell(op: &Op) -> Option<(Cell, bool)> {
+    let reverse = |d: &Direction| *d == Direction::Reverse;
+    match op {
+        Op::lstm { direction } => Some((Cell::Lstm, reverse(direction))),
+        Op::gru { direction, linear_before_reset } => Some((Cell::Gru { linear_before_reset: *linear_before_reset }, reverse(direction))),
+        Op::rnn { direction, activation } => {
+            let cell = match activation {
+                Activation::Tanh => Cell::Tanh,
+                Activation::Relu => Cell::Relu,
+                Activation::Sigmoid => Cell::Sigmoid,
+            };
+            Some((cell, reverse(direction)))
+        }
+        _ => None,
+    }
+}
+
+/// The operands of a recurrence by name.
+struct Operands {
+    x: ValueId,
+    w: ValueId,
+    r: ValueId,
+    bias: ValueId,
+    h0: ValueId,
+    c0: Option<ValueId>,
+}
+
+impl Lowering<'_> {
+    /// The recurrence that makes a value, if one does.
+    pub(super) fn recurrence_of(&self, value: ValueId) -> Option<NodeId> {
+        let node = self.scope.graph().producer(value)?;
+        cell(&self.scope.graph().node(node).op).map(|_| node)
+    }
+
+    /// Adds the launches of a recurrence; its results go to the region's results or to scratch memory.
+    pub(super) fn recurrence(&mut self, node: NodeId) -> Result<(), Failure> {
+        let graph = &self.scope.region.graph;
+        let node = graph.node(node);
+        let fail = |reason: &str| Failure { value: node.results[0], reason: reason.to_string() };
+        let (Some((cell, reverse)), [x, w, r, bias, h0, ..]) = (cell(&node.op), &node.operands[..]) else { return Err(fail("it is no recurrence")) };
+        let operands = Operands { x: *x, w: *w, r: *r, bias: *bias, h0: *h0, c0: node.operands.get(5).copied() };
+        if graph.ty(operands.x).dtype != DType::F32 {
+            return Err(fail("recurrences are computed in f32 only"));
+        }
+        let hidden = graph.ty(operands.r).dims[1].as_const().and_then(|h| usize::try_from(h).ok());
+        let hidden = hidden.ok_or_else(|| fail("expects a hidden extent that is a number"))?;
+        let (sum, candidate) = self.biases(node, &operands, cell, hidden)?;
+        let gates = self.projection(node, &operands, sum)?;
+        let weights = self.recurrent_weights(node, &operands, cell, hidden)?;
+        self.steps(node, &operands, cell, reverse, hidden, [gates, weights], candidate)
+    }
+
+    /// A value in memory.
+    fn in_memory(&mut self, node: &Node, value: ValueId) -> Result<Place, Failure> {
+        if self.scope.place(value).is_none() {
+            let outputs: Vec<(ValueId, Place)> = node.results.iter().map(|&r| (r, Place::Result(0))).collect();
+            self.materialise(value, &outputs)?;
+        }
+        self.scope.place(value).ok_or_else(|| Failure { value, reason: "it is not in memory".to_string() })
+    }
+
+    /// The sum of the bias' halves, and for a GRU that resets late the recurrent bias of its candidate, which stays apart.
+    fn biases(&mut self, node: &Node, operands: &Operands, cell: Cell, hidden: usize) -> Result<(Place, Option<Place>), Failure> {
+        let late = matches!(cell, Cell::Gru { linear_before_reset: true });
+        let graph = bias_graph(cell.gates(), hidden, late).map_err(|reason| Failure { value: node.results[0], reason })?;
+        let places = match self.scope.constant(operands.bias) {
+            Some(bias) => {
+                let sums = eval::eval(&graph, &[(**bias).clone()]).map_err(|reason| Failure { value: operands.bias, reason })?;
+                sums.into_iter().map(|t| self.add_data(Data::Tensor(Arc::new(t)))).collect()
+            }
+            None => {
+                let bias = self.in_memory(node, operands.bias)?;
+                self.part(node, graph, &[bias])?
+            }
+        };
+        let mut places: std::vec::IntoIter<Place> = places.into_iter();
+        let sum = places.next().ok_or_else(|| Failure { value: operands.bias, reason: "it has no sum".to_string() })?;
+        Ok((sum, places.next()))
+    }
+
+    fn add_data(&mut self, data: Data) -> Place {
+        self.lowered.data.push(data);
+        Place::Data(self.lowered.data.len() - 1)
+    }
+
+    /// `x * w^T + bias` for all steps.
+    fn projection(&mut self, node: &Node, operands: &Operands, bias: Place) -> Result<Place, Failure> {
+        let outer = self.scope.region;
+        let types = [operands.x, operands.w].map(|v| outer.graph.ty(v).clone());
+        let known = outer.constant(operands.w).cloned();
+        let graph = projection_graph(&types, known).map_err(|reason| Failure { value: node.results[0], reason })?;
+        let (x, w) = (self.in_memory(node, operands.x)?, self.in_memory(node, operands.w)?);
+        let places = if graph.params().len() == 3 { vec![x, bias, w] } else { vec![x, bias] };
+        let made = self.part(node, graph, &places)?;
+        made.into_iter().next().ok_or_else(|| Failure { value: node.results[0], reason: "it has no projection".to_string() })
+    }
+
+    /// Lowers a graph whose parameters lie at `params` as a part of this region; gives where its results lie.
+    fn part(&mut self, node: &Node, graph: Graph, params: &[Place]) -> Result<Vec<Place>, Failure> {
+        let fail = |reason: String| Failure { value: node.results[0], reason };
+        let region = Region::whole(&graph).map_err(fail)?;
+        let Lowered { launches, scratch, data } = super::lower(&region, self.target).map_err(|f| fail(f.reason))?;
+        let first_scratch = self.lowered.scratch.len();
+        self.lowered.scratch.extend(scratch);
+        let first_data = self.lowered.data.len();
+        self.lowered.data.extend(data);
+        let mut results = vec![];
+        for (&value, name) in region.graph.results.iter().zip(&region.graph.result_names) {
+            let ty = region.graph.ty(value);
+            let name = format!("{}.{name}", self.scope.graph().value(node.results[0]).name);
+            self.lowered.scratch.push(Scratch { name, dtype: ty.dtype, count: ty.count() });
+            results.push(Place::Scratch(self.lowered.scratch.len() - 1));
+        }
+        for mut launch in launches {
+            for place in &mut launch.places {
+                *place = match place {
+                    Place::Value(v) => match region.graph.params().iter().position(|p| p == v) {
+                        Some(i) => params[i].clone(),
+                        None => Place::Table(region.constant(*v).ok_or_else(|| fail("a value is read before it is made".to_string()))?.clone()),
+                    },
+                    Place::Result(i) => results[*i].clone(),
+                    Place::Scratch(i) => Place::Scratch(first_scratch + *i),
+                    Place::Data(i) => Place::Data(first_data + *i),
+                    Place::Table(table) => Place::Table(table.clone()),
+                };
+            }
+            self.lowered.launches.push(launch);
+        }
+        Ok(results)
+    }
+
+    /// The recurrent weights in the order in which steps read them.
+    fn recurrent_weights(&mut self, node: &Node, operands: &Operands, cell: Cell, hidden: usize) -> Result<Place, Failure> {
+        let axis = |name: &str, extent: usize| Axis { name: name.into(), extent: Dim::from(extent) };
+        let (k, gate, lane) = (axis("%k", hidden), axis("%gate", cell.gates()), axis("%lane", hidden));
+        let offset = (gate.index() * hidden as i64 + lane.index()) * hidden as i64 + k.index();
+        if let Some(tensor) = self.scope.constant(operands.r).cloned() {
+            let packing = Packing { tensor, offset, batch: vec![], k: vec![k, gate], cols: lane, width: self.target.lanes };
+            return Ok(self.add_data(Data::Packed(packing)));
+        }
+        let r = self.in_memory(node, operands.r)?;
+        let packed = super::contract::PackAtRunTime { name: "r.panels".to_string(), from: r, offset, batch: vec![], k: vec![k, gate], cols: lane, zeros_behind: true };
+        Ok(self.pack_at_run_time(packed, self.target.lanes, node.results[0]).0)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn steps(&mut self, node: &Node, operands: &Operands, cell: Cell, reverse: bool, hidden: usize, [gates, weights]: [Place; 2], candidate: Option<Place>) -> Result<(), Failure> {
+        let mut buffers = vec![gates, weights];
+        let mut add = |place: Place| {
+            buffers.push(place);
+            BufferId(buffers.len() - 1)
+        };
+        let bias = candidate.map(&mut add);
+        let h0 = add(self.in_memory(node, operands.h0)?);
+        let c0 = match operands.c0 {
+            Some(c0) => Some(add(self.in_memory(node, c0)?)),
+            None => None,
+        };
+        let written: Vec<BufferId> = node.results.iter().map(|&value| add(self.destination(value))).collect();
+        let x = &self.scope.graph().ty(operands.x).dims;
+        let (steps, batch) = (x[0].clone(), x[1].clone());
+        let recur = Recur {
+            cell,
+            steps,
+            batch,
+            hidden,
+            reverse,
+            gates: BufferId(0),
+            weights: BufferId(1),
+            bias,
+            h0,
+            c0,
+            y: written[0],
+            h: written[1],
+            c: written.get(2).copied(),
+        };
+        self.launch(Body::Recur(recur), &buffers, node.results[0]);
+        Ok(())
+    }
+
+    /// Where a value goes: to the result that it is, or to scratch memory.
+    fn destination(&mut self, value: ValueId) -> Place {
+        let graph = &self.scope.region.graph;
+        let place = match graph.results.iter().position(|r| *r == value) {
+            Some(i) => Place::Result(i),
+            None => {
+                let ty = graph.ty(value);
+                self.add_scratch(graph.value(value).name.to_string(), ty.dtype, ty.count())
+            }
+        };
+        self.scope.computed.insert(value, place.clone());
+        place
+    }
+}
+
+/// bias: [2*g*h] -> sum: [g*h], and the recurrent candidate bias [h] if that is applied apart.
+fn bias_graph(gates: usize, hidden: usize, late: bool) -> Result<Graph, String> {
+    let mut g = Graph::new("bias");
+    let width = gates * hidden;
+    let bias = g.add_param("bias", TensorType::new(DType::F32, [2 * width]));
+    let slice = |start: usize, count: usize| Op::slice { start: vec![Dim::from(start)], shape: vec![Dim::from(count)], step: vec![1] };
+    let input = g.add("input", slice(0, width), &[bias])?;
+    let recurrent = match late {
+        false => g.add("recurrent", slice(width, width), &[bias])?,
+        true => {
+            let joined = g.add("joined", slice(width, width - hidden), &[bias])?;
+            let zeros = g.add_const("zeros", Tensor::splat(DType::F32, vec![hidden], Element::Float(0.0)));
+            g.add("recurrent", Op::concat { axis: 0 }, &[joined, zeros])?
+        }
+    };
+    let sum = g.add("sum", Op::add, &[input, recurrent])?;
+    g.add_result(sum, "bias");
+    if late {
+        let candidate = g.add("candidate", slice(2 * width - hidden, hidden), &[bias])?;
+        g.add_result(candidate, "candidate");
+    }
+    Ok(g)
+}
+
+/// x: [t, b, i], bias: [g*h], w: [g*h, i] -> x * w^T + bias: [t, b, g*h]; `w` is no parameter if it is known.
+fn projection_graph([x, w]: &[TensorType; 2], known: Option<Arc<Tensor>>) -> Result<Graph, String> {
+    let mut g = Graph::new("projection");
+    let x = g.add_param("x", x.clone());
+    let bias = g.add_param("bias", TensorType::new(DType::F32, [w.dims[0].clone()]));
+    let w = match known {
+        Some(tensor) => g.add_const("w", tensor),
+        None => g.add_param("w", w.clone()),
+    };
+    let columns = g.add("columns", Op::transpose { perm: vec![1, 0] }, &[w])?;
+    let product = g.add("product", Op::matmul, &[x, columns])?;
+    let gates = g.add("gates", Op::add, &[product, bias])?;
+    g.add_result(gates, "gates");
+    Ok(g)
+}

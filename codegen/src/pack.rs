@@ -1,0 +1,153 @@
+//! Weights in the order in which kernels read them, made when the model is compiled.
+//!
+//! A contraction reads its right operand as panels: `width` columns for the first step of `k`, the same columns for the
+//! next step, and so on, `[batch..., panel, k..., width]`. The columns behind the last are zero.
+//!
+//! ```text
+//! w: [k=2, n=3], width 2      panel 0: w00 w01  w10 w11      panel 1: w02 0  w12 0
+//! ```
+
+use crate::kernel::Axis;
+use egret_ir::{Bindings, DType, Dim, Tensor};
+use std::sync::Arc;
+
+/// How a constant is packed.
+#[derive(Clone, Debug)]
+pub struct Packing {
+    /// The constant.
+    pub tensor: Arc<Tensor>,
+    /// Which element of it stands at a point of the loops below.
+    pub offset: Dim,
+    /// The batches that have panels of their own, outermost first.
+    pub batch: Vec<Axis>,
+    /// The steps of a panel.
+    pub k: Vec<Axis>,
+    /// The columns.
+    pub cols: Axis,
+    /// Columns of a panel.
+    pub width: usize,
+}
+
+impl Packing {
+    /// Where the panels of a batch begin, in elements.
+    pub fn start(&self) -> Dim {
+        let batch = self.batch.iter().fold(Dim::ZERO, |at, a| at * a.extent.clone() + a.index());
+        batch * (self.panels() * extents(&self.k).iter().product::<usize>() * self.width)
+    }
+
+    /// The type and number of the packed elements.
+    pub fn size(&self) -> (DType, usize) {
+        let points: usize = extents(&self.batch).iter().chain(&extents(&self.k)).product();
+        (self.tensor.dtype(), points * self.panels() * self.width)
+    }
+
+    fn panels(&self) -> usize {
+        extents(std::slice::from_ref(&self.cols))[0].div_ceil(self.width)
+    }
+
+    /// The packed elements.
+    pub fn bytes(&self) -> Vec<u8> {
+        let size = self.tensor.dtype().size();
+        let (batch, k, cols) = (Walk::new(self, &self.batch), Walk::new(self, &self.k), Walk::new(self, std::slice::from_ref(&self.cols)));
+        let mut packed = vec![0; self.size().1 * size];
+        let base = self.offset.substitute(&|_| Some(Dim::ZERO)).as_const().unwrap_or(0);
+        let source = self.tensor.bytes();
+        let mut panels = packed.chunks_exact_mut((self.width * size).max(1));
+        for b in &batch.offsets {
+            for columns in cols.offsets.chunks(self.width.max(1)) {
+                for step in &k.offsets {
+                    let into = panels.next().expect("as many rows of panels as counted");
+                    for (slot, column) in into.chunks_exact_mut(size).zip(columns) {
+                        let at = (base + b + step + column) as usize * size;
+                        slot.copy_from_slice(&source[at..at + size]);
+                    }
+                }
+            }
+        }
+        packed
+    }
+
+    /// What decides the packed bytes, apart from the constant's data.
+    pub fn key(&self) -> String {
+        let axes = |axes: &[Axis]| axes.iter().map(|a| format!("{} in {}", a.name, a.extent)).collect::<Vec<_>>().join(", ");
+        format!("{} over {} / {} / {} by {}", self.offset, axes(&self.batch), axes(&self.k), axes(std::slice::from_ref(&self.cols)), self.width)
+    }
+}
+
+fn extents(axes: &[Axis]) -> Vec<usize> {
+    axes.iter().map(|a| a.extent.as_const().and_then(|n| usize::try_from(n).ok()).unwrap_or(0)).collect()
+}
+
+/// What the points of some loops, row-major, add to the offset.
+struct Walk {
+    offsets: Vec<i64>,
+}
+
+impl Walk {
+    /// The offset has no term in which loops of two groups meet, so each group adds its own share.
+    fn new(packing: &Packing, axes: &[Axis]) -> Walk {
+        let names: Vec<&Arc<str>> = axes.iter().map(|a| &a.name).collect();
+        let share = packing.offset.substitute(&|s| (!names.iter().any(|n| &***n == s)).then_some(Dim::ZERO));
+        let zero: Bindings = names.iter().map(|n| ((*n).clone(), 0)).collect();
+        let base = share.eval(&zero).unwrap_or(0);
+        let extents = extents(axes);
+        let strides: Option<Vec<i64>> = axes.iter().map(|a| share.linear_in(&a.name)?.0.as_const()).collect();
+        let point = |mut position: usize| {
+            let mut index = vec![0; extents.len()];
+            for (i, n) in index.iter_mut().zip(&extents).rev() {
+                (*i, position) = ((position % n) as i64, position / n);
+            }
+            index
+        };
+        let at = |position: usize| match &strides {
+            Some(strides) => point(position).iter().zip(strides).map(|(i, s)| i * s).sum(),
+            None => {
+                let bindings: Bindings = names.iter().map(|n| (*n).clone()).zip(point(position)).collect();
+                share.eval(&bindings).unwrap_or(0) - base
+            }
+        };
+        Walk { offsets: (0..extents.iter().product()).map(at).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn axis(name: &str, extent: i64) -> Axis {
+        Axis { name: name.into(), extent: extent.into() }
+    }
+
+    #[test]
+    fn panels_hold_columns_step_by_step() {
+        let w: Vec<f32> = (0..6).map(|i| i as f32).collect();
+        let packing = Packing {
+            tensor: Arc::new(Tensor::from_f32s(vec![2, 3], &w)),
+            offset: Dim::symbol("k") * 3 + Dim::symbol("n"),
+            batch: vec![],
+            k: vec![axis("k", 2)],
+            cols: axis("n", 3),
+            width: 2,
+        };
+        let bytes = packing.bytes();
+        let packed: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        assert_eq!(packed, [0.0, 1.0, 3.0, 4.0, 2.0, 0.0, 5.0, 0.0]);
+    }
+
+    #[test]
+    fn batches_and_merged_loops_are_taken_apart() {
+        // [h=2, k=4, d=2] read with the merged loop c over [h, d] is [h, k, d] at [c/2, k, c%2].
+        let c = Dim::symbol("c");
+        let packing = Packing {
+            tensor: Arc::new(Tensor::from_f32s(vec![2, 4, 2], &(0..16).map(|i| i as f32).collect::<Vec<_>>())),
+            offset: c.floor_div(&2.into()) * 8 + Dim::symbol("k") * 2 + c.modulo(&2.into()),
+            batch: vec![],
+            k: vec![axis("k", 4)],
+            cols: axis("c", 4),
+            width: 4,
+        };
+        let bytes = packing.bytes();
+        let packed: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        assert_eq!(packed[..8], [0.0, 1.0, 8.0, 9.0, 2.0, 3.0, 10.0, 11.0]);
+    }
+}

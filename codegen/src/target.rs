@@ -1,0 +1,207 @@
+//! Which processors code is made for.
+//!
+//! A [`Target`] fixes the instruction set (a level such as `x86-64-v4`) and, apart from it, the processor whose pipeline the
+//! instructions are ordered for. **Invariant.** Code uses no feature beyond [`Target::features`], which the header of an
+//! artifact lists, so that an artifact for `znver4` runs on every processor of level `x86-64-v4`.
+//!
+//! ```
+//! # use egret_codegen::target::Target;
+//! let target = Target::named("x86-64-v4").unwrap();
+//! assert_eq!((target.lanes, target.vregs), (16, 32));
+//! assert!(Target::named("pentium").unwrap_err().to_string().contains("x86-64-v3"));
+//! ```
+
+use inkwell::targets::{InitializationConfig, TargetMachine};
+
+/// A processor that code is made for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// The name it was asked for by; for `native`, the host's.
+    pub name: String,
+    /// LLVM's triple.
+    pub triple: &'static str,
+    /// `x86_64` or `aarch64`, as in `std::env::consts::ARCH`.
+    pub arch: &'static str,
+    /// The LLVM processor whose features code may use.
+    pub cpu: &'static str,
+    /// The LLVM processor that instructions are scheduled for.
+    pub tune: String,
+    /// Features beyond the architecture's baseline, by LLVM's names: what a processor must have to run the code.
+    pub features: &'static [&'static str],
+    /// How many `f32`s a vector register holds.
+    pub lanes: usize,
+    /// The number of vector registers.
+    pub vregs: usize,
+}
+
+/// A target that is not known or cannot be made code for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// No target has this name.
+    #[error("`{name}` is no known target; expected `native` or one of {known}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// Every name there is.
+        known: String,
+    },
+    /// `native` on a processor that is too old.
+    #[error("code for this processor (`{cpu}`) cannot be made: it lacks {missing}; name a target to compile for another machine")]
+    Host {
+        /// LLVM's name of the processor.
+        cpu: String,
+        /// What is missing, in words.
+        missing: String,
+    },
+}
+
+/// An instruction set.
+struct Level {
+    cpu: &'static str,
+    triple: &'static str,
+    arch: &'static str,
+    features: &'static [&'static str],
+    lanes: usize,
+    vregs: usize,
+    /// Processors that have it and nothing better; the first is the level's own name.
+    processors: &'static [&'static str],
+}
+
+/// Best first within an architecture.
+const LEVELS: &[Level] = &[
+    Level {
+        cpu: "x86-64-v4",
+        triple: "x86_64-unknown-linux-gnu",
+        arch: "x86_64",
+        features: &["avx", "avx2", "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe", "popcnt"],
+        lanes: 16,
+        vregs: 32,
+        processors: &[
+            "x86-64-v4", "skylake-avx512", "cascadelake", "cooperlake", "icelake-client", "icelake-server", "tigerlake", "rocketlake",
+            "sapphirerapids", "emeraldrapids", "graniterapids", "znver4", "znver5",
+        ],
+    },
+    Level {
+        cpu: "x86-64-v3",
+        triple: "x86_64-unknown-linux-gnu",
+        arch: "x86_64",
+        features: &["avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe", "popcnt"],
+        lanes: 8,
+        vregs: 16,
+        processors: &["x86-64-v3", "haswell", "broadwell", "skylake", "alderlake", "raptorlake", "znver1", "znver2", "znver3"],
+    },
+    Level {
+        cpu: "generic",
+        triple: "aarch64-unknown-linux-gnu",
+        arch: "aarch64",
+        features: &["neon"],
+        lanes: 4,
+        vregs: 32,
+        processors: &["aarch64", "cortex-a72", "cortex-a76", "neoverse-n1", "neoverse-n2", "neoverse-v1", "neoverse-v2", "apple-m1", "ampere1"],
+    },
+];
+
+impl Target {
+    /// The target of this name: `native`, a level (`x86-64-v3`, `x86-64-v4`, `aarch64`) or a processor (`znver4`).
+    ///
+    /// # Errors
+    /// When the name is not known, or it is `native` and this machine is too old or of another kind.
+    pub fn named(name: &str) -> Result<Target, TargetError> {
+        if name == "native" {
+            return Target::native();
+        }
+        let level = LEVELS.iter().find(|l| l.processors.contains(&name));
+        let level = level.ok_or_else(|| TargetError::Unknown { name: name.to_string(), known: Target::names().join(", ") })?;
+        Ok(level.target(name))
+    }
+
+    /// The best target that runs here.
+    ///
+    /// # Errors
+    /// When no level does.
+    pub fn native() -> Result<Target, TargetError> {
+        let cpu = TargetMachine::get_host_cpu_name().to_string();
+        let here: Vec<&Level> = LEVELS.iter().filter(|l| l.arch == std::env::consts::ARCH).collect();
+        match here.iter().find(|l| l.missing().is_empty()) {
+            Some(level) => Ok(level.target(&cpu)),
+            None => {
+                let missing = here.last().map_or(format!("support for {}", std::env::consts::ARCH), |l| l.missing().join(", "));
+                Err(TargetError::Host { cpu, missing })
+            }
+        }
+    }
+
+    /// Every name that [`Target::named`] knows besides `native`.
+    pub fn names() -> Vec<&'static str> {
+        LEVELS.iter().flat_map(|l| l.processors).copied().collect()
+    }
+
+    /// The features as an artifact's header has them.
+    pub fn required_features(&self) -> Vec<String> {
+        self.features.iter().map(|f| f.to_string()).collect()
+    }
+
+    /// Whether code for it runs on this machine.
+    pub fn runs_here(&self) -> bool {
+        self.arch == std::env::consts::ARCH && egret_runtime::cpu::missing_features(&self.required_features()).is_empty()
+    }
+
+    /// Bits of a vector register.
+    pub fn vector_bits(&self) -> usize {
+        32 * self.lanes
+    }
+
+    /// Tells LLVM about the architectures; cheap when done before.
+    pub(crate) fn initialize() {
+        inkwell::targets::Target::initialize_x86(&InitializationConfig::default());
+        inkwell::targets::Target::initialize_aarch64(&InitializationConfig::default());
+    }
+}
+
+impl Level {
+    fn target(&self, name: &str) -> Target {
+        // A level's own name says nothing about pipelines.
+        let tune = if self.processors[0] == name { self.cpu } else { name };
+        Target {
+            name: name.to_string(),
+            triple: self.triple,
+            arch: self.arch,
+            cpu: self.cpu,
+            tune: tune.to_string(),
+            features: self.features,
+            lanes: self.lanes,
+            vregs: self.vregs,
+        }
+    }
+
+    fn missing(&self) -> Vec<String> {
+        let wanted: Vec<String> = self.features.iter().map(|f| f.to_string()).collect();
+        egret_runtime::cpu::missing_features(&wanted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_a_target() {
+        for name in Target::names() {
+            assert_eq!(Target::named(name).unwrap().name, name);
+        }
+    }
+
+    #[test]
+    fn native_code_runs_here() {
+        match Target::native() {
+            Ok(target) => assert!(target.runs_here()),
+            Err(e) => assert!(e.to_string().contains("lacks"), "{e}"),
+        }
+    }
+
+    #[test]
+    fn a_wrong_name_lists_the_right_ones() {
+        let message = Target::named("i486").unwrap_err().to_string();
+        assert!(message.starts_with("`i486` is no known target; expected `native` or one of x86-64-v4, "), "{message}");
+    }
+}

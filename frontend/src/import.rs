@@ -1,0 +1,670 @@
+//! From a model to a graph: names, order, functions and branches.
+//!
+//! Nodes are imported in the order of their operands. What goes wrong at one is noted as a [`Problem`], its results count as
+//! broken, and the import goes on, so that a user sees all problems at once and none twice.
+
+use crate::build::Builder;
+use crate::error::{Code, FileError, ImportError, Place, Problem, Warning, did_you_mean, listed};
+use crate::inputs::{self, contradiction};
+use crate::model::{Model, TensorError};
+use crate::order::{Order, order};
+use crate::scope::{Binding, Scope, Scopes, domain, opsets};
+use crate::site::{BREAKS_SPECIFICATION, Fault, Outcome, Site, Stop, fault, malformed};
+use crate::table::{self, NEWEST_OPSET, OLDEST_OPSET};
+use crate::{Import, ImportOptions, Summary};
+use egret_ir::{TensorType, ValueId};
+use onnx_protobuf::{AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+/// Functions and branches inside each other; models have two or three. Keeps hostile files from overflowing the stack.
+const MAX_SCOPES: usize = 40;
+
+/// Nodes after inlining. The largest models have some ten thousand; functions that call functions can ask for any number.
+const MAX_NODES: usize = 1 << 18;
+
+/// The inputs of a model that has been read.
+pub(crate) fn inputs(model: &Model) -> Result<Vec<(Arc<str>, TensorType)>, ImportError> {
+    let mut importer = Importer::new(model, &model.proto.graph);
+    importer.parameters(&model.proto.graph, &ImportOptions::default())?;
+    if !importer.problems.is_empty() {
+        return Err(ImportError::Unsupported(importer.problems));
+    }
+    let graph = &importer.build.graph;
+    Ok(graph.params().iter().map(|&p| (graph.value(p).name.clone(), graph.ty(p).clone())).collect())
+}
+
+/// Problems after which the import gives up looking for more.
+const MAX_PROBLEMS: usize = 1000;
+
+/// Unknown names for which a similar one is looked for: looking takes time, and many unknown names have one cause.
+const SUGGESTIONS: usize = 20;
+
+/// What to do about what only a newer operator set has.
+const NEWER: &str = "export the model for an older operator set";
+
+/// Imports a model that has been read.
+pub(crate) fn import(model: &Model, options: &ImportOptions) -> Result<Import, ImportError> {
+    let graph: &GraphProto = &model.proto.graph;
+    let mut importer = Importer::new(model, graph);
+    importer.check_opsets();
+    importer.declare_names(graph);
+    importer.parameters(graph, options)?;
+    let outputs: Vec<&str> = graph.output.iter().map(|o| o.name.as_str()).collect();
+    importer.nodes(&graph.node, &outputs).map_err(|e| ImportError::File(*e))?;
+    importer.results(graph).map_err(|e| ImportError::File(*e))?;
+    importer.finish(graph)
+}
+
+struct Importer<'m> {
+    model: &'m Model,
+    /// By domain, name and overload.
+    functions: HashMap<(&'m str, &'m str, &'m str), &'m FunctionProto>,
+    build: Builder,
+    scopes: Scopes<'m>,
+    /// The functions whose bodies are being imported.
+    calls: Vec<*const FunctionProto>,
+    imported: usize,
+    /// Whether the import ended early, so that names are missing that the model does make.
+    stopped: bool,
+    problems: Vec<Problem>,
+    warnings: Vec<Warning>,
+    /// Operators and attributes that have been warned of.
+    warned: HashSet<(String, String)>,
+}
+
+/// What the inputs of a node stand for; `None` when one of them is broken or stands for nothing.
+type Operands = Option<Vec<Option<ValueId>>>;
+
+impl<'m> Importer<'m> {
+    fn new(model: &'m Model, graph: &'m GraphProto) -> Importer<'m> {
+        let made = graph.node.iter().flat_map(|n| &n.output).map(String::as_str);
+        let names = graph.input.iter().map(|i| i.name.as_str()).chain(graph.initializer.iter().map(|t| t.name.as_str())).chain(made);
+        let build = Builder::new(&graph.name, names.map(Arc::from));
+        let functions = model.proto.functions.iter().map(|f| ((domain(&f.domain), f.name.as_str(), f.overload.as_str()), f)).collect();
+        let mut scopes = Scopes::default();
+        scopes.push(Scope { opsets: opsets(&model.proto.opset_import), ..Scope::default() });
+        Importer {
+            model,
+            functions,
+            build,
+            scopes,
+            calls: vec![],
+            imported: 0,
+            stopped: false,
+            problems: vec![],
+            warnings: vec![],
+            warned: HashSet::new(),
+        }
+    }
+
+    fn problem(&mut self, code: Code, message: impl Into<String>, help: impl Into<String>) {
+        self.problems.push(Problem { code, message: message.into(), place: None, attribute: None, help: help.into() });
+    }
+
+    fn fault(&mut self, fault: Fault, place: Option<Place>) {
+        self.problems.push(Problem { code: fault.code, message: fault.message, place, attribute: fault.attribute, help: fault.help });
+    }
+
+    // ---- before the nodes
+
+    fn check_opsets(&mut self) {
+        match self.scopes.top().opsets.get("").copied() {
+            Some(version) if version < OLDEST_OPSET => self.problem(
+                Code::Opset,
+                format!("operator set {version} is older than {OLDEST_OPSET}, the oldest that is read"),
+                "convert the model with `onnx.version_converter.convert_version`, or export it again",
+            ),
+            Some(version) if version > NEWEST_OPSET => self.warnings.push(Warning {
+                message: format!("operator set {version} is newer than {NEWEST_OPSET}, the newest that is known; its operators are taken to mean what they mean in {NEWEST_OPSET}"),
+            }),
+            Some(_) => {}
+            None if self.model.proto.graph.node.iter().all(|n| !domain(&n.domain).is_empty()) => {}
+            None => self.problem(Code::Opset, "the model does not say which operator set it uses", "set `opset_import` of the model"),
+        }
+    }
+
+    /// Checks that no name is made twice, and makes initializers known.
+    fn declare_names(&mut self, graph: &'m GraphProto) {
+        let mut makers: HashMap<&str, &str> = HashMap::new();
+        let inputs = graph.input.iter().map(|i| (i.name.as_str(), "an input"));
+        let made = graph.node.iter().flat_map(|n| &n.output).map(|o| (o.as_str(), "the output of a node"));
+        for (name, what) in inputs.chain(made).filter(|(name, _)| !name.is_empty()) {
+            if let Some(before) = makers.insert(name, what) {
+                self.problem(
+                    Code::Name,
+                    format!("`{name}` is {before} and again {what}, expected one maker per name"),
+                    "give every value its own name and export the model again",
+                );
+            }
+        }
+        for tensor in &graph.initializer {
+            if makers.get(tensor.name.as_str()) == Some(&"the output of a node")
+                || self.scopes.top().names.contains_key(tensor.name.as_str())
+            {
+                self.problem(
+                    Code::Name,
+                    format!("the initializer `{}` is made twice, expected one maker per name", tensor.name),
+                    "give every value its own name and export the model again",
+                );
+            }
+            self.scopes.top_mut().names.insert(&tensor.name, Binding::Initializer(tensor));
+        }
+        for sparse in &graph.sparse_initializer {
+            let name = sparse.values.name.as_str();
+            self.problem(
+                Code::ValueKind,
+                format!("the initializer `{name}` is a sparse tensor, expected a dense one"),
+                "convert it to a dense tensor before the export",
+            );
+        }
+    }
+
+    /// Adds the inputs that are no initializers.
+    fn parameters(&mut self, graph: &'m GraphProto, options: &ImportOptions) -> Result<(), ImportError> {
+        let (declared, faults) = inputs::declared(graph);
+        let bindings = inputs::bindings(&declared, options).map_err(ImportError::Options)?;
+        let broken = declared.iter().filter_map(|input| match input.ty(options, &bindings) {
+            Ok(ty) => {
+                let value = self.build.param(input.name, ty);
+                self.scopes.top_mut().names.insert(input.name, Binding::Value(value));
+                None
+            }
+            Err(fault) => Some((input.name, fault)),
+        });
+        let broken: Vec<(&str, Fault)> = broken.collect();
+        for (name, fault) in faults.into_iter().chain(broken) {
+            self.fault(fault, None);
+            self.scopes.top_mut().names.insert(name, Binding::Broken);
+        }
+        Ok(())
+    }
+
+    // ---- nodes
+
+    /// Imports the nodes that the outputs need.
+    fn nodes(&mut self, nodes: &'m [NodeProto], outputs: &[&'m str]) -> Result<(), Box<FileError>> {
+        let order: Order<'m> = order(nodes, outputs.iter().copied());
+        if !order.cycle.is_empty() {
+            let names: Vec<String> = order.cycle.iter().map(|&i| format!("{} ({})", label(&nodes[i], i), nodes[i].op_type)).collect();
+            self.problem(
+                Code::Cycle,
+                format!("nodes wait for each other: {}", listed(&names)),
+                "export the model again: a graph must not have cycles",
+            );
+            let sorted: HashSet<usize> = order.nodes.iter().copied().collect();
+            let stuck = nodes.iter().enumerate().filter(|(i, _)| !sorted.contains(i)).flat_map(|(_, n)| &n.output);
+            stuck.for_each(|name| drop(self.scopes.top_mut().names.insert(name, Binding::Broken)));
+        }
+        for &index in &order.nodes {
+            self.imported += 1;
+            if self.imported > MAX_NODES || self.problems.len() > MAX_PROBLEMS {
+                if !self.stopped && self.imported > MAX_NODES {
+                    self.problem(
+                        Code::Function,
+                        format!("the model unfolds into more than {MAX_NODES} nodes"),
+                        "flatten its functions before the export",
+                    );
+                }
+                self.stopped = true;
+                return Ok(());
+            }
+            self.node(nodes, index, &order.read)?;
+        }
+        Ok(())
+    }
+
+    /// Imports one node, or notes why that cannot be done.
+    fn node(&mut self, nodes: &'m [NodeProto], index: usize, read: &HashSet<&'m str>) -> Result<(), Box<FileError>> {
+        let node = &nodes[index];
+        let operands = self.operands(nodes, index)?;
+        let imported = self.supported(node).and_then(|how| match &operands {
+            Some(operands) => self.import_as(how, node, index, operands, read).map(Some),
+            None => Ok(None),
+        });
+        match imported {
+            Ok(Some(values)) => self.bind_outputs(node, index, read, &values),
+            Ok(None) => self.break_outputs(node),
+            Err(Stop::File(error)) => return Err(error),
+            Err(Stop::Fault(fault)) => {
+                let place = self.place(nodes, index, operands.as_deref().unwrap_or(&[]));
+                self.fault(*fault, Some(place));
+                self.break_outputs(node);
+            }
+        }
+        Ok(())
+    }
+
+    /// The values of a node's inputs; problems with their names are noted.
+    fn operands(&mut self, nodes: &'m [NodeProto], index: usize) -> Result<Operands, Box<FileError>> {
+        let mut values = vec![];
+        let mut whole = true;
+        for name in &nodes[index].input {
+            match if name.is_empty() { Read::Nothing } else { self.read(name)? } {
+                Read::Value(value) => values.push(Some(value)),
+                Read::Nothing => values.push(None),
+                Read::Broken => whole = false,
+                Read::Fault(fault) => {
+                    whole = false;
+                    let place = self.place(nodes, index, &[]);
+                    self.fault(fault, Some(place));
+                }
+            }
+        }
+        Ok(whole.then_some(values))
+    }
+
+    /// What a name stands for.
+    fn read(&mut self, name: &'m str) -> Result<Read, Box<FileError>> {
+        let fault = |code, message: String, help: &str| Read::Fault(Fault { code, message, attribute: None, help: help.into() });
+        Ok(match self.scopes.find(name) {
+            Some(Binding::Value(value)) => Read::Value(*value),
+            Some(Binding::LeftOut) => Read::Nothing,
+            Some(Binding::Broken) => Read::Broken,
+            Some(&Binding::Initializer(tensor)) => self.initializer(name, tensor)?,
+            Some(Binding::NotProvided(maker)) => {
+                fault(Code::Operand, format!("`{name}`, an additional output of {maker}, is not supported"), "export the model without it")
+            }
+            None if self.stopped => Read::Broken,
+            None => {
+                let near = if self.problems.len() < SUGGESTIONS { did_you_mean(name, self.scopes.names()) } else { None };
+                let near = near.map(|s| format!("; did you mean `{s}`?")).unwrap_or_default();
+                fault(Code::Name, format!("`{name}` is read, but nothing makes it{near}"), BREAKS_SPECIFICATION)
+            }
+        })
+    }
+
+    fn initializer(&mut self, name: &'m str, proto: &'m TensorProto) -> Result<Read, Box<FileError>> {
+        match self.model.tensor(proto) {
+            Ok(tensor) => {
+                let (ir_name, reserved) = self.scopes.ir_name(name);
+                let value = self.build.named_constant(&ir_name, tensor, reserved);
+                self.scopes.replace(name, Binding::Value(value));
+                Ok(Read::Value(value))
+            }
+            Err(TensorError::File(error)) => Err(error.into()),
+            Err(TensorError::ElementType(message)) => {
+                self.scopes.replace(name, Binding::Broken);
+                let help = "convert it to another type before the export".into();
+                Ok(Read::Fault(Fault {
+                    code: Code::ElementType,
+                    message: format!("initializer `{name}`: {message}"),
+                    attribute: None,
+                    help,
+                }))
+            }
+        }
+    }
+
+    /// How a node's operator is imported; a fault when it is not supported.
+    fn supported(&self, node: &'m NodeProto) -> Result<How<'m>, Stop> {
+        let domain = domain(&node.domain);
+        if let Some(function) = self.functions.get(&(domain, node.op_type.as_str(), node.overload.as_str())) {
+            return Ok(How::Function(function));
+        }
+        if domain.is_empty() {
+            if node.op_type == "If" {
+                return Ok(How::If);
+            }
+            if let Some(importer) = table::importer(&node.op_type) {
+                return Ok(How::Table(importer));
+            }
+        }
+        let operator = operator(node);
+        let message = format!("operator `{operator}` (opset {}) is not supported", self.opset(domain));
+        let standard = |help: fn(&str) -> Option<&'static str>| if domain.is_empty() { help(&node.op_type) } else { None };
+        let help = match (standard(table::unsupported), standard(|op| did_you_mean(op, table::names()))) {
+            (Some(help), _) => help.to_string(),
+            (None, Some(near)) => format!("did you mean `{near}`?"),
+            (None, None) => "replace it by standard operators, or add a function of this name to the model".to_string(),
+        };
+        Err(fault(Code::Operator, message, help))
+    }
+
+    fn opset(&self, domain: &str) -> i64 {
+        let own = self.scopes.top().opsets.get(domain);
+        own.copied().unwrap_or(if domain.is_empty() { NEWEST_OPSET } else { 1 })
+    }
+
+    fn import_as(
+        &mut self,
+        how: How<'m>,
+        node: &'m NodeProto,
+        index: usize,
+        operands: &[Option<ValueId>],
+        read: &HashSet<&'m str>,
+    ) -> Result<Vec<Binding<'m>>, Stop> {
+        let wanted: Vec<bool> = node.output.iter().map(|o| read.contains(o.as_str())).collect();
+        let attributes = self.attributes(node);
+        match how {
+            How::Table(importer) => {
+                let values = self.by_table(importer, node, index, operands, wanted, attributes)?;
+                Ok(values.into_iter().map(Binding::Value).collect())
+            }
+            How::Function(function) => self.call(function, node, index, operands, &wanted, attributes),
+            How::If => self.branch(node, index, operands, &wanted, attributes),
+        }
+    }
+
+    fn by_table(
+        &mut self,
+        importer: &table::Importer,
+        node: &'m NodeProto,
+        index: usize,
+        operands: &[Option<ValueId>],
+        wanted: Vec<bool>,
+        attributes: HashMap<&'m str, &'m AttributeProto>,
+    ) -> Outcome {
+        let opset = self.opset("");
+        let stem = node.output.iter().find(|o| !o.is_empty()).map_or_else(|| self.label(node, index).into(), |o| self.scopes.ir_name(o).0);
+        let origin = self.label(node, index);
+        self.build.start_node(&origin, &stem);
+        let mut site = Site::new(&mut self.build, self.model, &node.op_type, opset, operands.to_vec(), wanted, attributes);
+        let values = match importer {
+            table::Importer::By(import) => import(&mut site)?,
+            table::Importer::Same(op) => {
+                let operands = (0..op.def().operands.len()).map(|i| site.input(i)).collect::<Result<Vec<ValueId>, Stop>>()?;
+                site.ops(op.clone(), &operands)?
+            }
+        };
+        if let Some(input) = site.ignored_input() {
+            let help = if opset > NEWEST_OPSET { NEWER } else { BREAKS_SPECIFICATION };
+            return Err(fault(Code::Operand, format!("`{}` does not take an input {input} (counted from 0)", node.op_type), help));
+        }
+        for name in site.ignored_attributes() {
+            if opset > NEWEST_OPSET {
+                return Err(fault(
+                    Code::Attribute,
+                    format!("attribute `{name}` of `{}` is not known, and may change what it means", node.op_type),
+                    NEWER,
+                ));
+            }
+            if self.warned.insert((node.op_type.clone(), name.to_string())) {
+                self.warnings.push(Warning {
+                    message: format!("attribute `{name}` of `{}` (node `{origin}`) is not known and left out", node.op_type),
+                });
+            }
+        }
+        Ok(values)
+    }
+
+    /// The attributes of a node; those that stand for an attribute of the function around it have its value.
+    fn attributes(&self, node: &'m NodeProto) -> HashMap<&'m str, &'m AttributeProto> {
+        let outer = &self.scopes.top().attributes;
+        let value = |a: &'m AttributeProto| if a.ref_attr_name.is_empty() { Some(a) } else { outer.get(a.ref_attr_name.as_str()).copied() };
+        node.attribute.iter().filter_map(|a| Some((a.name.as_str(), value(a)?))).collect()
+    }
+
+    /// Imports the body of a function in place of a call of it.
+    fn call(
+        &mut self,
+        function: &'m FunctionProto,
+        node: &'m NodeProto,
+        index: usize,
+        operands: &[Option<ValueId>],
+        wanted: &[bool],
+        given: HashMap<&'m str, &'m AttributeProto>,
+    ) -> Result<Vec<Binding<'m>>, Stop> {
+        self.check_depth(&function.name)?;
+        if self.calls.contains(&std::ptr::from_ref(function)) {
+            return Err(fault(
+                Code::Function,
+                format!("function `{}` calls itself", function.name),
+                "export the model again: functions of a model must not be recursive",
+            ));
+        }
+        if operands.len() > function.input.len() {
+            return Err(malformed(
+                Code::Operand,
+                format!("function `{}` has {} inputs, found {}", function.name, function.input.len(), operands.len()),
+            ));
+        }
+        let mut attributes: HashMap<&str, &AttributeProto> = function.attribute_proto.iter().map(|a| (a.name.as_str(), a)).collect();
+        attributes.extend(given);
+        let binding = |value: Option<&Option<ValueId>>| value.copied().flatten().map_or(Binding::LeftOut, Binding::Value);
+        let names = function.input.iter().enumerate().map(|(i, name)| (name.as_str(), binding(operands.get(i)))).collect();
+        let pairs = || {
+            function
+                .output
+                .iter()
+                .zip(&node.output)
+                .zip(wanted)
+                .filter(|(_, wanted)| **wanted)
+                .map(|((inner, outer), _)| (inner.as_str(), outer.as_str()))
+        };
+        let scope = Scope {
+            names,
+            prefix: format!("{}/", self.label(node, index)),
+            outer_names: pairs().map(|(inner, outer)| (inner, self.scopes.ir_name(outer))).collect(),
+            closed: true,
+            attributes,
+            opsets: opsets(&function.opset_import),
+        };
+        self.scopes.push(scope);
+        self.calls.push(function);
+        let outputs: Vec<&str> = function
+            .output
+            .iter()
+            .zip(wanted.iter().chain(std::iter::repeat(&false)))
+            .map(|(o, w)| if *w { o.as_str() } else { "" })
+            .collect();
+        let results = self.body(&function.node, &outputs);
+        self.calls.pop();
+        self.scopes.pop();
+        results
+    }
+
+    /// Imports the branch of an `If` that its condition, known at compile time, chooses.
+    fn branch(
+        &mut self,
+        node: &'m NodeProto,
+        index: usize,
+        operands: &[Option<ValueId>],
+        wanted: &[bool],
+        attributes: HashMap<&'m str, &'m AttributeProto>,
+    ) -> Result<Vec<Binding<'m>>, Stop> {
+        self.check_depth("If")?;
+        let condition = operands.first().copied().flatten().ok_or_else(|| malformed(Code::Operand, "`If` needs a condition"))?;
+        let Some(holds) = self.build.truth(condition) else {
+            let name = &self.build.graph.value(condition).name;
+            return Err(fault(
+                Code::ControlFlow,
+                format!("the condition `{name}` of `If` must be known when the model is compiled"),
+                self.build.unknown_help(condition),
+            ));
+        };
+        let name = if holds { "then_branch" } else { "else_branch" };
+        let graph: &'m GraphProto = attributes
+            .get(name)
+            .and_then(|a| a.g.as_ref())
+            .ok_or_else(|| malformed(Code::Attribute, format!("`If` needs the graph `{name}`")))?;
+        let pairs = graph.output.iter().zip(&node.output).map(|(inner, outer)| (inner.name.as_str(), self.scopes.ir_name(outer)));
+        let around = self.scopes.top();
+        let scope = Scope {
+            names: graph.initializer.iter().map(|t| (t.name.as_str(), Binding::Initializer(t))).collect(),
+            prefix: format!("{}/", self.label(node, index)),
+            outer_names: pairs.collect(),
+            closed: false,
+            attributes: around.attributes.clone(),
+            opsets: around.opsets.clone(),
+        };
+        self.scopes.push(scope);
+        let outputs: Vec<&str> = graph
+            .output
+            .iter()
+            .zip(wanted.iter().chain(std::iter::repeat(&false)))
+            .map(|(o, w)| if *w { o.name.as_str() } else { "" })
+            .collect();
+        let results = self.body(&graph.node, &outputs);
+        self.scopes.pop();
+        results
+    }
+
+    /// Imports nodes into the current scope, and gives what its outputs stand for; empty names are outputs nobody reads.
+    fn body(&mut self, nodes: &'m [NodeProto], outputs: &[&'m str]) -> Result<Vec<Binding<'m>>, Stop> {
+        let read: Vec<&str> = outputs.iter().copied().filter(|o| !o.is_empty()).collect();
+        self.nodes(nodes, &read).map_err(Stop::File)?;
+        let mut results = vec![];
+        for name in outputs {
+            results.push(match name.is_empty() {
+                true => Binding::LeftOut,
+                false => match self.read(name).map_err(Stop::File)? {
+                    Read::Value(value) => Binding::Value(value),
+                    Read::Nothing => Binding::LeftOut,
+                    Read::Broken => Binding::Broken,
+                    Read::Fault(fault) => return Err(fault.into()),
+                },
+            });
+        }
+        Ok(results)
+    }
+
+    fn check_depth(&self, what: &str) -> Result<(), Stop> {
+        if self.scopes.depth() < MAX_SCOPES {
+            return Ok(());
+        }
+        Err(fault(
+            Code::Function,
+            format!("`{what}` is nested more than {MAX_SCOPES} deep"),
+            "flatten the functions of the model before the export",
+        ))
+    }
+
+    // ---- after a node
+
+    fn bind_outputs(&mut self, node: &'m NodeProto, index: usize, read: &HashSet<&'m str>, values: &[Binding<'m>]) {
+        for (i, name) in node.output.iter().enumerate().filter(|(_, name)| read.contains(name.as_str())) {
+            let binding = match values.get(i) {
+                Some(binding) => binding.clone(),
+                None => Binding::NotProvided(format!("node {} ({})", self.label_quoted(node, index), operator(node))),
+            };
+            if let Binding::Value(value) = binding {
+                let (ir_name, reserved) = self.scopes.ir_name(name);
+                self.build.name_output(value, &ir_name, reserved);
+            }
+            self.scopes.top_mut().names.insert(name, binding);
+        }
+    }
+
+    fn break_outputs(&mut self, node: &'m NodeProto) {
+        node.output.iter().for_each(|name| drop(self.scopes.top_mut().names.insert(name, Binding::Broken)));
+    }
+
+    /// The node's name in the IR: with the calls it stands in, and made up from operator and position if it has none.
+    fn label(&self, node: &NodeProto, index: usize) -> String {
+        let prefix = &self.scopes.top().prefix;
+        if node.name.is_empty() { format!("{prefix}{}_{index}", node.op_type) } else { format!("{prefix}{}", node.name) }
+    }
+
+    fn label_quoted(&self, node: &NodeProto, index: usize) -> String {
+        if node.name.is_empty() { format!("#{}", index + 1) } else { format!("`{}`", self.label(node, index)) }
+    }
+
+    /// A node as messages show it.
+    fn place(&self, nodes: &[NodeProto], index: usize, operands: &[Option<ValueId>]) -> Place {
+        let node = &nodes[index];
+        let domain = domain(&node.domain);
+        let ty = |i: usize| operands.get(i).copied().flatten().map(|v| self.build.graph.ty(v).clone());
+        let words = |i: usize| format!("{} ({})", label(&nodes[i], i), operator(&nodes[i]));
+        let first = node.input.iter().find(|i| !i.is_empty());
+        let before = first.map(|name| nodes.iter().position(|n| n.output.contains(name)).map_or_else(|| name.clone(), words));
+        let output = node.output.iter().find(|o| !o.is_empty());
+        let after = output.map(|name| nodes.iter().position(|n| n.input.contains(name)).map_or_else(|| name.clone(), words));
+        Place {
+            node: if node.name.is_empty() { String::new() } else { self.label(node, index) },
+            number: index + 1,
+            count: nodes.len(),
+            operator: operator(node),
+            domain: domain.to_string(),
+            opset: self.opset(domain),
+            inputs: node.input.iter().enumerate().map(|(i, name)| (name.clone(), ty(i))).collect(),
+            outputs: node.output.clone(),
+            before: before.unwrap_or_default(),
+            after: after.unwrap_or_default(),
+        }
+    }
+
+    // ---- after the nodes
+
+    fn results(&mut self, graph: &'m GraphProto) -> Result<(), Box<FileError>> {
+        if graph.output.is_empty() {
+            self.problem(Code::Name, "the graph has no outputs, so there is nothing to compute", "export the model with its outputs");
+        }
+        let mut seen = HashSet::new();
+        for output in &graph.output {
+            if !seen.insert(output.name.as_str()) {
+                self.problem(Code::Name, format!("output `{}` is named twice", output.name), "give every output its own name");
+            }
+            match self.read(&output.name)? {
+                Read::Value(value) => {
+                    self.build.graph.add_result(value, &output.name);
+                    if let Some(message) = contradiction(&output.type_, &output.name, self.build.graph.ty(value)) {
+                        self.warnings.push(Warning { message });
+                    }
+                }
+                Read::Nothing => self.problem(Code::Name, format!("output `{}` is not made", output.name), BREAKS_SPECIFICATION),
+                Read::Broken => {}
+                Read::Fault(fault) => self.fault(fault, None),
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self, graph: &'m GraphProto) -> Result<Import, ImportError> {
+        if !self.problems.is_empty() {
+            return Err(ImportError::Unsupported(self.problems));
+        }
+        let proto = &self.model.proto;
+        let mut ops = BTreeMap::new();
+        count_operators(graph, &mut ops);
+        let elements = |t: &TensorProto| t.dims.iter().try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?)).unwrap_or(0);
+        let summary = Summary {
+            producer: format!("{} {}", proto.producer_name, proto.producer_version).trim().to_string(),
+            ir_version: proto.ir_version,
+            opset: self.scopes.top().opsets.get("").copied().unwrap_or(0),
+            domains: proto.opset_import.iter().map(|o| (o.domain.clone(), o.version)).collect(),
+            ops,
+            parameters: graph.initializer.iter().map(elements).sum(),
+        };
+        Ok(Import { graph: self.build.graph, warnings: self.warnings, summary })
+    }
+}
+
+/// What a name stands for when it is read.
+enum Read {
+    Value(ValueId),
+    /// An optional input that was left out.
+    Nothing,
+    /// The result of something that has been reported.
+    Broken,
+    /// Something to report.
+    Fault(Fault),
+}
+
+/// How a node is imported.
+enum How<'m> {
+    Table(&'static table::Importer),
+    Function(&'m FunctionProto),
+    If,
+}
+
+/// The operator with its domain, unless that is the standard one.
+fn operator(node: &NodeProto) -> String {
+    match domain(&node.domain) {
+        "" => node.op_type.clone(),
+        domain => format!("{domain}::{}", node.op_type),
+    }
+}
+
+/// The node's name, or its position from 1.
+fn label(node: &NodeProto, index: usize) -> String {
+    if node.name.is_empty() { format!("#{}", index + 1) } else { node.name.clone() }
+}
+
+/// How often each operator stands in a graph and its subgraphs.
+fn count_operators(graph: &GraphProto, counts: &mut BTreeMap<String, usize>) {
+    for node in &graph.node {
+        *counts.entry(operator(node)).or_default() += 1;
+        node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)).for_each(|g| count_operators(g, counts));
+    }
+}

@@ -1,0 +1,116 @@
+//! From an ONNX file to a graph of Egret's IR.
+//!
+//! ```text
+//! file ── scan ──▶ outline ── model ──▶ messages, tensors ── order ──▶ nodes in order ── table, ops ──▶ ir::Graph
+//!         weights stay in the mapped file                       one importer per operator
+//! ```
+//!
+//! [`import`] reads a file; [`import_bytes`] reads a model from memory. Both give an [`Import`] (the graph, warnings and a
+//! summary) or an [`ImportError`], which holds every problem of the model at once.
+//!
+//! ```no_run
+//! use egret_frontend::{ImportOptions, import};
+//! let options = ImportOptions { dims: [("batch".into(), 1)].into(), ..ImportOptions::default() };
+//! match import("model.onnx".as_ref(), &options) {
+//!     Ok(import) => println!("{} nodes", import.graph.nodes().len()),
+//!     Err(error) => eprintln!("{error}"),
+//! }
+//! ```
+//!
+//! # What becomes of a model
+//!
+//! - Values keep their ONNX names; a node's origin is its ONNX name, or operator and position when it has none.
+//! - Operators become canonical forms: biases are `add`, reductions keep their axes and a `reshape` drops them, splits are
+//!   slices, bidirectional recurrences are two. What the IR has as one op (softmax, layer norm, gelu, attention ...) stays one.
+//! - Shapes are computed at import. `Shape` becomes the op `dims`, and integer arithmetic on it is followed symbolically, so
+//!   that `Reshape`, `Slice` and their kin get their extents as expressions such as `2*N + 1`.
+//! - Functions of the model are inlined, and `If` is replaced by the branch that its condition chooses.
+//!
+//! To support another operator: one line in `table.rs`, and a function in `ops/` unless an op of the IR means the same.
+
+mod build;
+mod error;
+mod external;
+mod import;
+mod inputs;
+mod model;
+mod ops;
+mod order;
+mod scan;
+mod scope;
+mod site;
+mod table;
+
+pub use error::{Code, FileError, ImportError, Place, Problem, Warning};
+
+use bytes::Bytes;
+use egret_ir::{Bindings, Graph, TensorType};
+use model::Model;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What may be said about a model when it is imported.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    /// Numbers for free extents, by name: `--dim batch=1`.
+    pub dims: Bindings,
+    /// Shapes of inputs, by name: what free extents are settled by, in all inputs, and what stands in for a shape that the
+    /// model does not declare.
+    pub shapes: BTreeMap<Arc<str>, Vec<usize>>,
+}
+
+/// A model as a graph.
+#[derive(Clone, Debug)]
+pub struct Import {
+    /// The computation.
+    pub graph: Graph,
+    /// What was assumed or left out.
+    pub warnings: Vec<Warning>,
+    /// What the file says about itself.
+    pub summary: Summary,
+}
+
+/// What a file says about itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// The program that wrote it, with its version.
+    pub producer: String,
+    /// The version of the ONNX file format.
+    pub ir_version: i64,
+    /// The version of the standard operator set.
+    pub opset: i64,
+    /// All operator sets it asks for, with their versions; the standard one has an empty name.
+    pub domains: Vec<(String, i64)>,
+    /// How often each operator stands in it, branches and loop bodies included.
+    pub ops: BTreeMap<String, usize>,
+    /// The number of elements of all its initializers.
+    pub parameters: u64,
+}
+
+/// Imports a model file; weights stay in the mapped file, which must not be changed while the result is in use.
+///
+/// # Errors
+/// When the file is no model, the model cannot be compiled, or an option does not fit it.
+pub fn import(path: &Path, options: &ImportOptions) -> Result<Import, ImportError> {
+    let model = Model::open(path).map_err(ImportError::File)?;
+    import::import(&model, options)
+}
+
+/// Imports a model from memory; tensors in files beside it are errors.
+///
+/// # Errors
+/// As [`import`].
+pub fn import_bytes(bytes: impl Into<Bytes>, options: &ImportOptions) -> Result<Import, ImportError> {
+    let model = Model::from_bytes(Path::new("model.onnx"), bytes.into()).map_err(ImportError::File)?;
+    import::import(&model, options)
+}
+
+/// The inputs that a model file declares, in order, with free extents as symbols: what has to be given to run it.
+///
+/// # Errors
+/// When the file is no model, or an input is not a tensor that the IR has.
+pub fn inputs(path: &Path) -> Result<Vec<(Arc<str>, TensorType)>, ImportError> {
+    let model = Model::open(path).map_err(ImportError::File)?;
+    import::inputs(&model)
+}

@@ -1,0 +1,15 @@
+//! The importers of operators that are more than one op with the same operands, by family.
+
+pub(crate) mod attention;
+pub(crate) mod conv;
+pub(crate) mod elementwise;
+pub(crate) mod gather;
+pub(crate) mod generate;
+pub(crate) mod matmul;
+pub(crate) mod norm;
+pub(crate) mod pool;
+pub(crate) mod recurrent;
+pub(crate) mod reduce;
+pub(crate) mod resize;
+pub(crate) mod shape;
+pub(crate) mod slice;

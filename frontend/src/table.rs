@@ -1,0 +1,269 @@
+//! The table of ONNX operators: which op of the IR each becomes.
+//!
+//! ```text
+//! ("Relu", Same(Op::relu))       the IR's op takes the same operands and means the same
+//! ("Gemm", By(matmul::gemm))     a function builds what it means
+//! ```
+//!
+//! One entry serves all versions of an operator from opset 7 on; where versions differ, its function asks for
+//! [`Site::opset`](crate::site::Site). Operator sets newer than [`NEWEST_OPSET`] are read by the newest rules.
+
+use crate::ops::{attention, conv, elementwise, gather, generate, matmul, norm, pool, recurrent, reduce, resize, shape, slice};
+use crate::site::{Outcome, Site};
+use Importer::{By, Same};
+use egret_ir::Op;
+
+/// The oldest version of the standard operator set that is read.
+pub(crate) const OLDEST_OPSET: i64 = 7;
+
+/// The newest version of the standard operator set whose rules are known.
+pub(crate) const NEWEST_OPSET: i64 = 23;
+
+/// How an ONNX operator becomes nodes of the IR.
+pub(crate) enum Importer {
+    /// One op that takes the same operands and has no attributes in ONNX.
+    Same(Op),
+    /// What this function builds.
+    By(fn(&mut Site) -> Outcome),
+}
+
+/// The importer of an operator of the standard domain.
+pub(crate) fn importer(operator: &str) -> Option<&'static Importer> {
+    TABLE.iter().find(|(name, _)| *name == operator).map(|(_, importer)| importer)
+}
+
+/// The names of all operators that are supported.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    TABLE.iter().map(|(name, _)| *name).chain(["If"])
+}
+
+static TABLE: &[(&str, Importer)] = &[
+    // ---- arithmetic
+    ("Abs", Same(Op::abs)),
+    ("Acos", Same(Op::acos)),
+    ("Acosh", Same(Op::acosh)),
+    ("Add", Same(Op::add)),
+    ("Asin", Same(Op::asin)),
+    ("Asinh", Same(Op::asinh)),
+    ("Atan", Same(Op::atan)),
+    ("Atanh", Same(Op::atanh)),
+    ("Cast", By(elementwise::cast)),
+    ("CastLike", By(elementwise::cast_like)),
+    ("Ceil", Same(Op::ceil)),
+    ("Clip", By(elementwise::clip)),
+    ("Cos", Same(Op::cos)),
+    ("Cosh", Same(Op::cosh)),
+    ("Div", Same(Op::div)),
+    ("Erf", Same(Op::erf)),
+    ("Exp", Same(Op::exp)),
+    ("Floor", Same(Op::floor)),
+    ("Identity", By(elementwise::identity)),
+    ("Log", Same(Op::log)),
+    ("Max", By(elementwise::max)),
+    ("Mean", By(elementwise::mean)),
+    ("Min", By(elementwise::min)),
+    ("Mod", By(elementwise::modulo)),
+    ("Mul", Same(Op::mul)),
+    ("Neg", Same(Op::neg)),
+    ("Pow", By(elementwise::pow)),
+    ("Reciprocal", Same(Op::reciprocal)),
+    ("Round", Same(Op::round)),
+    ("Sign", Same(Op::sign)),
+    ("Sin", Same(Op::sin)),
+    ("Sinh", Same(Op::sinh)),
+    ("Sqrt", Same(Op::sqrt)),
+    ("Sub", Same(Op::sub)),
+    ("Sum", By(elementwise::sum)),
+    ("Tan", Same(Op::tan)),
+    ("Tanh", Same(Op::tanh)),
+    // ---- comparison and logic
+    ("And", Same(Op::and)),
+    ("BitShift", By(elementwise::bit_shift)),
+    ("BitwiseAnd", Same(Op::and)),
+    ("BitwiseNot", Same(Op::not)),
+    ("BitwiseOr", Same(Op::or)),
+    ("BitwiseXor", Same(Op::xor)),
+    ("Equal", Same(Op::eq)),
+    ("Greater", By(elementwise::greater)),
+    ("GreaterOrEqual", By(elementwise::greater_or_equal)),
+    ("IsInf", By(elementwise::is_inf)),
+    ("IsNaN", Same(Op::is_nan)),
+    ("Less", Same(Op::lt)),
+    ("LessOrEqual", Same(Op::le)),
+    ("Not", Same(Op::not)),
+    ("Or", Same(Op::or)),
+    ("Where", Same(Op::select)),
+    ("Xor", Same(Op::xor)),
+    // ---- activations
+    ("Celu", By(elementwise::celu)),
+    ("Dropout", By(elementwise::dropout)),
+    ("Elu", By(elementwise::elu)),
+    ("Gelu", By(elementwise::gelu)),
+    ("HardSigmoid", By(elementwise::hard_sigmoid)),
+    ("HardSwish", Same(Op::hard_swish)),
+    ("Hardmax", By(norm::hardmax)),
+    ("LeakyRelu", By(elementwise::leaky_relu)),
+    ("LogSoftmax", By(norm::log_softmax)),
+    ("Mish", Same(Op::mish)),
+    ("PRelu", By(elementwise::prelu)),
+    ("Relu", Same(Op::relu)),
+    ("Selu", By(elementwise::selu)),
+    ("Shrink", By(elementwise::shrink)),
+    ("Sigmoid", Same(Op::sigmoid)),
+    ("Softmax", By(norm::softmax)),
+    ("Softplus", Same(Op::softplus)),
+    ("Softsign", Same(Op::softsign)),
+    ("Swish", By(elementwise::swish)),
+    ("ThresholdedRelu", By(elementwise::thresholded_relu)),
+    // ---- shapes
+    ("Concat", By(shape::concat)),
+    ("DepthToSpace", By(shape::depth_to_space)),
+    ("Expand", By(shape::expand)),
+    ("Flatten", By(shape::flatten)),
+    ("Reshape", By(shape::reshape)),
+    ("Shape", By(shape::shape)),
+    ("Size", By(shape::size)),
+    ("SpaceToDepth", By(shape::space_to_depth)),
+    ("Squeeze", By(shape::squeeze)),
+    ("Tile", By(shape::tile)),
+    ("Transpose", By(shape::transpose)),
+    ("Unsqueeze", By(shape::unsqueeze)),
+    // ---- parts
+    ("CenterCropPad", By(slice::center_crop_pad)),
+    ("Pad", By(slice::pad)),
+    ("Slice", By(slice::slice)),
+    ("Split", By(slice::split)),
+    ("Trilu", By(slice::trilu)),
+    // ---- indices
+    ("Gather", By(gather::gather)),
+    ("GatherElements", By(gather::gather_elements)),
+    ("GatherND", By(gather::gather_nd)),
+    ("OneHot", By(gather::one_hot)),
+    ("ReverseSequence", By(gather::reverse_sequence)),
+    ("Scatter", By(gather::scatter_elements)),
+    ("ScatterElements", By(gather::scatter_elements)),
+    ("ScatterND", By(gather::scatter_nd)),
+    // ---- values out of nothing
+    ("BlackmanWindow", By(generate::blackman_window)),
+    ("Constant", By(generate::constant)),
+    ("ConstantOfShape", By(generate::constant_of_shape)),
+    ("EyeLike", By(generate::eye_like)),
+    ("HammingWindow", By(generate::hamming_window)),
+    ("HannWindow", By(generate::hann_window)),
+    ("Range", By(generate::range)),
+    // ---- reductions
+    ("ArgMax", By(reduce::arg_max)),
+    ("ArgMin", By(reduce::arg_min)),
+    ("CumSum", By(reduce::cumsum)),
+    ("ReduceL1", By(reduce::l1)),
+    ("ReduceL2", By(reduce::l2)),
+    ("ReduceLogSum", By(reduce::log_sum)),
+    ("ReduceLogSumExp", By(reduce::log_sum_exp)),
+    ("ReduceMax", By(reduce::max)),
+    ("ReduceMean", By(reduce::mean)),
+    ("ReduceMin", By(reduce::min)),
+    ("ReduceProd", By(reduce::prod)),
+    ("ReduceSum", By(reduce::sum)),
+    ("ReduceSumSquare", By(reduce::sum_square)),
+    ("TopK", By(reduce::top_k)),
+    // ---- normalisation
+    ("BatchNormalization", By(norm::batch_normalization)),
+    ("GroupNormalization", By(norm::group_normalization)),
+    ("InstanceNormalization", By(norm::instance_normalization)),
+    ("LRN", By(norm::lrn)),
+    ("LayerNormalization", By(norm::layer_normalization)),
+    ("LpNormalization", By(norm::lp_normalization)),
+    ("MeanVarianceNormalization", By(norm::mean_variance_normalization)),
+    ("RMSNormalization", By(norm::rms_normalization)),
+    // ---- contraction
+    ("Attention", By(attention::attention)),
+    ("Conv", By(conv::conv)),
+    ("ConvTranspose", By(conv::conv_transpose)),
+    ("Einsum", By(matmul::einsum)),
+    ("Gemm", By(matmul::gemm)),
+    ("MatMul", Same(Op::matmul)),
+    ("RotaryEmbedding", By(attention::rotary_embedding)),
+    // ---- pooling
+    ("AveragePool", By(pool::average_pool)),
+    ("GlobalAveragePool", By(pool::global_average_pool)),
+    ("GlobalLpPool", By(pool::global_lp_pool)),
+    ("GlobalMaxPool", By(pool::global_max_pool)),
+    ("LpPool", By(pool::lp_pool)),
+    ("MaxPool", By(pool::max_pool)),
+    ("Resize", By(resize::resize)),
+    ("Upsample", By(resize::upsample)),
+    // ---- recurrence
+    ("GRU", By(recurrent::gru)),
+    ("LSTM", By(recurrent::lstm)),
+    ("RNN", By(recurrent::rnn)),
+];
+
+/// Families of standard operators that are not supported, each with what to do instead.
+static UNSUPPORTED: &[(&[&str], &str)] = &[
+    (&["Loop", "Scan"], "loops are not compiled; export with a fixed number of steps, unrolled, or as an LSTM, GRU or RNN operator"),
+    (
+        &["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"],
+        "quantised models are not compiled; export the float model",
+    ),
+    (
+        &[
+            "SequenceAt",
+            "SequenceConstruct",
+            "SequenceEmpty",
+            "SequenceErase",
+            "SequenceInsert",
+            "SequenceLength",
+            "SequenceMap",
+            "SplitToSequence",
+            "ConcatFromSequence",
+            "Optional",
+            "OptionalGetElement",
+            "OptionalHasElement",
+        ],
+        "only dense tensors are compiled, no sequences; export with tensors in place of lists",
+    ),
+    (
+        &["StringNormalizer", "StringConcat", "StringSplit", "RegexFullMatch", "TfIdfVectorizer", "LabelEncoder"],
+        "text is not compiled; cut the model behind its text processing, and do that in the calling program",
+    ),
+    (
+        &["NonZero", "Compress", "Unique", "NonMaxSuppression"],
+        "the shape of its result depends on data; cut the model before it, and do the rest in the calling program",
+    ),
+    (
+        &["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"],
+        "random numbers are not compiled; make them inputs of the model",
+    ),
+    (&["ImageDecoder"], "images are not decoded; make the decoded tensor an input of the model"),
+    (
+        &["NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss", "Gradient", "Adam", "Adagrad", "Momentum"],
+        "training is not compiled; export the model for inference",
+    ),
+];
+
+/// What to do about a standard operator that is not supported; `None` for one that is not known at all.
+pub(crate) fn unsupported(operator: &str) -> Option<&'static str> {
+    UNSUPPORTED.iter().find(|(names, _)| names.contains(&operator)).map(|(_, help)| *help)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_operator_stands_once() {
+        let unsupported = UNSUPPORTED.iter().flat_map(|(names, _)| names.iter().copied());
+        let all: Vec<&str> = names().chain(unsupported).collect();
+        assert_eq!(all.len(), all.iter().collect::<BTreeSet<_>>().len());
+    }
+
+    #[test]
+    fn plain_entries_have_no_attributes() {
+        for (name, importer) in TABLE {
+            if let Same(op) = importer {
+                assert!(op.def().attrs.is_empty() && !op.def().variadic, "{name}");
+            }
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Runs the files of `cases/`: models in ONNX's textual syntax, and beside them what becomes of them.
+//!
+//! A file holds models under headings that start with `##`; a heading may end with options, as in `## name --dim N=4`. The
+//! snapshot holds the graph as printed (and, when it has no parameters, what it computes), or the error, and all warnings.
+//! To add a test, add a model to a file and run `INSTA_UPDATE=always cargo test -p egret-frontend --test cases`.
+
+mod common;
+
+use egret_frontend::{Import, ImportOptions, import_bytes};
+use std::fmt::Write;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+#[test]
+fn cases() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
+    let mut files: Vec<_> =
+        fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "txt")).collect();
+    files.sort();
+    assert!(!files.is_empty());
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(&folder);
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    let failed: Vec<String> = files
+        .iter()
+        .filter_map(|file| {
+            let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+            let run = || settings.bind(|| insta::assert_snapshot!(name.as_str(), story(&fs::read_to_string(file).unwrap())));
+            catch_unwind(AssertUnwindSafe(run)).is_err().then(|| name.clone())
+        })
+        .collect();
+    assert!(failed.is_empty(), "cases differ: {failed:?}");
+}
+
+/// What becomes of every model of a file.
+fn story(text: &str) -> String {
+    let mut story = String::new();
+    for section in text.split("\n## ").map(|s| s.trim_start_matches("## ")) {
+        let (heading, model) = section.split_once('\n').unwrap_or((section, ""));
+        let result = match import_bytes(common::bytes(model), &options(heading)) {
+            Ok(import) => outcome(&import),
+            Err(error) => format!("{error}\n"),
+        };
+        writeln!(story, "## {heading}\n{result}").unwrap();
+    }
+    story
+}
+
+fn options(heading: &str) -> ImportOptions {
+    let mut options = ImportOptions::default();
+    let mut words = heading.split_whitespace();
+    while let Some(word) = words.next() {
+        let pair = |text: Option<&str>| text.and_then(|t| t.split_once('=')).map(|(a, b)| (a.to_string(), b.to_string()));
+        if word == "--dim" {
+            let (name, value) = pair(words.next()).expect("NAME=NUMBER");
+            options.dims.insert(name.into(), value.parse().expect("a number"));
+        } else if word == "--shape" {
+            let (name, value) = pair(words.next()).expect("NAME=NUMBERS");
+            options.shapes.insert(name.into(), value.split('x').map(|d| d.parse().expect("a number")).collect());
+        }
+    }
+    options
+}
+
+fn outcome(import: &Import) -> String {
+    let graph = &import.graph;
+    egret_ir::verify::verify(graph).unwrap();
+    let mut text = graph.to_string();
+    if graph.params().is_empty() {
+        for (name, value) in graph.result_names.iter().zip(egret_ir::eval::eval(graph, &[]).unwrap()) {
+            let elements: Vec<String> = value.elements().map(|e| e.to_string()).collect();
+            writeln!(text, "{name} = {} [{}]", value.ty(), elements.join(", ")).unwrap();
+        }
+    }
+    import.warnings.iter().for_each(|w| writeln!(text, "{w}").unwrap());
+    text
+}

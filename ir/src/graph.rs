@@ -1,0 +1,474 @@
+//! The graph: ops applied to named values, in dependency order.
+//!
+//! Operands are ordered and kept in the node; petgraph's visit traits are implemented on the graph itself (see
+//! [`crate::visit`]), so its algorithms apply without a copy.
+//!
+//! Invariants, checked by [`crate::verify`]: a node comes after the nodes that make its operands; every value has the
+//! type that inference gives; names are unique and are never renumbered.
+
+use crate::dim::Bindings;
+use crate::op::Op;
+use crate::tensor::Tensor;
+use crate::ty::TensorType;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// A value of a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ValueId(u32);
+
+/// A node of a graph; also its position in the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(u32);
+
+impl ValueId {
+    /// The position in [`Graph::values`].
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl NodeId {
+    /// The position in [`Graph::nodes`].
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+    /// The node at this position.
+    pub fn at(index: usize) -> NodeId {
+        NodeId(index as u32)
+    }
+}
+
+/// Where the data of a constant comes from; kept so that hand-written files print as they were read.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// Its bytes.
+    Data,
+    /// `random(seed)`: see [`crate::random`].
+    Random(u64),
+    /// `splat(v)`.
+    Splat,
+}
+
+/// What makes a value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Def {
+    /// A parameter of the graph.
+    Param,
+    /// Known at compile time.
+    Const(Arc<Tensor>, Source),
+    /// Result `usize` of a node.
+    Node(NodeId, usize),
+}
+
+/// A named, typed value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Value {
+    /// Unique in its graph; comes from the model.
+    pub name: Arc<str>,
+    /// Element type and extents.
+    pub ty: TensorType,
+    /// What makes it.
+    pub def: Def,
+}
+
+/// An op applied to values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// What it computes.
+    pub op: Op,
+    /// What it reads, in the order of the op's operands.
+    pub operands: Vec<ValueId>,
+    /// What it makes, in the order of the op's results.
+    pub results: Vec<ValueId>,
+    /// The nodes of the original model that it came from, sorted.
+    pub origin: Vec<Arc<str>>,
+    /// The body of an [`Op::kernel`]: a graph whose parameters stand for the operands, in order.
+    pub region: Option<Arc<Graph>>,
+}
+
+/// A computation: parameters, nodes in dependency order, results.
+///
+/// Two graphs are equal when they read alike: the same names, types, ops, origins and data. How the values are numbered,
+/// which depends on when a constant was added, does not count.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    /// The model's name.
+    pub name: String,
+    params: Vec<ValueId>,
+    nodes: Vec<Node>,
+    values: Vec<Value>,
+    /// What the graph returns; a value may stand here more than once.
+    pub results: Vec<ValueId>,
+    /// The names under which the results leave the graph, one per result; may differ from the values' names.
+    pub result_names: Vec<Arc<str>>,
+    names: HashSet<Arc<str>>,
+    /// The nodes that read each value, by the value's position.
+    readers: Vec<Vec<NodeId>>,
+}
+
+impl PartialEq for Graph {
+    fn eq(&self, other: &Graph) -> bool {
+        let pairs = |a: &[ValueId], b: &[ValueId]| a.len() == b.len() && a.iter().zip(b).all(|(&a, &b)| self.value(a).is_like(other.value(b)));
+        let node = |(a, b): (&Node, &Node)| {
+            a.op == b.op && a.origin == b.origin && a.region == b.region && pairs(&a.operands, &b.operands) && pairs(&a.results, &b.results)
+        };
+        self.name == other.name
+            && self.result_names == other.result_names
+            && self.names == other.names
+            && self.nodes.len() == other.nodes.len()
+            && pairs(&self.params, &other.params)
+            && pairs(&self.results, &other.results)
+            && self.nodes.iter().zip(&other.nodes).all(node)
+            && self.constants().all(|(_, a)| other.find(&a.name).is_some_and(|b| a.is_like(other.value(b))))
+    }
+}
+
+impl Value {
+    /// Whether name, type and data are the same.
+    fn is_like(&self, other: &Value) -> bool {
+        let data = match (&self.def, &other.def) {
+            (Def::Param, Def::Param) | (Def::Node(..), Def::Node(..)) => true,
+            (Def::Const(a, _), Def::Const(b, _)) => Arc::ptr_eq(a, b) || a == b,
+            _ => false,
+        };
+        data && self.name == other.name && self.ty == other.ty
+    }
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new(name: impl Into<String>) -> Graph {
+        Graph { name: name.into(), ..Graph::default() }
+    }
+
+    /// The parameters, in order.
+    pub fn params(&self) -> &[ValueId] {
+        &self.params
+    }
+
+    /// The nodes, in dependency order.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// All values, in the order of their creation.
+    pub fn values(&self) -> &[Value] {
+        &self.values
+    }
+
+    /// Every node with its id, in dependency order.
+    pub fn node_ids(&self) -> impl DoubleEndedIterator<Item = (NodeId, &Node)> {
+        self.nodes.iter().enumerate().map(|(i, n)| (NodeId::at(i), n))
+    }
+
+    /// Every value with its id.
+    pub fn value_ids(&self) -> impl DoubleEndedIterator<Item = (ValueId, &Value)> {
+        self.values.iter().enumerate().map(|(i, v)| (ValueId(i as u32), v))
+    }
+
+    /// A node.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.index()]
+    }
+
+    /// A value.
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.index()]
+    }
+
+    /// The type of a value.
+    pub fn ty(&self, id: ValueId) -> &TensorType {
+        &self.values[id.index()].ty
+    }
+
+    /// The node that makes a value, if one does.
+    pub fn producer(&self, id: ValueId) -> Option<NodeId> {
+        match self.value(id).def {
+            Def::Node(node, _) => Some(node),
+            Def::Param | Def::Const(..) => None,
+        }
+    }
+
+    /// The data of a constant.
+    pub fn constant(&self, id: ValueId) -> Option<&Arc<Tensor>> {
+        match &self.value(id).def {
+            Def::Const(tensor, _) => Some(tensor),
+            Def::Param | Def::Node(..) => None,
+        }
+    }
+
+    /// Every constant with its id, read or not.
+    pub fn constants(&self) -> impl DoubleEndedIterator<Item = (ValueId, &Value)> {
+        self.value_ids().filter(|(_, v)| matches!(v.def, Def::Const(..)))
+    }
+
+    /// The nodes that read a value, in order; a node that reads it twice stands there twice.
+    pub fn readers(&self, id: ValueId) -> &[NodeId] {
+        &self.readers[id.index()]
+    }
+
+    /// The value of this name.
+    pub fn find(&self, name: &str) -> Option<ValueId> {
+        self.value_ids().find(|(_, v)| &*v.name == name).map(|(id, _)| id)
+    }
+
+    /// The nodes that read each value, in order; a node that reads a value twice stands there twice.
+    pub fn uses(&self) -> HashMap<ValueId, Vec<NodeId>> {
+        let mut uses: HashMap<ValueId, Vec<NodeId>> = HashMap::new();
+        for (id, node) in self.node_ids() {
+            node.operands.iter().for_each(|&v| uses.entry(v).or_default().push(id));
+        }
+        uses
+    }
+
+    /// Adds a parameter.
+    pub fn add_param(&mut self, name: &str, ty: TensorType) -> ValueId {
+        let id = self.add_value(name, ty, Def::Param);
+        self.params.push(id);
+        id
+    }
+
+    /// Adds a constant.
+    pub fn add_const(&mut self, name: &str, tensor: impl Into<Arc<Tensor>>) -> ValueId {
+        self.add_const_from(name, tensor, Source::Data)
+    }
+
+    /// Adds a constant that says where its data comes from.
+    pub fn add_const_from(&mut self, name: &str, tensor: impl Into<Arc<Tensor>>, source: Source) -> ValueId {
+        let tensor = tensor.into();
+        self.add_value(name, tensor.ty(), Def::Const(tensor, source))
+    }
+
+    /// Adds a node with one result and returns the result.
+    ///
+    /// # Errors
+    /// When the operands do not fit the op, in a sentence of [`Op::infer`].
+    pub fn add(&mut self, name: &str, op: Op, operands: &[ValueId]) -> Result<ValueId, String> {
+        Ok(self.add_node(op, operands, &[name], vec![])?[0])
+    }
+
+    /// Adds a node whose results are named `names`; results without a name are named after the first, and a missing one
+    /// is made up. Returns the results.
+    ///
+    /// # Errors
+    /// When the operands do not fit the op, in a sentence of [`Op::infer`].
+    pub fn add_node(&mut self, op: Op, operands: &[ValueId], names: &[&str], origin: Vec<Arc<str>>) -> Result<Vec<ValueId>, String> {
+        let types = op.infer(&operands.iter().map(|&v| self.ty(v)).collect::<Vec<_>>())?;
+        Ok(self.push_node(op, operands, types, names, origin, None))
+    }
+
+    /// Adds a kernel: a node whose meaning is `region`, a graph with one parameter per operand; the region takes the
+    /// kernel's name.
+    ///
+    /// # Errors
+    /// When the operands' types are not those of the region's parameters.
+    pub fn add_kernel(&mut self, kernel: &str, mut region: Graph, operands: &[ValueId], names: &[&str], origin: Vec<Arc<str>>) -> Result<Vec<ValueId>, String> {
+        if operands.len() != region.params.len() {
+            return Err(format!("kernel `{kernel}` takes {} operands, found {}", region.params.len(), operands.len()));
+        }
+        for (&operand, &param) in operands.iter().zip(&region.params) {
+            if self.ty(operand) != region.ty(param) {
+                return Err(format!("kernel `{kernel}` takes {} as `{}`, found {}", region.ty(param), region.value(param).name, self.ty(operand)));
+            }
+        }
+        region.name = kernel.to_string();
+        let types = region.results.iter().map(|&r| region.ty(r).clone()).collect();
+        Ok(self.push_node(Op::kernel { name: kernel.into() }, operands, types, names, origin, Some(Arc::new(region))))
+    }
+
+    fn push_node(
+        &mut self,
+        op: Op,
+        operands: &[ValueId],
+        types: Vec<TensorType>,
+        names: &[&str],
+        origin: Vec<Arc<str>>,
+        region: Option<Arc<Graph>>,
+    ) -> Vec<ValueId> {
+        let id = NodeId::at(self.nodes.len());
+        let first = names.first().copied().filter(|n| !n.is_empty()).unwrap_or(op.name()).to_string();
+        let mut results = vec![];
+        for (i, ty) in types.into_iter().enumerate() {
+            let name = match names.get(i) {
+                Some(name) if !name.is_empty() => name.to_string(),
+                _ if i == 0 => first.clone(),
+                _ => format!("{first}.{i}"),
+            };
+            results.push(self.add_value(&name, ty, Def::Node(id, i)));
+        }
+        operands.iter().for_each(|v| self.readers[v.index()].push(id));
+        self.nodes.push(Node { op, operands: operands.to_vec(), results: results.clone(), origin, region });
+        results
+    }
+
+    /// Makes `value` a result, leaving the graph under `name`.
+    pub fn add_result(&mut self, value: ValueId, name: &str) {
+        self.results.push(value);
+        self.result_names.push(name.into());
+    }
+
+    fn add_value(&mut self, name: &str, ty: TensorType, def: Def) -> ValueId {
+        let name = self.fresh_name(name);
+        self.names.insert(name.clone());
+        self.values.push(Value { name, ty, def });
+        self.readers.push(vec![]);
+        ValueId(self.values.len() as u32 - 1)
+    }
+
+    /// Gives a value another name; if that is taken, the first free one of `name.1`, `name.2` ...
+    pub fn rename(&mut self, value: ValueId, name: &str) {
+        self.names.remove(&self.values[value.index()].name);
+        let name = self.fresh_name(name);
+        self.names.insert(name.clone());
+        self.values[value.index()].name = name;
+    }
+
+    /// `name`, or `name.1`, `name.2` ... if it is taken.
+    fn fresh_name(&self, name: &str) -> Arc<str> {
+        if !self.names.contains(name) {
+            return name.into();
+        }
+        (1..).map(|i| format!("{name}.{i}")).find(|n| !self.names.contains(n.as_str())).expect("endless").into()
+    }
+
+    /// Sets the origin of a node.
+    pub fn set_origin(&mut self, node: NodeId, origin: Vec<Arc<str>>) {
+        self.nodes[node.index()].origin = origin;
+    }
+
+    /// The same graph with symbols replaced by numbers, types inferred anew.
+    ///
+    /// # Errors
+    /// When a number does not fit, in a sentence that names the value.
+    pub fn bind(&self, bindings: &Bindings) -> Result<Graph, String> {
+        let mut copy = Copy::new(self, |ty| ty.bind(bindings));
+        for node in &self.nodes {
+            let op = bind_op(&node.op, bindings)?;
+            let region = node.region.as_ref().map(|r| r.bind(bindings)).transpose()?;
+            copy.node_with(node, op, region)?;
+        }
+        Ok(copy.finish())
+    }
+}
+
+/// The parts of a graph, for tests that break it.
+#[cfg(test)]
+pub(crate) struct Raw<'a> {
+    pub params: &'a mut Vec<ValueId>,
+    pub nodes: &'a mut Vec<Node>,
+    pub values: &'a mut Vec<Value>,
+}
+
+#[cfg(test)]
+impl Graph {
+    pub(crate) fn raw(&mut self) -> Raw<'_> {
+        Raw { params: &mut self.params, nodes: &mut self.nodes, values: &mut self.values }
+    }
+}
+
+/// The op with symbols in its attributes replaced.
+pub(crate) fn bind_op(op: &Op, bindings: &Bindings) -> Result<Op, String> {
+    use crate::attr::Attr;
+    let bind = |attr| match attr {
+        Attr::Dim(d) => Attr::Dim(d.bind(bindings)),
+        Attr::Dims(d) => Attr::Dims(d.iter().map(|d| d.bind(bindings)).collect()),
+        other => other,
+    };
+    op.def().build(&op.attrs().into_iter().map(bind).collect::<Vec<_>>())
+}
+
+/// Rebuilds a graph node by node: the frame of every pass. Parameters and constants are carried over as they are read;
+/// unread constants are left behind.
+pub struct Copy<'a> {
+    /// The graph that is read.
+    pub old: &'a Graph,
+    /// The graph that is built.
+    pub new: Graph,
+    map: HashMap<ValueId, ValueId>,
+}
+
+impl<'a> Copy<'a> {
+    /// A copy of nothing but the parameters, their types mapped by `ty`.
+    pub fn new(old: &'a Graph, ty: impl Fn(&TensorType) -> TensorType) -> Copy<'a> {
+        let mut new = Graph::new(old.name.clone());
+        let map = old.params.iter().map(|&p| (p, new.add_param(&old.value(p).name, ty(old.ty(p))))).collect();
+        Copy { old, new, map }
+    }
+
+    /// The new value that stands for an old one; a constant is copied when it is first asked for.
+    ///
+    /// # Panics
+    /// When the old value's node has not been copied yet.
+    pub fn value(&mut self, old: ValueId) -> ValueId {
+        if let Some(&new) = self.map.get(&old) {
+            return new;
+        }
+        let value = self.old.value(old);
+        let Def::Const(tensor, source) = &value.def else {
+            panic!("`{}` is read before it is made", value.name)
+        };
+        let new = self.new.add_const_from(&value.name, tensor.clone(), source.clone());
+        self.map.insert(old, new);
+        new
+    }
+
+    /// The new values of several old ones.
+    pub fn values(&mut self, old: &[ValueId]) -> Vec<ValueId> {
+        old.iter().map(|&v| self.value(v)).collect()
+    }
+
+    /// Whether an old value has a new one already.
+    pub fn has(&self, old: ValueId) -> bool {
+        self.map.contains_key(&old)
+    }
+
+    /// Makes `new` stand for `old` from now on.
+    pub fn set(&mut self, old: ValueId, new: ValueId) {
+        self.map.insert(old, new);
+    }
+
+    /// Copies a node as it is.
+    ///
+    /// # Errors
+    /// When its operands no longer fit.
+    pub fn node(&mut self, node: &Node) -> Result<(), String> {
+        self.node_as(node, node.op.clone())
+    }
+
+    /// Copies a node with another op.
+    ///
+    /// # Errors
+    /// When its operands do not fit.
+    pub fn node_as(&mut self, node: &Node, op: Op) -> Result<(), String> {
+        self.node_with(node, op, node.region.as_deref().cloned())
+    }
+
+    /// Copies a node with another op and region.
+    pub(crate) fn node_with(&mut self, node: &Node, op: Op, region: Option<Graph>) -> Result<(), String> {
+        let operands = self.values(&node.operands);
+        let names: Vec<Arc<str>> = node.results.iter().map(|&r| self.old.value(r).name.clone()).collect();
+        let names: Vec<&str> = names.iter().map(|n| &**n).collect();
+        let results = match region {
+            Some(region) => {
+                let Op::kernel { name } = &op else { return Err(format!("`{}` has a region", op.name())) };
+                self.new.add_kernel(name, region, &operands, &names, node.origin.clone())
+            }
+            None => self.new.add_node(op, &operands, &names, node.origin.clone()),
+        };
+        let results = results.map_err(|e| format!("{}: {e}", names.first().unwrap_or(&"a node without results")))?;
+        node.results.iter().zip(results).for_each(|(&old, new)| self.set(old, new));
+        Ok(())
+    }
+
+    /// The new graph, with the old one's results.
+    pub fn finish(mut self) -> Graph {
+        for i in 0..self.old.results.len() {
+            let new = self.value(self.old.results[i]);
+            let name = self.old.result_names[i].clone();
+            self.new.add_result(new, &name);
+        }
+        self.new
+    }
+}
+

@@ -1,0 +1,196 @@
+//! Element types and tensor types.
+
+use crate::dim::{Bindings, Dim};
+use std::fmt;
+
+/// The type of one element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DType {
+    /// IEEE 754 binary64.
+    F64,
+    /// IEEE 754 binary32.
+    F32,
+    /// IEEE 754 binary16.
+    F16,
+    /// The upper half of a binary32.
+    BF16,
+    /// 64-bit signed integer.
+    I64,
+    /// 32-bit signed integer.
+    I32,
+    /// 16-bit signed integer.
+    I16,
+    /// 8-bit signed integer.
+    I8,
+    /// 64-bit unsigned integer.
+    U64,
+    /// 32-bit unsigned integer.
+    U32,
+    /// 16-bit unsigned integer.
+    U16,
+    /// 8-bit unsigned integer.
+    U8,
+    /// One byte, 0 or 1.
+    Bool,
+}
+
+impl DType {
+    /// Every element type, in the order of the declaration.
+    pub const ALL: [DType; 13] = {
+        use DType::*;
+        [F64, F32, F16, BF16, I64, I32, I16, I8, U64, U32, U16, U8, Bool]
+    };
+
+    /// The name in the textual IR: `f32`.
+    pub fn name(self) -> &'static str {
+        match self {
+            DType::F64 => "f64",
+            DType::F32 => "f32",
+            DType::F16 => "f16",
+            DType::BF16 => "bf16",
+            DType::I64 => "i64",
+            DType::I32 => "i32",
+            DType::I16 => "i16",
+            DType::I8 => "i8",
+            DType::U64 => "u64",
+            DType::U32 => "u32",
+            DType::U16 => "u16",
+            DType::U8 => "u8",
+            DType::Bool => "bool",
+        }
+    }
+
+    /// The type of this name.
+    pub fn named(name: &str) -> Option<DType> {
+        DType::ALL.into_iter().find(|t| t.name() == name)
+    }
+
+    /// Bytes per element.
+    pub fn size(self) -> usize {
+        match self {
+            DType::F64 | DType::I64 | DType::U64 => 8,
+            DType::F32 | DType::I32 | DType::U32 => 4,
+            DType::F16 | DType::BF16 | DType::I16 | DType::U16 => 2,
+            DType::I8 | DType::U8 | DType::Bool => 1,
+        }
+    }
+
+    /// `f64`, `f32`, `f16` or `bf16`.
+    pub fn is_float(self) -> bool {
+        matches!(self, DType::F64 | DType::F32 | DType::F16 | DType::BF16)
+    }
+
+    /// A signed integer type.
+    pub fn is_signed_int(self) -> bool {
+        matches!(self, DType::I64 | DType::I32 | DType::I16 | DType::I8)
+    }
+
+    /// An unsigned integer type; `bool` is none.
+    pub fn is_unsigned_int(self) -> bool {
+        matches!(self, DType::U64 | DType::U32 | DType::U16 | DType::U8)
+    }
+
+    /// An integer type; `bool` is none.
+    pub fn is_int(self) -> bool {
+        self.is_signed_int() || self.is_unsigned_int()
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// An element type and an extent per axis, row-major: `f32[N, 784]`; rank 0 is `f32[]`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TensorType {
+    /// The type of the elements.
+    pub dtype: DType,
+    /// The extents, outermost axis first.
+    pub dims: Vec<Dim>,
+}
+
+impl TensorType {
+    /// A tensor type from its parts.
+    pub fn new(dtype: DType, dims: impl IntoIterator<Item = impl Into<Dim>>) -> TensorType {
+        TensorType { dtype, dims: dims.into_iter().map(Into::into).collect() }
+    }
+
+    /// The rank-0 type.
+    pub fn scalar(dtype: DType) -> TensorType {
+        TensorType { dtype, dims: vec![] }
+    }
+
+    /// The number of axes.
+    pub fn rank(&self) -> usize {
+        self.dims.len()
+    }
+
+    /// The number of elements.
+    pub fn count(&self) -> Dim {
+        self.dims.iter().cloned().product()
+    }
+
+    /// The extents as numbers, if none is symbolic.
+    pub fn static_dims(&self) -> Option<Vec<usize>> {
+        self.dims.iter().map(|d| usize::try_from(d.as_const()?).ok()).collect()
+    }
+
+    /// The same type with symbols replaced by numbers.
+    pub fn bind(&self, bindings: &Bindings) -> TensorType {
+        TensorType { dtype: self.dtype, dims: self.dims.iter().map(|d| d.bind(bindings)).collect() }
+    }
+
+    /// The same extents with another element type.
+    pub fn with_dtype(&self, dtype: DType) -> TensorType {
+        TensorType { dtype, dims: self.dims.clone() }
+    }
+
+    /// The same element type with other extents.
+    pub fn with_dims(&self, dims: Vec<Dim>) -> TensorType {
+        TensorType { dtype: self.dtype, dims }
+    }
+}
+
+impl fmt::Display for TensorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dims: Vec<String> = self.dims.iter().map(|d| d.to_string()).collect();
+        write!(f, "{}[{}]", self.dtype, dims.join(", "))
+    }
+}
+
+impl fmt::Debug for TensorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// The extent that two axes broadcast to (ONNX multidirectional broadcasting): equal extents, or one of them 1.
+/// A symbol against a number other than 1 takes the number.
+pub fn broadcast_dim(a: &Dim, b: &Dim) -> Option<Dim> {
+    match (a.as_const(), b.as_const()) {
+        _ if a == b => Some(a.clone()),
+        (Some(1), _) => Some(b.clone()),
+        (_, Some(1)) => Some(a.clone()),
+        (Some(_), None) => Some(a.clone()),
+        (None, Some(_)) => Some(b.clone()),
+        _ => None,
+    }
+}
+
+/// The extents that several shapes broadcast to, aligned at the innermost axis.
+///
+/// # Errors
+/// Names the axis and both extents when two of them are neither equal nor 1.
+pub fn broadcast(shapes: &[&[Dim]]) -> Result<Vec<Dim>, String> {
+    let rank = shapes.iter().map(|s| s.len()).max().unwrap_or(0);
+    let mut out = vec![Dim::ONE; rank];
+    for shape in shapes {
+        for (axis, dim) in (rank - shape.len()..).zip(shape.iter()) {
+            out[axis] = broadcast_dim(&out[axis], dim)
+                .ok_or_else(|| format!("extents {} and {dim} of axis {axis} do not broadcast", out[axis]))?;
+        }
+    }
+    Ok(out)
+}

@@ -1,0 +1,294 @@
+//! Brings image-like data into channels-last order, once, at the borders of the network.
+//!
+//! Convolutions and pools become their `layout=last` forms between explicit transposes; the transposes are never built
+//! where the next op can read channels-last data itself. One layout inside networks is enough: the contraction kernel
+//! runs as fast on `[n, h, w, c]` as on blocked layouts, and needs no im2col.
+//!
+//! Every value of the old graph has up to two new forms: as it was, and its channels-last twin. A form is built when it is
+//! first asked for, from the other one by a transpose.
+//!
+//! ```text
+//! c = conv(x, w); r = relu(c); y = reduce_mean[axes=[2, 3]](r)
+//! =>
+//! x.last = transpose[perm=[0, 2, 3, 1]](x)
+//! c = conv[layout=last](x.last, ...); r = relu(c); y = reduce_mean[axes=[1, 2]](r); y.first = transpose[..](y)
+//! ```
+
+use egret_ir::attr::Layout;
+use egret_ir::{Dim, Graph, Node, Op, Real, ValueId};
+use std::collections::HashMap;
+
+/// The pass; see the module.
+///
+/// # Errors
+/// Only if a rewritten op no longer fits its operands, which would be a bug of this pass.
+pub fn layout(graph: &Graph) -> Result<Graph, String> {
+    let mut forms = Forms::new(graph);
+    for node in graph.nodes() {
+        if !forms.channels_last(node)? {
+            forms.unchanged(node)?;
+        }
+    }
+    forms.finish()
+}
+
+/// The new forms of one old value.
+#[derive(Clone, Copy, Default)]
+struct Form {
+    first: Option<ValueId>,
+    last: Option<ValueId>,
+}
+
+struct Forms<'a> {
+    old: &'a Graph,
+    new: Graph,
+    forms: HashMap<ValueId, Form>,
+}
+
+impl<'a> Forms<'a> {
+    fn new(old: &'a Graph) -> Forms<'a> {
+        let mut new = Graph::new(old.name.clone());
+        let forms = old
+            .params()
+            .iter()
+            .map(|&p| (p, Form { first: Some(new.add_param(&old.value(p).name, old.ty(p).clone())), last: None }))
+            .collect();
+        Forms { old, new, forms }
+    }
+
+    fn form(&self, value: ValueId) -> Form {
+        self.forms.get(&value).copied().unwrap_or_default()
+    }
+
+    fn set(&mut self, value: ValueId, form: Form) {
+        self.forms.insert(value, form);
+    }
+
+    /// The value as it was.
+    fn first(&mut self, value: ValueId) -> Result<ValueId, String> {
+        let form = self.form(value);
+        if let Some(first) = form.first {
+            return Ok(first);
+        }
+        let name = self.old.value(value).name.clone();
+        let first = match form.last {
+            Some(last) => {
+                let rank = self.old.ty(value).rank();
+                self.new.add(&format!("{name}.first"), Op::transpose { perm: to_first(rank) }, &[last])?
+            }
+            None => self.constant(value)?,
+        };
+        self.set(value, Form { first: Some(first), ..form });
+        Ok(first)
+    }
+
+    /// The value with its channel axis last.
+    fn last(&mut self, value: ValueId) -> Result<ValueId, String> {
+        let form = self.form(value);
+        if let Some(last) = form.last {
+            return Ok(last);
+        }
+        let first = self.first(value)?;
+        let name = format!("{}.last", self.old.value(value).name);
+        let last = self.new.add(&name, Op::transpose { perm: to_last(self.old.ty(value).rank()) }, &[first])?;
+        self.set(value, Form { first: Some(first), last: Some(last) });
+        Ok(last)
+    }
+
+    fn constant(&mut self, value: ValueId) -> Result<ValueId, String> {
+        let old = self.old.value(value);
+        let tensor = self.old.constant(value).ok_or_else(|| format!("`{}` is read before it is made", old.name))?;
+        Ok(self.new.add_const(&old.name, tensor.clone()))
+    }
+
+    /// Whether the channels-last twin is at hand without a transpose.
+    fn has_last(&self, value: ValueId) -> bool {
+        self.form(value).last.is_some()
+    }
+
+    /// The node on channels-last operands, if that is its better form; its result then has that form only.
+    fn channels_last(&mut self, node: &Node) -> Result<bool, String> {
+        let result = node.results[0];
+        let rank = self.old.ty(result).rank();
+        if node.region.is_some() || node.results.len() != 1 {
+            return Ok(false);
+        }
+        let (op, operands) = match &node.op {
+            op @ (Op::conv { layout: Layout::First, .. } | Op::max_pool { layout: Layout::First, .. } | Op::avg_pool { layout: Layout::First, .. }) => {
+                let mut operands = vec![self.last(node.operands[0])?];
+                if let Some(&w) = node.operands.get(1) {
+                    operands.push(self.weights_last(w)?);
+                }
+                (with_layout_last(op), operands)
+            }
+            Op::transpose { perm } => return self.transpose(node, perm),
+            Op::reshape { shape } => return self.reshape(node, shape),
+            op => {
+                if rank < 3 || !node.operands.iter().any(|&v| self.has_last(v) && self.old.ty(v).rank() == rank) {
+                    return Ok(false);
+                }
+                let Some(op) = permuted(op, rank) else { return Ok(false) };
+                let operands = node.operands.iter().map(|&v| self.broadcast_last(v, rank)).collect::<Result<Vec<_>, _>>()?;
+                (op, operands)
+            }
+        };
+        let name = self.old.value(result).name.clone();
+        let last = self.new.add_node(op, &operands, &[&name], node.origin.clone()).map_err(|e| format!("{name}: {e}"))?[0];
+        self.set(result, Form { first: None, last: Some(last) });
+        Ok(true)
+    }
+
+    /// Convolution weights `[out, in, kernel..]` as `[kernel.., in, out]`.
+    fn weights_last(&mut self, w: ValueId) -> Result<ValueId, String> {
+        let rank = self.old.ty(w).rank();
+        let perm = (2..rank).chain([1, 0]).collect();
+        let first = self.first(w)?;
+        let name = format!("{}.last", self.old.value(w).name);
+        self.new.add(&name, Op::transpose { perm }, &[first])
+    }
+
+    /// An operand of an op over channels-last data of rank `rank`: of full rank its twin, a rank-0 one as it is,
+    /// any other as it broadcasts: `[c, 1, 1]` as `[1, 1, 1, c]`.
+    fn broadcast_last(&mut self, value: ValueId, rank: usize) -> Result<ValueId, String> {
+        let ty = self.old.ty(value).clone();
+        if ty.rank() == rank {
+            return self.last(value);
+        }
+        let first = self.first(value)?;
+        if ty.rank() == 0 {
+            return Ok(first);
+        }
+        let name = &self.old.value(value).name;
+        let mut shape = vec![Dim::ONE; rank - ty.rank()];
+        shape.extend(ty.dims);
+        let full = self.new.add(&format!("{name}.full"), Op::reshape { shape: shape.clone() }, &[first])?;
+        self.new.add(&format!("{name}.last"), Op::transpose { perm: to_last(rank) }, &[full])
+    }
+
+    /// A transpose of a channels-last value is another transpose of its twin, or the twin itself; one that makes
+    /// channels-first data out of channels-last data has its operand for a twin.
+    fn transpose(&mut self, node: &Node, perm: &[usize]) -> Result<bool, String> {
+        let (x, result) = (node.operands[0], node.results[0]);
+        if let Some(last) = self.form(x).last {
+            let composed: Vec<usize> = perm.iter().map(|&axis| to_first(perm.len())[axis]).collect();
+            let name = self.old.value(result).name.clone();
+            let first = if is_identity(&composed) {
+                last
+            } else {
+                self.new.add_node(Op::transpose { perm: composed }, &[last], &[&name], node.origin.clone())?[0]
+            };
+            self.set(result, Form { first: Some(first), last: None });
+            return Ok(true);
+        }
+        if perm.len() >= 3 && perm == to_first(perm.len()) {
+            let twin = self.first(x)?;
+            self.set(result, Form { first: None, last: Some(twin) });
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// A reshape of `[n, c, 1, 1]` reads the twin `[n, 1, 1, c]`: the elements are in the same order.
+    fn reshape(&mut self, node: &Node, shape: &[Dim]) -> Result<bool, String> {
+        let (x, result) = (node.operands[0], node.results[0]);
+        let dims = &self.old.ty(x).dims;
+        let Some(last) = self.form(x).last else { return Ok(false) };
+        if !dims[2..].iter().all(|d| d.is(1)) && !dims[1].is(1) {
+            return Ok(false);
+        }
+        let name = self.old.value(result).name.clone();
+        let first = self.new.add_node(Op::reshape { shape: shape.to_vec() }, &[last], &[&name], node.origin.clone())?[0];
+        self.set(result, Form { first: Some(first), last: None });
+        Ok(true)
+    }
+
+    fn unchanged(&mut self, node: &Node) -> Result<(), String> {
+        let operands = node.operands.iter().map(|&v| self.first(v)).collect::<Result<Vec<_>, _>>()?;
+        let names: Vec<&str> = node.results.iter().map(|&r| &*self.old.value(r).name).collect();
+        let results = self.new.add_node(node.op.clone(), &operands, &names, node.origin.clone())?;
+        for (&old, new) in node.results.iter().zip(results) {
+            self.set(old, Form { first: Some(new), last: None });
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Graph, String> {
+        for (i, &result) in self.old.results.iter().enumerate() {
+            let value = self.first(result)?;
+            self.new.add_result(value, &self.old.result_names[i]);
+        }
+        Ok(self.new)
+    }
+}
+
+/// `[n, c, h, w] -> [n, h, w, c]`.
+fn to_last(rank: usize) -> Vec<usize> {
+    [0].into_iter().chain(2..rank).chain([1]).collect()
+}
+
+/// `[n, h, w, c] -> [n, c, h, w]`.
+fn to_first(rank: usize) -> Vec<usize> {
+    [0, rank - 1].into_iter().chain(1..rank - 1).collect()
+}
+
+fn is_identity(perm: &[usize]) -> bool {
+    perm.iter().enumerate().all(|(i, &p)| i == p)
+}
+
+/// The axis of the twin that holds this axis.
+fn axis_last(axis: usize, rank: usize) -> usize {
+    to_last(rank).iter().position(|&a| a == axis).unwrap_or(axis)
+}
+
+fn axes_last(axes: &[usize], rank: usize) -> Vec<usize> {
+    let mut axes: Vec<usize> = axes.iter().map(|&a| axis_last(a, rank)).collect();
+    axes.sort_unstable();
+    axes
+}
+
+fn list_last<T: Clone>(list: &[T]) -> Vec<T> {
+    to_last(list.len()).into_iter().map(|a| list[a].clone()).collect()
+}
+
+/// The op that does to the twins what `op` does to the values; `None` if the op cares about the order of axes in a way
+/// that only it knows.
+fn permuted(op: &Op, rank: usize) -> Option<Op> {
+    let lists = |d: &Vec<Dim>| list_last(d);
+    Some(match op {
+        op if op.is_elementwise() => op.clone(),
+        Op::silu | Op::hard_swish | Op::mish | Op::gelu | Op::gelu_tanh | Op::batch_norm { .. } => op.clone(),
+        Op::reduce_sum { axes } => Op::reduce_sum { axes: axes_last(axes, rank) },
+        Op::reduce_mean { axes } => Op::reduce_mean { axes: axes_last(axes, rank) },
+        Op::reduce_max { axes } => Op::reduce_max { axes: axes_last(axes, rank) },
+        Op::reduce_min { axes } => Op::reduce_min { axes: axes_last(axes, rank) },
+        Op::reduce_prod { axes } => Op::reduce_prod { axes: axes_last(axes, rank) },
+        Op::arg_max { axis, last } => Op::arg_max { axis: axis_last(*axis, rank), last: *last },
+        Op::arg_min { axis, last } => Op::arg_min { axis: axis_last(*axis, rank), last: *last },
+        Op::softmax { axes } => Op::softmax { axes: axes_last(axes, rank) },
+        Op::log_softmax { axes } => Op::log_softmax { axes: axes_last(axes, rank) },
+        Op::layer_norm { axes, epsilon } => Op::layer_norm { axes: axes_last(axes, rank), epsilon: *epsilon },
+        Op::rms_norm { axes, epsilon } => Op::rms_norm { axes: axes_last(axes, rank), epsilon: *epsilon },
+        Op::concat { axis } => Op::concat { axis: axis_last(*axis, rank) },
+        Op::pad { low, high, mode } => Op::pad { low: lists(low), high: lists(high), mode: *mode },
+        Op::slice { start, shape, step } => Op::slice { start: lists(start), shape: lists(shape), step: list_last(step) },
+        Op::broadcast { shape } => Op::broadcast { shape: lists(shape) },
+        Op::resize { shape, scales, mode, coordinates, rounding, cubic } => Op::resize {
+            shape: lists(shape),
+            scales: list_last::<Real>(scales),
+            mode: *mode,
+            coordinates: *coordinates,
+            rounding: *rounding,
+            cubic: *cubic,
+        },
+        _ => return None,
+    })
+}
+
+fn with_layout_last(op: &Op) -> Op {
+    let mut op = op.clone();
+    match &mut op {
+        Op::conv { layout, .. } | Op::max_pool { layout, .. } | Op::avg_pool { layout, .. } => *layout = Layout::Last,
+        _ => unreachable!("called for convolutions and pools"),
+    }
+    op
+}

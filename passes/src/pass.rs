@@ -1,0 +1,244 @@
+//! Passes by name, and the manager that runs a list of them.
+//!
+//! A pass is a function from a graph to a graph, with a name and a sentence, in the table [`PASSES`]. A list of names is a
+//! pipeline; [`FUSED`] and [`UNFUSED`] are the ones that compile a model. After each pass the graph is verified, so a pass
+//! that breaks it is named, and the time and what the pass did are noted.
+//!
+//! ```
+//! use egret_passes::pass::{Context, PassManager};
+//! let graph = egret_ir::text::parse("graph g(x: f32[N]) { a = sigmoid(x) y = mul(a, x) return y }")?;
+//! let manager = PassManager::named("fold, rewrite")?;
+//! let (graph, reports) = manager.run(&graph, &Context::default(), |_, _| ())?;
+//! assert_eq!(graph.nodes()[0].op.name(), "silu");
+//! assert_eq!(reports[1].to_string(), "rewrite: 2 -> 1 nodes; mul_commutes 1, silu 1");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use crate::rules::{Class, Rule};
+use crate::{cse, dce, fold, group, layout, legalize, rewrite};
+use egret_ir::Graph;
+use egret_ir::verify::verify;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// A function from graph to graph.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass {
+    /// What pipelines call it.
+    pub name: &'static str,
+    /// One sentence.
+    pub doc: &'static str,
+    /// The function. It does not read or write anything but its arguments.
+    pub run: fn(&Graph, &Context) -> Result<Graph, String>,
+}
+
+/// Every pass there is.
+pub const PASSES: &[Pass] = &[
+    Pass {
+        name: "fold",
+        doc: "Computes what is known at compile time, shapes included, and drops what changes nothing.",
+        run: |g, _| fold::fold(g),
+    },
+    Pass { name: "cse", doc: "Computes equal ops of equal operands once.", run: |g, _| cse::cse(g) },
+    Pass { name: "dce", doc: "Leaves out what no result depends on.", run: |g, _| dce::dce(g) },
+    Pass { name: "rewrite", doc: "Applies the rules in an e-graph and takes the cheapest equal graph.", run: rewrite::rewrite },
+    Pass {
+        name: "movement",
+        doc: "The same with the rules of movement alone: transposes, reshapes and slices meet and cancel.",
+        run: rewrite::movement,
+    },
+    Pass { name: "legalize", doc: "Spells out what has no kernel of its own.", run: |g, _| legalize::legalize(g) },
+    Pass { name: "layout", doc: "Brings image-like data into channels-last order.", run: |g, _| layout::layout(g) },
+    Pass { name: "group", doc: "Joins ops into kernels.", run: |g, _| group::group(g) },
+    Pass { name: "ungrouped", doc: "Makes every op a kernel of its own.", run: |g, _| group::ungrouped(g) },
+];
+
+/// What a model goes through on its way to kernels. Weights are folded again after every pass that moves them.
+pub const FUSED: &str = "fold, cse, rewrite, fold, cse, legalize, layout, fold, cse, group";
+
+/// The same without fusion: what is needed to be compilable, every op a kernel of its own.
+pub const UNFUSED: &str = "fold, cse, legalize, layout, fold, cse, ungrouped";
+
+/// What passes may know and say beside the graph.
+#[derive(Debug)]
+pub struct Context {
+    /// The weakest class of rules that may be applied.
+    pub class: Class,
+    /// Names of rules that are left out.
+    pub disabled: BTreeSet<String>,
+    /// Rules beside those of [`crate::rules::all`].
+    pub rules: Vec<Rule>,
+    /// What the pass that runs has said so far; see [`Context::count`], [`Context::figure`] and [`Context::remark`].
+    pub notes: RefCell<Notes>,
+}
+
+/// What a pass said; the fields are those of [`Report`].
+#[derive(Clone, Debug, Default)]
+pub struct Notes {
+    /// See [`Report::fired`].
+    pub fired: BTreeMap<String, usize>,
+    /// See [`Report::figures`].
+    pub figures: BTreeMap<&'static str, u64>,
+    /// See [`Report::remarks`].
+    pub remarks: Vec<String>,
+}
+
+impl Default for Context {
+    /// Rules that reassociate are applied, as every other compiler does.
+    fn default() -> Context {
+        Context { class: Class::Reassoc, disabled: BTreeSet::new(), rules: vec![], notes: RefCell::default() }
+    }
+}
+
+impl Context {
+    /// Notes that the pass applied the rule `name`.
+    pub fn count(&self, name: &str, times: usize) {
+        *self.notes.borrow_mut().fired.entry(name.to_string()).or_default() += times;
+    }
+
+    /// Notes a figure of the pass, such as the size of an e-graph.
+    pub fn figure(&self, name: &'static str, value: u64) {
+        self.notes.borrow_mut().figures.insert(name, value);
+    }
+
+    /// Notes something else worth knowing about what the pass did: a budget that was spent.
+    pub fn remark(&self, remark: impl Into<String>) {
+        self.notes.borrow_mut().remarks.push(remark.into());
+    }
+}
+
+/// What one pass did.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The pass.
+    pub pass: &'static str,
+    /// Nodes before it.
+    pub before: usize,
+    /// Nodes after it.
+    pub after: usize,
+    /// How long it took, without verification.
+    pub time: Duration,
+    /// How often each rule was applied.
+    pub fired: BTreeMap<String, usize>,
+    /// Its own figures: `rewrite` gives `enodes`, `classes`, `iterations` and `cost`.
+    pub figures: BTreeMap<&'static str, u64>,
+    /// What else it said.
+    pub remarks: Vec<String>,
+}
+
+impl fmt::Display for Report {
+    /// Without time and figures, so that snapshots can hold it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} -> {} nodes", self.pass, self.before, self.after)?;
+        let fired: Vec<String> = self.fired.iter().map(|(name, times)| format!("{name} {times}")).collect();
+        if !fired.is_empty() {
+            write!(f, "; {}", fired.join(", "))?;
+        }
+        self.remarks.iter().try_for_each(|remark| write!(f, "; {remark}"))
+    }
+}
+
+/// A list of passes.
+#[derive(Clone, Debug)]
+pub struct PassManager {
+    passes: Vec<Pass>,
+}
+
+impl PassManager {
+    /// These passes, in order.
+    pub fn new(passes: impl IntoIterator<Item = Pass>) -> PassManager {
+        PassManager { passes: passes.into_iter().collect() }
+    }
+
+    /// The passes of a pipeline such as `fold, rewrite`; none for an empty one.
+    ///
+    /// # Errors
+    /// Names the pass that does not exist, and all that do.
+    pub fn named(pipeline: &str) -> Result<PassManager, String> {
+        let names = pipeline.split(',').map(str::trim).filter(|n| !n.is_empty());
+        let find = |name: &str| {
+            let all: Vec<&str> = PASSES.iter().map(|p| p.name).collect();
+            PASSES
+                .iter()
+                .copied()
+                .find(|p| p.name == name)
+                .ok_or_else(|| format!("there is no pass `{name}`; there are: {}", all.join(", ")))
+        };
+        Ok(PassManager { passes: names.map(find).collect::<Result<_, _>>()? })
+    }
+
+    /// The passes.
+    pub fn passes(&self) -> &[Pass] {
+        &self.passes
+    }
+
+    /// Runs all passes and shows each graph to `observe`.
+    ///
+    /// # Errors
+    /// Names the pass that failed, or whose graph is not valid.
+    pub fn run(&self, graph: &Graph, context: &Context, mut observe: impl FnMut(&Report, &Graph)) -> Result<(Graph, Vec<Report>), String> {
+        let mut graph = graph.clone();
+        let mut reports = vec![];
+        for pass in &self.passes {
+            context.notes.take();
+            let start = Instant::now();
+            let new = (pass.run)(&graph, context).map_err(|e| format!("pass `{}`: {e}", pass.name))?;
+            let time = start.elapsed();
+            verify(&new).map_err(|e| format!("after pass `{}`: {e}", pass.name))?;
+            let Notes { fired, figures, remarks } = context.notes.take();
+            let report = Report { pass: pass.name, before: graph.nodes().len(), after: new.nodes().len(), time, fired, figures, remarks };
+            observe(&report, &new);
+            reports.push(report);
+            graph = new;
+        }
+        Ok((graph, reports))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use egret_ir::text::parse;
+
+    #[test]
+    fn standard_pipelines_exist() {
+        for pipeline in [FUSED, UNFUSED] {
+            assert!(PassManager::named(pipeline).is_ok());
+        }
+        let names: BTreeSet<&str> = PASSES.iter().map(|p| p.name).collect();
+        assert_eq!(names.len(), PASSES.len());
+    }
+
+    #[test]
+    fn unknown_passes_are_errors() {
+        let error = PassManager::named("fold, fuse").unwrap_err();
+        assert!(error.starts_with("there is no pass `fuse`; there are: fold, cse, "), "{error}");
+    }
+
+    #[test]
+    fn a_pass_that_breaks_a_graph_is_named() {
+        let broken = Pass {
+            name: "broken",
+            doc: "",
+            run: |g, _| {
+                let mut g = g.clone();
+                g.result_names.clear();
+                Ok(g)
+            },
+        };
+        let graph = parse("graph g(x: f32[2]) { y = neg(x) return y }").unwrap();
+        let error = PassManager::new([broken]).run(&graph, &Context::default(), |_, _| ()).unwrap_err();
+        assert_eq!(error, "after pass `broken`: graph `g`: expected a name for each of the 1 results, found 0");
+    }
+
+    #[test]
+    fn every_pass_is_shown() {
+        let graph = parse("graph g(x: f32[2]) { a = neg(x) b = neg(x) y = add(a, b) return y }").unwrap();
+        let mut seen = vec![];
+        let manager = PassManager::named("cse, dce,").unwrap();
+        manager.run(&graph, &Context::default(), |report, graph| seen.push((report.to_string(), graph.nodes().len()))).unwrap();
+        assert_eq!(seen, [("cse: 3 -> 2 nodes".to_string(), 2), ("dce: 2 -> 2 nodes".to_string(), 2)]);
+    }
+}

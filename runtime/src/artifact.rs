@@ -1,0 +1,684 @@
+//! The file that ships: plan, code and weights of one compiled model.
+//!
+//! ```text
+//! byte 0        header     4 KiB: magic, format version, target, and where the sections are with their hashes
+//! byte 4096     manifest   the Plan, in postcard form
+//! next page     code       position-independent machine code, mapped read and execute
+//! next page     weights    each tensor at a multiple of 64 bytes, mapped read-only, 64 bytes of slack at the end
+//! ```
+//!
+//! **Invariant.** The same plan, code, target and weights give the same bytes: nothing of time, path or machine gets in. And
+//! an [`Artifact`] that was opened is whole: its header, manifest and code have the hashes they were written with, its
+//! plan passed [`Plan::check`], and its weights were checked as [`WeightsCheck`] says; all before any of its code runs.
+//!
+//! # Two checks for weights
+//!
+//! BLAKE3 takes 23 ms for the 100 MB of a ResNet-50 on one core, more than half an inference, so loading would be felt.
+//! The weights therefore have a second, plain sum: eight lanes of 64-bit words and their running sums (Fletcher's idea),
+//! which runs at the speed of memory (4 to 5 ms) and touches pages the first inference would touch anyway. It finds every
+//! single changed word, every truncation and every exchange of blocks that differ; damage that cancels out in all sixteen
+//! sums is out of reach of accidents. Loading checks that sum; [`Artifact::verify`] checks BLAKE3.
+
+use crate::cpu::{self, Code};
+use crate::error::{Error, FileProblem, Result};
+use crate::plan::{ALIGN, Plan, SLACK};
+use crate::tensor::AlignedBytes;
+use memmap2::Mmap;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, BufWriter, Cursor, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// First bytes of every artifact. The control characters give away a file that was transferred as text.
+const MAGIC: [u8; 8] = *b"EGRET\0\x1a\n";
+
+/// Version of the file format, the plan and the kernel ABI together; a runtime reads exactly its own.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Header length, and what code and weights are aligned to: the page size of the machines this runs on. Where
+/// pages are larger, the mapping begins earlier and the addresses still agree modulo 4 KiB.
+const PAGE: u64 = 4096;
+
+/// Where in the header the pieces lie.
+const VERSION_AT: Range<usize> = 8..12;
+const RECORD_LENGTH_AT: Range<usize> = 12..16;
+const HASH_AT: Range<usize> = 16..48;
+const RECORD_AT: usize = 48;
+
+/// The processor that code was compiled for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetInfo {
+    /// Architecture, by Rust's name: `x86_64` or `aarch64`.
+    pub arch: String,
+    /// The processor or level compiled for, by LLVM's name: `x86-64-v4`. For reports only.
+    pub cpu: String,
+    /// Features the code needs, by LLVM's names: `avx2`, `fma`. Loading fails where one is missing.
+    pub features: Vec<String>,
+}
+
+/// A part of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Section {
+    /// Byte of the file at which it begins.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// BLAKE3 of its bytes.
+    pub hash: [u8; 32],
+}
+
+/// What the header records.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// The processor the code is for.
+    pub target: TargetInfo,
+    /// The plan.
+    pub manifest: Section,
+    /// The machine code.
+    pub code: Section,
+    /// The weights.
+    pub weights: Section,
+    /// The quick sum of the weights.
+    pub weights_sum: [u8; 32],
+}
+
+/// How thoroughly loading checks the weights; header, manifest and code are always checked by BLAKE3.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightsCheck {
+    /// A plain sum at the speed of memory; finds accidental damage.
+    #[default]
+    Quick,
+    /// BLAKE3; finds any difference from what was written.
+    Full,
+    /// Only that they are there. For those who trust their storage and count milliseconds.
+    Skip,
+}
+
+/// Gives weights their offsets: each begins at the next multiple of [`ALIGN`] behind the one before.
+///
+/// ```
+/// let mut layout = egret_runtime::artifact::WeightsLayout::default();
+/// assert_eq!([layout.place(100), layout.place(4), layout.place(0)], [0, 128, 192]);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct WeightsLayout {
+    end: u64,
+}
+
+impl WeightsLayout {
+    /// The offset of the next tensor, which has this many bytes, in the weights section.
+    pub fn place(&mut self, bytes: u64) -> u64 {
+        let offset = self.end;
+        self.end = (offset + bytes).next_multiple_of(ALIGN as u64);
+        offset
+    }
+
+    /// The length of the section that holds what was placed, slack included.
+    pub fn section_bytes(&self) -> u64 {
+        self.end + SLACK as u64
+    }
+}
+
+/// Writes an artifact to a file.
+///
+/// `weights` are the tensors in the order in which a [`WeightsLayout`] gave them their offsets; they are written as
+/// they come, so an iterator that packs them one by one never holds them all. The file appears under its name only
+/// when it is complete.
+///
+/// # Errors
+///
+/// [`Error::Io`] if the file cannot be written; [`Error::Artifact`] if the plan contradicts itself, the code or the weights.
+pub fn write_file<'a>(
+    path: impl AsRef<Path>,
+    plan: &Plan,
+    code: &[u8],
+    target: &TargetInfo,
+    weights: impl IntoIterator<Item = Cow<'a, [u8]>>,
+) -> Result<()> {
+    let path = path.as_ref();
+    let failed = |e| match e {
+        WriteError::Io(source) => Error::io(path, source),
+        WriteError::Plan(problem) => bad_plan(path.display().to_string(), problem),
+    };
+    // A device or pipe must not be replaced by a file.
+    if path.exists() && !path.is_file() {
+        let mut bytes = Cursor::new(Vec::new());
+        write(&mut bytes, plan, code, target, weights).map_err(failed)?;
+        return std::fs::write(path, bytes.into_inner()).map_err(|e| Error::io(path, e));
+    }
+    let partial = partial_name(path);
+    let result = write_partial(&partial, plan, code, target, weights)
+        .and_then(|()| std::fs::rename(&partial, path).map_err(WriteError::Io));
+    result.map_err(|e| {
+        // Best effort: the error that is reported is the one that matters.
+        let _ = std::fs::remove_file(&partial);
+        failed(e)
+    })
+}
+
+/// Writes an artifact to memory, as [`write_file`] does to a file.
+///
+/// # Errors
+///
+/// [`Error::Artifact`] if the plan contradicts itself, the code or the weights.
+pub fn to_bytes<'a>(
+    plan: &Plan,
+    code: &[u8],
+    target: &TargetInfo,
+    weights: impl IntoIterator<Item = Cow<'a, [u8]>>,
+) -> Result<Vec<u8>> {
+    let mut out = Cursor::new(Vec::new());
+    write(&mut out, plan, code, target, weights).map_err(|e| match e {
+        WriteError::Io(source) => Error::io(Path::new(IN_MEMORY), source),
+        WriteError::Plan(problem) => bad_plan(IN_MEMORY.into(), problem),
+    })?;
+    Ok(out.into_inner())
+}
+
+/// The path shown for an artifact that is not a file.
+const IN_MEMORY: &str = "<memory>";
+
+fn bad_plan(path: String, problem: String) -> Error {
+    Error::Artifact {
+        path,
+        problem: FileProblem::Plan(problem),
+    }
+}
+
+/// A name beside `path`, so that renaming it to `path` replaces that at once.
+fn partial_name(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{}.partial", std::process::id()))
+}
+
+enum WriteError {
+    Io(io::Error),
+    Plan(String),
+}
+
+impl From<io::Error> for WriteError {
+    fn from(error: io::Error) -> WriteError {
+        WriteError::Io(error)
+    }
+}
+
+fn write_partial<'a>(
+    partial: &Path,
+    plan: &Plan,
+    code: &[u8],
+    target: &TargetInfo,
+    weights: impl IntoIterator<Item = Cow<'a, [u8]>>,
+) -> Result<(), WriteError> {
+    let mut out = BufWriter::new(File::create(partial)?);
+    write(&mut out, plan, code, target, weights)?;
+    Ok(out.flush()?)
+}
+
+/// Writes the sections, then goes back and writes the header that describes them.
+fn write<'a>(
+    out: &mut (impl Write + Seek),
+    plan: &Plan,
+    code: &[u8],
+    target: &TargetInfo,
+    weights: impl IntoIterator<Item = Cow<'a, [u8]>>,
+) -> Result<(), WriteError> {
+    let manifest = postcard::to_stdvec(plan).map_err(|e| WriteError::Plan(e.to_string()))?;
+    let mut out = SectionWriter { out, at: 0 };
+    out.write(&[0; PAGE as usize])?;
+    let manifest = out.section(&manifest)?;
+    let code = out.section(code)?;
+    let (weights, weights_sum) = out.weights(weights)?;
+    plan.check(code.bytes, weights.bytes)
+        .map_err(WriteError::Plan)?;
+    let header = Header {
+        target: target.clone(),
+        manifest,
+        code,
+        weights,
+        weights_sum,
+    };
+    out.out.seek(SeekFrom::Start(0))?;
+    Ok(out
+        .out
+        .write_all(&encode_header(&header).map_err(WriteError::Plan)?)?)
+}
+
+struct SectionWriter<'w, W> {
+    out: &'w mut W,
+    /// Bytes written so far.
+    at: u64,
+}
+
+impl<W: Write> SectionWriter<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.at += bytes.len() as u64;
+        self.out.write_all(bytes)
+    }
+
+    /// Zeros up to the next multiple of a page or less.
+    fn pad(&mut self, to: u64) -> io::Result<()> {
+        let missing = self.at.next_multiple_of(to) - self.at;
+        self.write(&[0; PAGE as usize][..missing as usize])
+    }
+
+    fn section(&mut self, bytes: &[u8]) -> io::Result<Section> {
+        self.pad(PAGE)?;
+        let section = Section {
+            offset: self.at,
+            bytes: bytes.len() as u64,
+            hash: blake3::hash(bytes).into(),
+        };
+        self.write(bytes)?;
+        Ok(section)
+    }
+
+    fn weights<'a>(
+        &mut self,
+        tensors: impl IntoIterator<Item = Cow<'a, [u8]>>,
+    ) -> io::Result<(Section, [u8; 32])> {
+        self.pad(PAGE)?;
+        let offset = self.at;
+        let (mut hash, mut sum) = (blake3::Hasher::new(), QuickSum::default());
+        let mut block = |writer: &mut Self, bytes: &[u8]| {
+            hash.update(bytes);
+            sum.update(bytes);
+            writer.write(bytes)
+        };
+        for tensor in tensors {
+            let (whole, rest) = tensor.split_at(tensor.len() - tensor.len() % ALIGN);
+            block(self, whole)?;
+            if !rest.is_empty() {
+                let mut last = [0; ALIGN];
+                last[..rest.len()].copy_from_slice(rest);
+                block(self, &last)?;
+            }
+        }
+        block(self, &[0; SLACK])?;
+        let section = Section {
+            offset,
+            bytes: self.at - offset,
+            hash: hash.finalize().into(),
+        };
+        Ok((section, sum.finish()))
+    }
+}
+
+/// The header page.
+fn encode_header(header: &Header) -> Result<Vec<u8>, String> {
+    let record = postcard::to_stdvec(header).map_err(|e| e.to_string())?;
+    let mut page = vec![0; PAGE as usize];
+    let room = page.len() - RECORD_AT;
+    if record.len() > room {
+        return Err(format!(
+            "the target description needs {} bytes, the header has room for {room}",
+            record.len()
+        ));
+    }
+    page[..MAGIC.len()].copy_from_slice(&MAGIC);
+    page[VERSION_AT].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    page[RECORD_LENGTH_AT].copy_from_slice(&(record.len() as u32).to_le_bytes());
+    page[RECORD_AT..RECORD_AT + record.len()].copy_from_slice(&record);
+    let hash = header_hash(&page);
+    page[HASH_AT].copy_from_slice(&hash);
+    Ok(page)
+}
+
+/// The hash of a header page, except for the bytes that hold the hash.
+fn header_hash(page: &[u8]) -> [u8; 32] {
+    blake3::Hasher::new()
+        .update(&page[..HASH_AT.start])
+        .update(&page[HASH_AT.end..])
+        .finalize()
+        .into()
+}
+
+/// Sums of 64-bit words in eight lanes, and sums of those sums, modulo 2^64:
+///
+/// ```text
+/// a[lane] += word;    b[lane] += a[lane]
+/// ```
+///
+/// A changed word changes `a`; blocks that changed places change `b`. Eight lanes fill the vector units.
+#[derive(Default)]
+struct QuickSum {
+    sums: [u64; 8],
+    sums_of_sums: [u64; 8],
+    blocks: u64,
+}
+
+impl QuickSum {
+    /// Adds bytes; a last block of fewer than 64 counts as if zeros followed.
+    fn update(&mut self, bytes: &[u8]) {
+        let (blocks, rest) = bytes.as_chunks::<ALIGN>();
+        blocks.iter().for_each(|block| self.add(block));
+        if !rest.is_empty() {
+            let mut last = [0; ALIGN];
+            last[..rest.len()].copy_from_slice(rest);
+            self.add(&last);
+        }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, block: &[u8; ALIGN]) {
+        let (words, _) = block.as_chunks::<8>();
+        for (lane, word) in words.iter().enumerate() {
+            self.sums[lane] = self.sums[lane].wrapping_add(u64::from_le_bytes(*word));
+            self.sums_of_sums[lane] = self.sums_of_sums[lane].wrapping_add(self.sums[lane]);
+        }
+        self.blocks += 1;
+    }
+
+    fn finish(&self) -> [u8; 32] {
+        let words = self
+            .sums
+            .iter()
+            .chain(&self.sums_of_sums)
+            .chain([&self.blocks]);
+        let bytes: Vec<u8> = words.flat_map(|word| word.to_le_bytes()).collect();
+        blake3::hash(&bytes).into()
+    }
+}
+
+/// An artifact that was opened and found whole. Clones share its bytes.
+#[derive(Clone)]
+pub struct Artifact {
+    path: String,
+    bytes: Arc<Bytes>,
+    header: Header,
+    plan: Plan,
+}
+
+enum Bytes {
+    Mapped { file: File, map: Mmap },
+    Owned(AlignedBytes),
+}
+
+impl Bytes {
+    fn all(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped { map, .. } => map,
+            Bytes::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl Artifact {
+    /// Opens and checks a file. It may be for another processor: that is checked when a session is made of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the file cannot be read, [`Error::Artifact`] if it is not a whole artifact of this format.
+    pub fn open(path: impl AsRef<Path>, check: WeightsCheck) -> Result<Artifact> {
+        let path = path.as_ref();
+        let map = || {
+            let file = File::open(path)?;
+            if !file.metadata()?.is_file() {
+                return Err(io::Error::other(
+                    "this is not a file; a path to an artifact was expected",
+                ));
+            }
+            let map = cpu::map_readable(&file)?;
+            Ok(Bytes::Mapped { file, map })
+        };
+        Artifact::read(
+            path.display().to_string(),
+            map().map_err(|e| Error::io(path, e))?,
+            check,
+        )
+    }
+
+    /// Checks an artifact in memory; the bytes are copied.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Artifact`] if it is not a whole artifact of this format, [`Error::Resource`] without memory for a copy.
+    pub fn from_bytes(bytes: &[u8], check: WeightsCheck) -> Result<Artifact> {
+        Artifact::read(
+            IN_MEMORY.into(),
+            Bytes::Owned(AlignedBytes::copy_of(bytes)?),
+            check,
+        )
+    }
+
+    fn read(path: String, bytes: Bytes, check: WeightsCheck) -> Result<Artifact> {
+        match read_checked(bytes.all(), check) {
+            Ok((header, plan)) => Ok(Artifact {
+                path,
+                bytes: Arc::new(bytes),
+                header,
+                plan,
+            }),
+            Err(problem) => Err(Error::Artifact { path, problem }),
+        }
+    }
+
+    /// The file it came from, or `<memory>`.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Its plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Target, sections and hashes.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The bytes of the whole file.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.all()
+    }
+
+    /// Writes the file, as [`write_file`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if it cannot be written.
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        if path.exists() && !path.is_file() {
+            return std::fs::write(path, self.bytes()).map_err(|e| Error::io(path, e));
+        }
+        let partial = partial_name(path);
+        let written = std::fs::write(&partial, self.bytes())
+            .and_then(|()| std::fs::rename(&partial, path));
+        written.map_err(|e| {
+            // Best effort: the error that is reported is the one that matters.
+            let _ = std::fs::remove_file(&partial);
+            Error::io(path, e)
+        })
+    }
+
+    /// Its machine code.
+    pub fn code(&self) -> &[u8] {
+        &self.bytes.all()[range(&self.header.code)]
+    }
+
+    /// Its weights.
+    pub fn weights(&self) -> &[u8] {
+        &self.bytes.all()[range(&self.header.weights)]
+    }
+
+    /// Checks the weights by BLAKE3, as [`WeightsCheck::Full`] does when opening.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Artifact`] if they are not what was written.
+    pub fn verify(&self) -> Result<()> {
+        check_hash("weights", self.weights(), &self.header.weights).map_err(|problem| {
+            Error::Artifact {
+                path: self.path.clone(),
+                problem,
+            }
+        })
+    }
+
+    /// The kernels, ready to be called.
+    pub(crate) fn map_code(&self) -> Result<Code> {
+        let file = match &*self.bytes {
+            Bytes::Mapped { file, .. } => Some((file, self.header.code.offset)),
+            Bytes::Owned(_) => None,
+        };
+        let offsets = self.plan.kernels.iter().map(|kernel| kernel.offset);
+        cpu::check_target(&self.header.target)
+            .and_then(|()| Code::map(file, self.code(), offsets))
+            .map_err(|problem| Error::Artifact {
+                path: self.path.clone(),
+                problem,
+            })
+    }
+}
+
+/// The bytes of a section; in range, since [`check_section`] passed.
+fn range(section: &Section) -> Range<usize> {
+    section.offset as usize..(section.offset + section.bytes) as usize
+}
+
+/// Everything but the processor is checked here, from the outside in.
+fn read_checked(file: &[u8], check: WeightsCheck) -> Result<(Header, Plan), FileProblem> {
+    let header = read_header(file)?;
+    for (name, section) in [
+        ("manifest", &header.manifest),
+        ("code", &header.code),
+        ("weights", &header.weights),
+    ] {
+        check_section(name, section, file.len() as u64)?;
+    }
+    let end = header.weights.offset + header.weights.bytes;
+    if end != file.len() as u64 {
+        return Err(damaged(
+            "end",
+            format!("{} bytes follow the weights", file.len() as u64 - end),
+        ));
+    }
+    check_padding(file, &header)?;
+    let manifest = &file[range(&header.manifest)];
+    check_hash("manifest", manifest, &header.manifest)?;
+    check_hash("code", &file[range(&header.code)], &header.code)?;
+    let plan: Plan =
+        postcard::from_bytes(manifest).map_err(|e| FileProblem::Plan(e.to_string()))?;
+    plan.check(header.code.bytes, header.weights.bytes)
+        .map_err(FileProblem::Plan)?;
+    check_weights(&file[range(&header.weights)], &header, check)?;
+    Ok((header, plan))
+}
+
+fn read_header(file: &[u8]) -> Result<Header, FileProblem> {
+    let known = file.len().min(MAGIC.len());
+    if file[..known] != MAGIC[..known] || file.is_empty() {
+        return Err(FileProblem::NotAnArtifact);
+    }
+    let truncated = FileProblem::Truncated {
+        expected: PAGE,
+        found: file.len() as u64,
+    };
+    let page = file.get(..PAGE as usize).ok_or(truncated)?;
+    check_version(number(&page[VERSION_AT]))?;
+    if header_hash(page) != page[HASH_AT] {
+        return Err(damaged("header", "its hash does not match".into()));
+    }
+    let length = number(&page[RECORD_LENGTH_AT]) as usize;
+    let record = page[RECORD_AT..]
+        .get(..length)
+        .ok_or_else(|| damaged("header", "its length is wrong".into()))?;
+    postcard::from_bytes(record).map_err(|e| damaged("header", e.to_string()))
+}
+
+/// A little-endian number of four bytes.
+fn number(bytes: &[u8]) -> u32 {
+    bytes
+        .iter()
+        .rev()
+        .fold(0, |number, &byte| number << 8 | u32::from(byte))
+}
+
+fn check_version(found: u32) -> Result<(), FileProblem> {
+    let help = match found.cmp(&FORMAT_VERSION) {
+        std::cmp::Ordering::Equal => return Ok(()),
+        std::cmp::Ordering::Less => "compile the model again",
+        std::cmp::Ordering::Greater => {
+            "it was written by a newer Egret: update this one, or compile the model again"
+        }
+    };
+    Err(FileProblem::Version {
+        found,
+        known: FORMAT_VERSION,
+        help,
+    })
+}
+
+/// A section begins at a page behind the header and ends in the file.
+fn check_section(
+    name: &'static str,
+    section: &Section,
+    file_bytes: u64,
+) -> Result<(), FileProblem> {
+    let end = section
+        .offset
+        .checked_add(section.bytes)
+        .ok_or_else(|| damaged(name, "its length is absurd".into()))?;
+    if section.offset < PAGE || !section.offset.is_multiple_of(PAGE) {
+        return Err(damaged(
+            name,
+            format!("it begins at byte {}", section.offset),
+        ));
+    }
+    if end > file_bytes {
+        return Err(FileProblem::Truncated {
+            expected: end,
+            found: file_bytes,
+        });
+    }
+    Ok(())
+}
+
+/// The bytes between the sections, which no hash covers, are the zeros that were written.
+fn check_padding(file: &[u8], header: &Header) -> Result<(), FileProblem> {
+    for (before, after) in [
+        (&header.manifest, &header.code),
+        (&header.code, &header.weights),
+    ] {
+        let gap = file.get(range(before).end..after.offset as usize);
+        if gap.is_none_or(|gap| gap.iter().any(|&byte| byte != 0)) {
+            let detail = "the bytes between the sections are not zeros".into();
+            return Err(damaged("padding", detail));
+        }
+    }
+    Ok(())
+}
+
+fn check_hash(name: &'static str, bytes: &[u8], section: &Section) -> Result<(), FileProblem> {
+    match blake3::hash(bytes) == blake3::Hash::from(section.hash) {
+        true => Ok(()),
+        false => Err(damaged(name, "its hash does not match".into())),
+    }
+}
+
+fn check_weights(weights: &[u8], header: &Header, check: WeightsCheck) -> Result<(), FileProblem> {
+    match check {
+        WeightsCheck::Skip => Ok(()),
+        WeightsCheck::Full => check_hash("weights", weights, &header.weights),
+        WeightsCheck::Quick => {
+            let mut sum = QuickSum::default();
+            sum.update(weights);
+            match sum.finish() == header.weights_sum {
+                true => Ok(()),
+                false => Err(damaged("weights", "their sum does not match".into())),
+            }
+        }
+    }
+}
+
+fn damaged(section: &'static str, detail: String) -> FileProblem {
+    FileProblem::Damaged { section, detail }
+}
+
+#[cfg(test)]
+#[path = "artifact_tests.rs"]
+mod tests;

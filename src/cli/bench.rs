@@ -1,0 +1,120 @@
+//! `egret bench`: how long a run takes.
+//!
+//! ```text
+//! $ egret bench model.egret --threads 1,2
+//! resnet50, znver5
+//! threads   fused   runs   p50 ms   p90 ms   p99 ms   mean ms
+//!       1   yes      234   12.810   12.870   13.020    12.830
+//!       2   yes      431    6.940    7.010    7.300     6.960
+//! ```
+
+use super::measure::{self, Side};
+use super::options::{CompileOptions, InputOptions, JsonOption, MeasureOptions};
+use super::source::Ready;
+use super::stats::Latency;
+use super::table::{Align, columns, milliseconds};
+use super::{progress::Progress, report};
+use egret::Error;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// The arguments of `egret bench`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// An .onnx model, a graph as .egir text, or a compiled .egret file
+    model: PathBuf,
+    #[command(flatten)]
+    compile: CompileOptions,
+    #[command(flatten)]
+    inputs: InputOptions,
+    #[command(flatten)]
+    measure: MeasureOptions,
+    /// Compile every op to a kernel of its own
+    #[arg(long)]
+    no_fuse: bool,
+    #[command(flatten)]
+    json: JsonOption,
+}
+
+#[derive(Serialize)]
+struct Report {
+    schema: &'static str,
+    model: String,
+    target: String,
+    results: Vec<Row>,
+}
+
+/// The latency of one configuration, as JSON.
+#[derive(Clone, Serialize)]
+struct Row {
+    threads: usize,
+    fused: bool,
+    runs: usize,
+    p50_ms: f64,
+    p90_ms: f64,
+    p99_ms: f64,
+    mean_ms: f64,
+}
+
+impl Row {
+    fn new(threads: usize, fused: bool, latency: &Latency) -> Row {
+        Row {
+            threads,
+            fused,
+            runs: latency.runs,
+            p50_ms: latency.p50,
+            p90_ms: latency.p90,
+            p99_ms: latency.p99,
+            mean_ms: latency.mean,
+        }
+    }
+}
+
+/// Measures each number of threads and prints a row for each.
+pub fn run(args: Args) -> Result<(), Error> {
+    let progress = Progress::start("Importing");
+    let ready = Ready::open(&args.model, &args.compile, &args.inputs)?;
+    let artifact = ready.artifact(!args.no_fuse, &progress)?;
+    progress.phase("Measuring");
+    let mut results = Vec::new();
+    for &threads in &args.measure.threads {
+        let session = artifact.session(threads)?;
+        let inputs = ready.inputs(&session)?;
+        let mut side = Side::new(session, ready.named(&inputs))?;
+        let latency = Latency::of(&measure::alone(&mut side, args.measure.min_time)?);
+        warn_of_noise(&latency, threads);
+        results.push(Row::new(threads, artifact.is_fused(), &latency));
+    }
+    drop(progress);
+    let (model, target) = (ready.name().to_string(), artifact.target().cpu.clone());
+    let report = Report { schema: "egret.bench/1", model, target, results };
+    if !args.json.takes_stdout() {
+        report::result(text(&report))?;
+    }
+    args.json.json.as_deref().map_or(Ok(()), |path| report::json(path, &report))
+}
+
+/// Warns where the spread of the samples makes small differences meaningless.
+pub fn warn_of_noise(latency: &Latency, threads: usize) {
+    if let Some(spread) = latency.noise() {
+        report::warning(format_args!(
+            "this machine is noisy ({threads} threads: one run in ten takes {:.0} % longer than the median); \
+             end other programs, or measure longer with --min-time",
+            spread * 100.0
+        ));
+    }
+}
+
+fn text(report: &Report) -> String {
+    let header = ["threads", "fused", "runs", "p50 ms", "p90 ms", "p99 ms", "mean ms"];
+    let header = header.map(|name| (name, if name == "fused" { Align::Left } else { Align::Right }));
+    let row = |row: &Row| {
+        let times = [row.p50_ms, row.p90_ms, row.p99_ms, row.mean_ms].map(milliseconds);
+        let fused = if row.fused { "yes" } else { "no" };
+        let mut cells = vec![row.threads.to_string(), fused.to_string(), row.runs.to_string()];
+        cells.extend(times);
+        cells
+    };
+    let table = columns(&header, report.results.iter().map(row));
+    format!("{}, {}\n{table}", report.model, report.target)
+}

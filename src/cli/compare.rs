@@ -1,0 +1,130 @@
+//! `egret compare`: the same model fused and unfused, measured in turns.
+//!
+//! ```text
+//! $ egret compare examples/models/digits_cnn.onnx --dim batch=1
+//! digits_cnn   fused against unfused   znver5, 1 thread, 5120 runs of each in turns
+//!            p50 ms   p99 ms   kernels    scratch
+//! unfused     0.214    0.221        22   24.5 KiB
+//! fused       0.128    0.130         9   11.3 KiB
+//! speed-up    1.67x   [1.65, 1.69]
+//! ```
+//!
+//! The speed-up is the ratio of the medians; in brackets stands its 95 % confidence interval.
+
+use super::measure::{self, Side};
+use super::options::{CompileOptions, InputOptions, JsonOption, MeasureOptions};
+use super::source::Ready;
+use super::stats::{Latency, Speedup};
+use super::table::{Align, bytes, columns, milliseconds, plural};
+use super::{bench, progress::Progress, report};
+use egret::{Artifact, Error};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// The arguments of `egret compare`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// An .onnx model or a graph as .egir text
+    model: PathBuf,
+    #[command(flatten)]
+    compile: CompileOptions,
+    #[command(flatten)]
+    inputs: InputOptions,
+    #[command(flatten)]
+    measure: MeasureOptions,
+    #[command(flatten)]
+    json: JsonOption,
+}
+
+#[derive(Serialize)]
+struct Report {
+    schema: &'static str,
+    model: String,
+    target: String,
+    results: Vec<Comparison>,
+}
+
+/// Both sides on one number of threads.
+#[derive(Serialize)]
+struct Comparison {
+    threads: usize,
+    runs: usize,
+    unfused: Measured,
+    fused: Measured,
+    speedup: f64,
+    speedup_low: f64,
+    speedup_high: f64,
+}
+
+#[derive(Serialize)]
+struct Measured {
+    p50_ms: f64,
+    p99_ms: f64,
+    kernels: usize,
+    scratch_bytes: u64,
+}
+
+/// Compiles the model both ways, measures, and prints a table for each number of threads.
+pub fn run(args: Args) -> Result<(), Error> {
+    let progress = Progress::start("Importing");
+    let ready = Ready::open(&args.model, &args.compile, &args.inputs)?;
+    ready.graph("compare fused with unfused")?;
+    let (unfused, fused) = (ready.artifact(false, &progress)?, ready.artifact(true, &progress)?);
+    progress.phase("Measuring");
+    let compare = |&threads| compare(&ready, &unfused, &fused, threads, &args);
+    let results = args.measure.threads.iter().map(compare).collect::<Result<Vec<_>, _>>()?;
+    drop(progress);
+    let (model, target) = (ready.name().to_string(), fused.target().cpu.clone());
+    let report = Report { schema: "egret.compare/1", model, target, results };
+    if !args.json.takes_stdout() {
+        let tables: Vec<String> = report.results.iter().map(|result| text(&report, result)).collect();
+        report::result(tables.join("\n"))?;
+    }
+    args.json.json.as_deref().map_or(Ok(()), |path| report::json(path, &report))
+}
+
+fn compare(ready: &Ready, unfused: &Artifact, fused: &Artifact, threads: usize, args: &Args) -> Result<Comparison, Error> {
+    let (before, after) = (unfused.session(threads)?, fused.session(threads)?);
+    let inputs = ready.inputs(&before)?;
+    let mut before = Side::new(before, ready.named(&inputs))?;
+    let mut after = Side::new(after, ready.named(&inputs))?;
+    let (befores, afters) = measure::in_turns(&mut before, &mut after, args.measure.min_time)?;
+    let speedup = Speedup::of(&befores, &afters);
+    let measured = |side: &Side<'_>, latency: &Latency| Measured {
+        p50_ms: latency.p50,
+        p99_ms: latency.p99,
+        kernels: side.session().plan().steps.len(),
+        scratch_bytes: side.session().arena_bytes(),
+    };
+    let (slow, fast) = (Latency::of(&befores), Latency::of(&afters));
+    bench::warn_of_noise(&fast, threads);
+    Ok(Comparison {
+        threads,
+        runs: befores.len(),
+        unfused: measured(&before, &slow),
+        fused: measured(&after, &fast),
+        speedup: speedup.ratio,
+        speedup_low: speedup.low,
+        speedup_high: speedup.high,
+    })
+}
+
+fn text(report: &Report, result: &Comparison) -> String {
+    let header = ["", "p50 ms", "p99 ms", "kernels", "scratch"];
+    let header = header.map(|name| (name, if name.is_empty() { Align::Left } else { Align::Right }));
+    let row = |name: &str, side: &Measured| {
+        let (p50, p99) = (milliseconds(side.p50_ms), milliseconds(side.p99_ms));
+        vec![name.to_string(), p50, p99, side.kernels.to_string(), bytes(side.scratch_bytes)]
+    };
+    let table = columns(&header, [row("unfused", &result.unfused), row("fused", &result.fused)]);
+    format!(
+        "{}   fused against unfused   {}, {}, {} of each in turns\n{table}speed-up  {:.2}x  [{:.2}, {:.2}]\n",
+        report.model,
+        report.target,
+        plural(result.threads, "thread"),
+        plural(result.runs, "run"),
+        result.speedup,
+        result.speedup_low,
+        result.speedup_high,
+    )
+}

@@ -1,0 +1,108 @@
+//! `egret compile`: from a model to one file that runs without the compiler, or to any stage on the way.
+//!
+//! ```text
+//! $ egret compile examples/models/digits_cnn.onnx -o digits_cnn.egret
+//! Compiled digits_cnn.egret: 12 kernels, 240.1 KiB, in 0.8 s
+//! ```
+
+use super::options::CompileOptions;
+use super::progress::Progress;
+use super::table::{bytes, plural};
+use super::{report, source};
+use clap::ValueEnum;
+use egret::codegen::interpret::kernels_text;
+use egret::codegen::cpu::{self, Form};
+use egret::codegen::plan;
+use egret::ir::text::{Options, print};
+use egret::{Compiler, Error, Graph, Target};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// The arguments of `egret compile`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// An .onnx model or a graph as .egir text
+    model: PathBuf,
+    /// File to write [default: the model's name with .egret or .o; text goes to stdout]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    compile: CompileOptions,
+    /// Compile every op to a kernel of its own
+    #[arg(long)]
+    no_fuse: bool,
+    /// Stop at a stage and write that
+    #[arg(long, value_name = "STAGE")]
+    emit: Option<Emit>,
+}
+
+/// A stage on the way to an artifact.
+#[derive(Clone, Copy, ValueEnum)]
+enum Emit {
+    /// The graph after all passes
+    Ir,
+    /// The kernels: loops, tiles, expressions
+    Kernels,
+    /// The kernels as LLVM IR
+    Llvm,
+    /// The kernels as assembly
+    Asm,
+    /// The kernels as an object file
+    Obj,
+}
+
+/// Compiles and writes.
+pub fn run(args: Args) -> Result<(), Error> {
+    let begin = Instant::now();
+    let progress = Progress::start("Importing");
+    let compiler = args.compile.compiler(!args.no_fuse);
+    // A wrong name of a target is found before a large model is read.
+    let target = compiler.chosen_target()?;
+    let graph = source::graph(&args.model, &compiler)?.ok_or_else(already_compiled)?;
+    let Some(emit) = args.emit else {
+        let path = args.output.unwrap_or_else(|| named_after(&args.model, "egret"));
+        let artifact = progress.compile(&compiler, &graph)?;
+        artifact.write(&path)?;
+        drop(progress);
+        let (kernels, size) = (artifact.plan().kernels.len(), artifact.bytes().len());
+        let text = format!("{}, {}, in {:.1} s", plural(kernels, "kernel"), bytes(size as u64), begin.elapsed().as_secs_f64());
+        report::done("Compiled", format_args!("{}: {text}", path.display()));
+        return Ok(());
+    };
+    progress.phase("Compiling");
+    let content = emitted(emit, &compiler, &target, &graph)?;
+    drop(progress);
+    match (args.output, emit) {
+        (Some(path), _) => write(&path, &content),
+        (None, Emit::Obj) => write(&named_after(&args.model, "o"), &content),
+        (None, Emit::Ir | Emit::Kernels | Emit::Llvm | Emit::Asm) => report::result(String::from_utf8_lossy(&content)),
+    }
+}
+
+fn already_compiled() -> Error {
+    Error::Usage("this file is compiled already; give the .onnx model it was compiled from".to_string())
+}
+
+/// `models/cnn.onnx` compiles to `cnn.egret` in the current directory.
+fn named_after(model: &Path, extension: &str) -> PathBuf {
+    Path::new(model.file_stem().unwrap_or(model.as_os_str())).with_extension(extension)
+}
+
+fn write(path: &Path, content: &[u8]) -> Result<(), Error> {
+    std::fs::write(path, content).map_err(|error| Error::File(format!("{}: {error}", path.display())))
+}
+
+fn emitted(emit: Emit, compiler: &Compiler, target: &Target, graph: &Graph) -> Result<Vec<u8>, Error> {
+    let grouped = compiler.optimise(graph)?;
+    if let Emit::Ir = emit {
+        return Ok(print(&grouped, Options::lossless()).into_bytes());
+    }
+    let program = plan::build(&grouped, target, &|_, _| {})?;
+    let translate = |form| cpu::translate(&program.kernels, target, form).map_err(|error| Error::Bug(error.to_string()));
+    match emit {
+        Emit::Ir | Emit::Kernels => Ok(kernels_text(&program).into_bytes()),
+        Emit::Llvm => translate(Form::Llvm),
+        Emit::Asm => translate(Form::Assembly),
+        Emit::Obj => translate(Form::Object),
+    }
+}

@@ -1,0 +1,302 @@
+//! `egret inspect`: what is in a model or in a compiled file.
+//!
+//! Of a model: its inputs and outputs, its ops, its parameters, and what it is compiled to. Of a compiled file: all of that
+//! but the ops. Figures that depend on free dimensions are given for the extents that the report names.
+//!
+//! ```text
+//! $ egret inspect examples/models/digits_cnn.onnx
+//! model       digits_cnn
+//! target      x86-64-v4 (x86_64)
+//! dimensions  batch = 1
+//! ...
+//! ```
+
+use super::options::{CompileOptions, JsonOption};
+use super::progress::Progress;
+use super::report;
+use super::source::Ready;
+use super::table::{Align, bytes, columns, count, plural};
+use egret::plan::{Place, Plan, Port, Step};
+use egret::{Artifact, Error, Graph, memory};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The arguments of `egret inspect`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// An .onnx model, a graph as .egir text, or a compiled .egret file
+    model: PathBuf,
+    #[command(flatten)]
+    compile: CompileOptions,
+    /// Compile every op to a kernel of its own
+    #[arg(long)]
+    no_fuse: bool,
+    #[command(flatten)]
+    json: JsonOption,
+}
+
+#[derive(Serialize)]
+struct Report {
+    schema: &'static str,
+    model: String,
+    target: Target,
+    /// The extents that the figures are for.
+    dims: BTreeMap<String, i64>,
+    inputs: Vec<Typed>,
+    outputs: Vec<Typed>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    graph: Option<Contents>,
+    flops: u64,
+    scratch_bytes: u64,
+    kernels: Vec<Call>,
+    memory: Vec<Placed>,
+    sections: Vec<Section>,
+}
+
+#[derive(Serialize)]
+struct Target {
+    arch: String,
+    cpu: String,
+    features: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Typed {
+    name: String,
+    #[serde(rename = "type")]
+    ty: String,
+}
+
+/// What a model consists of, before it is compiled.
+#[derive(Serialize)]
+struct Contents {
+    nodes: usize,
+    parameters: u64,
+    parameter_bytes: u64,
+    ops: BTreeMap<&'static str, usize>,
+}
+
+/// One call of a kernel.
+#[derive(Serialize)]
+struct Call {
+    kernel: String,
+    hash: String,
+    computes: String,
+    value: String,
+    flops: u64,
+    parts: i64,
+    origins: Vec<String>,
+}
+
+/// An intermediate value in the scratch memory.
+#[derive(Serialize)]
+struct Placed {
+    value: String,
+    offset: u64,
+    bytes: u64,
+    first_call: usize,
+    last_call: usize,
+}
+
+#[derive(Serialize)]
+struct Section {
+    name: &'static str,
+    offset: u64,
+    bytes: u64,
+    blake3: String,
+}
+
+/// Compiles a model, or opens a compiled one, and describes it.
+pub fn run(args: Args) -> Result<(), Error> {
+    let progress = Progress::start("Importing");
+    let ready = Ready::unbound(&args.model, &args.compile)?;
+    let artifact = ready.artifact(!args.no_fuse, &progress)?;
+    drop(progress);
+    let contents = ready.graph("look into").ok().map(Contents::of);
+    let report = Report::new(ready.name(), &artifact, contents, ready.dims())?;
+    if !args.json.takes_stdout() {
+        report::result(report.text())?;
+    }
+    args.json.json.as_deref().map_or(Ok(()), |path| report::json(path, &report))
+}
+
+impl Contents {
+    fn of(graph: &Graph) -> Contents {
+        let mut ops = BTreeMap::new();
+        graph.nodes().iter().for_each(|node| *ops.entry(node.op.name()).or_insert(0) += 1);
+        let tensors = || graph.constants().filter_map(|(id, _)| graph.constant(id));
+        Contents {
+            nodes: graph.nodes().len(),
+            parameters: tensors().map(|tensor| tensor.count() as u64).sum(),
+            parameter_bytes: tensors().map(|tensor| tensor.bytes().len() as u64).sum(),
+            ops,
+        }
+    }
+}
+
+impl Report {
+    fn new(model: &str, artifact: &Artifact, graph: Option<Contents>, mut dims: BTreeMap<String, i64>) -> Result<Report, Error> {
+        let (plan, header) = (artifact.plan(), artifact.header());
+        let symbols: Vec<i64> = plan.symbols.iter().map(|name| *dims.entry(name.clone()).or_insert(1)).collect();
+        let memory = memory::MemoryMap::of(plan, &symbols).map_err(Error::Usage)?;
+        let kernels: Vec<Call> = plan.steps.iter().map(|step| Call::of(plan, step, &symbols)).collect();
+        let section = |name, section: &egret::Section| Section {
+            name,
+            offset: section.offset,
+            bytes: section.bytes,
+            blake3: hex(&section.hash),
+        };
+        Ok(Report {
+            schema: "egret.inspect/1",
+            model: model.to_string(),
+            target: Target {
+                arch: header.target.arch.clone(),
+                cpu: header.target.cpu.clone(),
+                features: header.target.features.clone(),
+            },
+            inputs: typed(&plan.inputs),
+            outputs: typed(&plan.outputs),
+            graph,
+            flops: kernels.iter().map(|call| call.flops).sum(),
+            scratch_bytes: memory.arena_bytes,
+            memory: placed(plan, &symbols, &memory)?,
+            kernels,
+            sections: vec![
+                section("manifest", &header.manifest),
+                section("code", &header.code),
+                section("weights", &header.weights),
+            ],
+            dims,
+        })
+    }
+
+    fn text(&self) -> String {
+        let mut text = columns(&[("", Align::Left); 2], self.summary());
+        let mut section = |title: &str, table: String| {
+            if !table.trim().is_empty() {
+                text += &format!("\n{title}\n{}", indented(&table));
+            }
+        };
+        section("Inputs", names(&self.inputs));
+        section("Outputs", names(&self.outputs));
+        if let Some(graph) = &self.graph {
+            section("Ops", counts(&graph.ops));
+        }
+        section("Kernels, in the order of their calls", self.calls());
+        section("Memory map of the intermediate values", self.memory_map());
+        section("Sections of the file", self.sections());
+        text
+    }
+
+    fn summary(&self) -> Vec<Vec<String>> {
+        let mut rows = vec![("model", self.model.clone())];
+        let Target { arch, cpu, features } = &self.target;
+        rows.push(("target", format!("{cpu} ({arch}: {})", features.join(" "))));
+        let dims: Vec<String> = self.dims.iter().map(|(name, extent)| format!("{name} = {extent}")).collect();
+        if !dims.is_empty() {
+            rows.push(("dimensions", dims.join(", ")));
+        }
+        if let Some(graph) = &self.graph {
+            let size = bytes(graph.parameter_bytes);
+            rows.push(("parameters", format!("{} ({size})", count(graph.parameters as f64))));
+            rows.push(("nodes", graph.nodes.to_string()));
+        }
+        let distinct: std::collections::BTreeSet<&str> = self.kernels.iter().map(|call| call.hash.as_str()).collect();
+        rows.push(("kernels", format!("{} of {}", plural(self.kernels.len(), "call"), plural(distinct.len(), "kernel"))));
+        rows.push(("work", format!("{}FLOP", spaced(count(self.flops as f64)))));
+        rows.push(("scratch", bytes(self.scratch_bytes)));
+        rows.into_iter().map(|(name, value)| vec![name.to_string(), value]).collect()
+    }
+
+    fn calls(&self) -> String {
+        let header = [("", Align::Right), ("kernel", Align::Left), ("computes", Align::Left), ("FLOP", Align::Right), ("from", Align::Left)];
+        let row = |(i, call): (usize, &Call)| {
+            let Call { kernel, computes, flops, origins, .. } = call;
+            vec![i.to_string(), kernel.clone(), computes.clone(), count(*flops as f64), origins.join(" ")]
+        };
+        columns(&header, self.kernels.iter().enumerate().map(row))
+    }
+
+    fn memory_map(&self) -> String {
+        let header = [("value", Align::Left), ("offset", Align::Right), ("bytes", Align::Right), ("calls", Align::Right)];
+        let row = |placed: &Placed| {
+            let alive = format!("{}-{}", placed.first_call, placed.last_call);
+            vec![placed.value.clone(), placed.offset.to_string(), placed.bytes.to_string(), alive]
+        };
+        columns(&header, self.memory.iter().map(row))
+    }
+
+    fn sections(&self) -> String {
+        let header = [("section", Align::Left), ("offset", Align::Right), ("bytes", Align::Right), ("blake3", Align::Left)];
+        let row = |s: &Section| vec![s.name.to_string(), s.offset.to_string(), s.bytes.to_string(), s.blake3.clone()];
+        columns(&header, self.sections.iter().map(row))
+    }
+}
+
+impl Call {
+    fn of(plan: &Plan, step: &Step, symbols: &[i64]) -> Call {
+        let kernel = &plan.kernels[step.kernel as usize];
+        // A size that has no value at these extents is shown as none.
+        let flops = step.flops.eval(symbols).ok().and_then(|flops| u64::try_from(flops).ok());
+        Call {
+            kernel: kernel.name.clone(),
+            hash: hex(&kernel.hash),
+            computes: kernel.text.clone(),
+            value: step.name.clone(),
+            flops: flops.unwrap_or(0),
+            parts: step.parts.eval(symbols).unwrap_or(1),
+            origins: step.origins.clone(),
+        }
+    }
+}
+
+fn typed(ports: &[Port]) -> Vec<Typed> {
+    ports.iter().map(|port| Typed { name: port.name.clone(), ty: port.to_string() }).collect()
+}
+
+/// The buffers in the scratch memory, by their offsets.
+fn placed(plan: &Plan, symbols: &[i64], memory: &memory::MemoryMap) -> Result<Vec<Placed>, Error> {
+    let lengths = memory::buffer_bytes(plan, symbols).map_err(Error::Usage)?;
+    let lifetimes = memory::lifetimes(plan);
+    let buffers = plan.buffers.iter().enumerate().filter(|(_, buffer)| buffer.place == Place::Arena);
+    let mut placed: Vec<Placed> = buffers
+        .filter_map(|(i, buffer)| {
+            let lifetime = lifetimes[i]?;
+            Some(Placed {
+                value: buffer.name.clone(),
+                offset: memory.offsets[i]?,
+                bytes: lengths[i],
+                first_call: lifetime.first,
+                last_call: lifetime.last,
+            })
+        })
+        .collect();
+    placed.sort_by_key(|placed| (placed.offset, placed.first_call));
+    Ok(placed)
+}
+
+fn names(values: &[Typed]) -> String {
+    let row = |value: &Typed| vec![value.name.clone(), value.ty.clone()];
+    columns(&[("", Align::Left); 2], values.iter().map(row))
+}
+
+/// The most frequent first.
+fn counts(ops: &BTreeMap<&'static str, usize>) -> String {
+    let mut ops: Vec<(&str, usize)> = ops.iter().map(|(name, count)| (*name, *count)).collect();
+    ops.sort_by_key(|(name, count)| (std::cmp::Reverse(*count), *name));
+    columns(&[("", Align::Left), ("", Align::Right)], ops.iter().map(|(name, count)| vec![name.to_string(), count.to_string()]))
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
+}
+
+/// `25.6 M` as it stands before a unit: `25.6 M`; `980 ` where there is no prefix.
+fn spaced(count: String) -> String {
+    if count.ends_with(|c: char| c.is_ascii_digit()) { count + " " } else { count }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

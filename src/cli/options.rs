@@ -1,0 +1,152 @@
+//! Options that several verbs share, and how their values are read.
+//!
+//! **Invariant.** An option means the same in every verb that has it. A value that cannot be right is refused while the
+//! command line is parsed, with exit code 2.
+
+use clap::Args;
+use egret::Compiler;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Extents of free dimensions.
+#[derive(Args, Clone, Debug)]
+pub struct DimOptions {
+    /// Fix a free dimension, such as batch=1; may be given several times
+    #[arg(long = "dim", value_name = "NAME=N", value_parser = parse_dim)]
+    pub dims: Vec<(String, i64)>,
+}
+
+impl DimOptions {
+    /// The compiler with these extents.
+    pub fn bind(&self, compiler: Compiler) -> Compiler {
+        self.dims.iter().fold(compiler, |compiler, (name, extent)| compiler.dim(name, *extent))
+    }
+}
+
+/// How a model is compiled; an artifact was compiled before, and only `--dim` has a meaning for it.
+#[derive(Args, Clone, Debug)]
+pub struct CompileOptions {
+    /// Processor to compile for: native, x86-64-v3, x86-64-v4 or an LLVM name (see `egret list targets`)
+    #[arg(long, value_name = "CPU", default_value = "native")]
+    pub target: String,
+    #[command(flatten)]
+    pub free: DimOptions,
+}
+
+impl CompileOptions {
+    /// A compiler set up by these options.
+    pub fn compiler(&self, fuse: bool) -> Compiler {
+        self.free.bind(Compiler::new().target(&self.target).fuse(fuse))
+    }
+}
+
+/// Where inputs come from; without any, they are pseudo-random.
+#[derive(Args, Clone, Debug)]
+pub struct InputOptions {
+    /// Read the input NAME from an .npy file; may be given several times
+    #[arg(long = "input", value_name = "NAME=FILE", value_parser = parse_input)]
+    pub inputs: Vec<(String, PathBuf)>,
+    /// Read input i from DIR/input_<i>.npy, in the order of the model's inputs
+    #[arg(long, value_name = "DIR")]
+    pub input_dir: Option<PathBuf>,
+    /// Seed of the pseudo-random inputs that stand in when none are given
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// How long to measure, and on how many threads.
+#[derive(Args, Clone, Debug)]
+pub struct MeasureOptions {
+    /// Thread counts to measure, separated by commas
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "1", value_parser = parse_threads)]
+    pub threads: Vec<usize>,
+    /// Measure at least this long for each row, such as 500ms or 3s
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_duration)]
+    pub min_time: Duration,
+}
+
+/// `--json [FILE]`.
+#[derive(Args, Clone, Debug)]
+pub struct JsonOption {
+    /// Write the result as JSON to FILE, or to stdout in place of the text
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    pub json: Option<String>,
+}
+
+impl JsonOption {
+    /// Whether stdout belongs to the JSON, so that the text has to be left out.
+    pub fn takes_stdout(&self) -> bool {
+        self.json.as_deref() == Some("-")
+    }
+}
+
+/// More threads than any machine has processors are a typing mistake.
+const MAX_THREADS: usize = 1024;
+
+/// A number of threads.
+pub fn parse_threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(threads) if (1..=MAX_THREADS).contains(&threads) => Ok(threads),
+        _ => Err(format!("a number of threads is between 1 and {MAX_THREADS}")),
+    }
+}
+
+/// Longest extent that is accepted: no tensor with a longer axis fits a memory.
+const MAX_EXTENT: i64 = 1 << 40;
+
+/// `NAME=N`, split at the last `=`.
+fn parse_dim(text: &str) -> Result<(String, i64), String> {
+    let (name, extent) = split_assignment(text, "NAME=N, such as batch=1")?;
+    match extent.parse() {
+        Ok(extent) if (0..=MAX_EXTENT).contains(&extent) => Ok((name, extent)),
+        _ => Err(format!("the extent of `{name}` is `{extent}`, expected a whole number from 0")),
+    }
+}
+
+/// `NAME=FILE`, split at the last `=`: names of values may contain one, names of files seldom do.
+fn parse_input(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, file) = split_assignment(text, "NAME=FILE, such as x=x.npy")?;
+    Ok((name, file.into()))
+}
+
+fn split_assignment<'a>(text: &'a str, expected: &str) -> Result<(String, &'a str), String> {
+    match text.rsplit_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_string(), value)),
+        _ => Err(format!("expected {expected}")),
+    }
+}
+
+/// Longest time that is accepted: a day.
+const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// `3s`, `500ms`, `1m 30s`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time > MAX_TIME => Err("that is more than a day".to_string()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(format!("{error}; expected a time such as 500ms or 3s")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn assignments_are_split_at_the_last_sign() {
+        assert_eq!(parse_input("a=b=c.npy"), Ok(("a=b".into(), "c.npy".into())));
+        assert_eq!(parse_dim("N=2=3"), Ok(("N=2".into(), 3)));
+        for wrong in ["batch", "=1", "batch=", "batch=-1", "batch=x", "batch=99999999999999"] {
+            assert!(parse_dim(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn threads_and_times_have_bounds() {
+        assert_eq!(parse_threads("2"), Ok(2));
+        assert!(parse_threads("0").is_err() && parse_threads("-1").is_err() && parse_threads("9999").is_err());
+        assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert!(parse_duration("3").is_err() && parse_duration("99d").is_err() && parse_duration("").is_err());
+    }
+}

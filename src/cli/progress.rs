@@ -1,0 +1,56 @@
+//! What is being done right now: one line on stderr that disappears when it is done.
+//!
+//! **Invariant.** Nothing is shown unless stderr is a terminal, and nothing of it remains there.
+//!
+//! ```text
+//! ⠹ Compiling 37/54 kernels
+//! ```
+
+use egret::{Artifact, Compiler, Error, Graph, Stage};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::time::Duration;
+
+/// How often the line is redrawn.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A line that says what is being done; it disappears when dropped.
+pub struct Progress(ProgressBar);
+
+impl Progress {
+    /// Begins with this phase, such as `Importing`.
+    pub fn start(phase: &'static str) -> Progress {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template("{spinner} {msg} {prefix}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+        bar.set_style(style);
+        bar.set_message(phase);
+        bar.enable_steady_tick(TICK);
+        Progress(bar)
+    }
+
+    /// Goes on with another phase.
+    pub fn phase(&self, phase: &'static str) {
+        self.0.set_prefix("");
+        self.0.set_message(phase);
+    }
+
+    /// Compiles a graph and shows how far it is.
+    pub fn compile(&self, compiler: &Compiler, graph: &Graph) -> Result<Artifact, Error> {
+        self.phase("Optimising");
+        let grouped = compiler.optimise(graph)?;
+        let show = |stage, done, total| {
+            let (phase, what) = match stage {
+                Stage::Lower => ("Lowering", "values"),
+                Stage::Code => ("Generating code", "kernels"),
+            };
+            self.phase(phase);
+            self.0.set_prefix(format!("{done}/{total} {what}"));
+        };
+        compiler.generate_with(&grouped, &show)
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

@@ -1,0 +1,197 @@
+//! A model with everything that is needed to run it: what it is, its inputs, and the extents of its free dimensions.
+//!
+//! **Invariant.** A [`Ready`] model has a value for every free dimension: from the inputs that were given, from `--dim`, or 1
+//! with a note. Models are compiled for exactly these extents, so the code that is run or measured is specialised.
+//!
+//! ```text
+//! $ egret run digits_cnn.onnx
+//! note: the free dimension batch is 1; set it with --dim batch=N
+//! ```
+
+use super::inputs::{self, Declared, Given, did_you_mean};
+use super::options::{CompileOptions, InputOptions};
+use super::{progress::Progress, report};
+use egret::{Artifact, Bindings, Compiler, Error, Graph, Session, Tensor, TensorView};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// A file that can be run, by its content.
+pub enum Source {
+    /// An ONNX model.
+    Onnx(PathBuf),
+    /// A graph as text.
+    Text(Graph),
+    /// A compiled model.
+    Artifact(Rc<Artifact>),
+}
+
+impl Source {
+    /// Opens a file: an artifact by its first bytes or its name, text by its name, and else ONNX.
+    pub fn open(path: &Path) -> Result<Source, Error> {
+        let is_named = |extension: &str| path.extension().is_some_and(|found| found == extension);
+        if is_named("egir") {
+            return Ok(Source::Text(egret::parse_file(path)?));
+        }
+        if is_named("egret") || begins_as_artifact(path) {
+            return Ok(Source::Artifact(Rc::new(Artifact::open(path)?)));
+        }
+        Ok(Source::Onnx(path.to_path_buf()))
+    }
+
+    /// The inputs as the model declares them, in its order.
+    pub fn declared(&self) -> Result<Vec<Declared>, Error> {
+        let inputs = match self {
+            Source::Onnx(path) => egret::signature(path)?,
+            Source::Text(graph) => egret::inputs_of(graph),
+            Source::Artifact(artifact) => artifact.inputs(),
+        };
+        Ok(inputs.into_iter().map(|(name, ty)| Declared { name, ty }).collect())
+    }
+
+    /// The graph with these extents; `None` for an artifact, which has none any more.
+    fn graph(&self, compiler: &Compiler) -> Result<Option<Graph>, Error> {
+        match self {
+            Source::Artifact(_) => Ok(None),
+            Source::Text(graph) => compiler.bind(graph).map(Some),
+            Source::Onnx(path) => {
+                let import = compiler.import(path)?;
+                import.warnings.iter().for_each(|warning| report::warning(&warning.message));
+                Ok(Some(import.graph))
+            }
+        }
+    }
+}
+
+/// Whether the file begins with the letters that every artifact begins with, and no ONNX model does.
+fn begins_as_artifact(path: &Path) -> bool {
+    let mut letters = [0; 5];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut letters));
+    read.is_ok() && letters == *b"EGRET"
+}
+
+/// The graph of a file, with the extents that the compiler was told; `None` for an artifact.
+pub fn graph(path: &Path, compiler: &Compiler) -> Result<Option<Graph>, Error> {
+    Source::open(path)?.graph(compiler)
+}
+
+/// A model whose inputs and extents are known.
+pub struct Ready {
+    name: String,
+    source: Source,
+    graph: Option<Graph>,
+    options: CompileOptions,
+    declared: Vec<Declared>,
+    given: Option<Vec<Given>>,
+    dims: Bindings,
+    seed: u64,
+}
+
+impl Ready {
+    /// Reads the model and the inputs given for it, and settles the free dimensions.
+    pub fn open(path: &Path, options: &CompileOptions, inputs: &InputOptions) -> Result<Ready, Error> {
+        let source = Source::open(path)?;
+        let declared = source.declared()?;
+        check_dims(&options.free.dims, &declared)?;
+        let given = inputs::read(inputs, &declared)?;
+        let dims = match &given {
+            Some(given) => inputs::bind(&declared, given, &options.free.dims)?,
+            None => with_defaults(&options.free.dims, &declared),
+        };
+        let mut options = options.clone();
+        options.free.dims = dims.iter().map(|(name, extent)| (name.to_string(), *extent)).collect();
+        let graph = source.graph(&options.compiler(true))?;
+        Ok(Ready { name: name_of(path), source, graph, options, declared, given, dims, seed: inputs.seed })
+    }
+
+    /// Reads the model with only those free dimensions fixed that `--dim` names, to look at it and not to run it.
+    pub fn unbound(path: &Path, options: &CompileOptions) -> Result<Ready, Error> {
+        let source = Source::open(path)?;
+        let declared = source.declared()?;
+        check_dims(&options.free.dims, &declared)?;
+        let dims = options.free.dims.iter().map(|(name, extent)| (name.as_str().into(), *extent)).collect();
+        let graph = source.graph(&options.compiler(true))?;
+        Ok(Ready { name: name_of(path), source, graph, options: options.clone(), declared, given: None, dims, seed: 0 })
+    }
+
+    /// The graph, for a verb that needs one; an artifact has none, which is an error.
+    pub fn graph(&self, purpose: &str) -> Result<&Graph, Error> {
+        self.graph.as_ref().ok_or_else(|| {
+            Error::Usage(format!("a compiled file cannot be used to {purpose}; give the .onnx model it was compiled from"))
+        })
+    }
+
+    /// The compiled model: compiled now, or what the file holds.
+    pub fn artifact(&self, fuse: bool, progress: &Progress) -> Result<Rc<Artifact>, Error> {
+        if let Source::Artifact(artifact) = &self.source {
+            return Ok(artifact.clone());
+        }
+        let graph = self.graph("compile")?;
+        Ok(Rc::new(progress.compile(&self.options.compiler(fuse), graph)?))
+    }
+
+    /// The tensors to run on, in the order of the model's inputs: those given, or pseudo-random ones.
+    pub fn inputs(&self, session: &Session) -> Result<Vec<Tensor>, Error> {
+        if let Some(given) = &self.given {
+            return Ok(given.iter().map(|given| given.tensor.clone()).collect());
+        }
+        let symbols = &session.plan().symbols;
+        let dims: Vec<(&str, i64)> = self.dims.iter().map(|(name, extent)| (&**name, *extent)).collect();
+        let free: Vec<(&str, i64)> =
+            dims.into_iter().filter(|(name, _)| symbols.iter().any(|symbol| symbol == name)).collect();
+        Ok(session.random_inputs(self.seed, &free)?)
+    }
+
+    /// The tensors under the names of the inputs, as a session takes them.
+    pub fn named<'a>(&'a self, tensors: &'a [Tensor]) -> Vec<(&'a str, TensorView<'a>)> {
+        self.declared.iter().zip(tensors).map(|(input, tensor)| (input.name.as_str(), tensor.view())).collect()
+    }
+
+    /// The name of the file without its extension: exporters call most graphs `main_graph`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The free dimensions and their extents.
+    pub fn dims(&self) -> BTreeMap<String, i64> {
+        self.dims.iter().map(|(name, extent)| (name.to_string(), *extent)).collect()
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// Refuses a `--dim` that the model does not have.
+fn check_dims(fixed: &[(String, i64)], declared: &[Declared]) -> Result<(), Error> {
+    let free = inputs::free_dims(declared);
+    let Some((name, _)) = fixed.iter().find(|(name, _)| free.iter().all(|symbol| **symbol != **name)) else {
+        return Ok(());
+    };
+    let meant = did_you_mean(name, free.iter().map(|symbol| &**symbol));
+    Err(Error::Usage(match free.is_empty() {
+        true => format!("the model has no free dimension `{name}`: the extents of all its inputs are fixed"),
+        false => format!("the model has no free dimension `{name}`{meant}; it has: {}", free.join(", ")),
+    }))
+}
+
+/// The extents given by `--dim`, and 1 for all other free dimensions.
+fn with_defaults(fixed: &[(String, i64)], declared: &[Declared]) -> Bindings {
+    let mut dims: Bindings = fixed.iter().map(|(name, extent)| (name.as_str().into(), *extent)).collect();
+    let free = inputs::free_dims(declared);
+    let chosen: Vec<String> = free.iter().filter(|name| !dims.contains_key(*name)).map(|name| name.to_string()).collect();
+    match chosen.as_slice() {
+        [] => {}
+        [one] => report::note(format_args!("the free dimension {one} is 1; choose with --dim {one}=N")),
+        [first, ..] => {
+            let all = chosen.join(", ");
+            report::note(format_args!("the free dimensions {all} are 1; choose with --dim {first}=N"));
+        }
+    }
+    free.into_iter().for_each(|name| {
+        dims.entry(name).or_insert(1);
+    });
+    dims
+}

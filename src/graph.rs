@@ -1,0 +1,102 @@
+//! Graphs from files and text, and their meaning by the reference evaluator.
+//!
+//! **Invariant.** Tensors of the runtime and of the IR are the same bytes under the same type: a conversion copies and never
+//! rounds.
+
+use crate::artifact;
+use crate::error::Error;
+use egret_ir::text::Reader;
+use egret_ir::{Graph, TensorType};
+use egret_runtime::Tensor;
+use std::path::Path;
+
+/// Reads a graph from a file of `.egir` text.
+///
+/// # Errors
+///
+/// [`Error::File`] if it cannot be read, or with the line that is wrong.
+pub fn parse_file(path: impl AsRef<Path>) -> Result<Graph, Error> {
+    let name = path.as_ref().display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| Error::File(format!("{name}: {error}")))?;
+    parse_text(&name, &text)
+}
+
+/// Reads a graph from text; `name` stands in front of the line in messages.
+///
+/// # Errors
+///
+/// [`Error::File`] with the line that is wrong.
+pub fn parse_text(name: &str, text: &str) -> Result<Graph, Error> {
+    let graph = Reader::new(name).read(text).map_err(|error| Error::File(error.to_string()))?;
+    egret_ir::verify::verify(&graph).map_err(|error| Error::File(format!("{name}: {error}")))?;
+    Ok(graph)
+}
+
+/// The inputs that an ONNX file declares, in its order, without importing the rest.
+///
+/// # Errors
+///
+/// [`Error::File`] if it is no model, [`Error::Unsupported`] if an input is not a tensor.
+pub fn signature(path: impl AsRef<Path>) -> Result<Vec<(String, TensorType)>, Error> {
+    let inputs = egret_frontend::inputs(path.as_ref())?;
+    Ok(inputs.into_iter().map(|(name, ty)| (name.to_string(), ty)).collect())
+}
+
+/// The inputs of a graph, in its order.
+pub fn inputs_of(graph: &Graph) -> Vec<(String, TensorType)> {
+    let inputs = graph.params().iter().map(|&param| graph.value(param));
+    inputs.map(|value| (value.name.to_string(), value.ty.clone())).collect()
+}
+
+/// The outputs of a graph by the reference evaluator, for inputs in the order of its parameters.
+///
+/// # Errors
+///
+/// [`Error::Usage`] if the inputs do not fit, or an index in them is out of range.
+pub fn evaluate(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<egret_ir::Tensor>, Error> {
+    let inputs: Vec<egret_ir::Tensor> = inputs.iter().map(to_ir).collect();
+    egret_ir::eval::eval(graph, &inputs).map_err(Error::Usage)
+}
+
+/// The tensor as the IR has it.
+///
+/// # Panics
+///
+/// Never: a tensor has as many bytes as its type and shape say.
+pub fn to_ir(tensor: &Tensor) -> egret_ir::Tensor {
+    let dtype = artifact::dtype(tensor.dtype());
+    let bytes = tensor.bytes().to_vec().into();
+    egret_ir::Tensor::new(dtype, tensor.shape().to_vec(), bytes).expect("the bytes of a tensor fit its type")
+}
+
+/// The tensor as a session takes it.
+///
+/// # Errors
+///
+/// [`Error::Resource`] if there is not enough memory for a copy.
+pub fn from_ir(tensor: &egret_ir::Tensor) -> Result<Tensor, Error> {
+    let named = |dtype: &egret_runtime::DType| artifact::dtype(*dtype) == tensor.dtype();
+    let dtype = egret_runtime::DType::ALL.into_iter().find(named).expect("both crates have the same element types");
+    Ok(Tensor::from_bytes(dtype, tensor.shape(), tensor.bytes())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_element_type_goes_both_ways() {
+        for dtype in egret_runtime::DType::ALL {
+            let tensor = Tensor::random(dtype, &[2, 3], 7).unwrap();
+            assert_eq!(artifact::dtype(dtype).name(), dtype.name());
+            assert_eq!(from_ir(&to_ir(&tensor)).unwrap(), tensor);
+        }
+    }
+
+    #[test]
+    fn wrong_text_is_named_with_its_line() {
+        let error = parse_text("a.egir", "graph g(x: f32[2]) {\n    y = realu(x)\n    return y\n}").unwrap_err();
+        assert!(error.to_string().starts_with("a.egir:2: "), "{error}");
+        assert_eq!(error.exit_code(), 4);
+    }
+}

@@ -1,0 +1,280 @@
+//! The command line, verb by verb: exit codes, what goes to stdout, what to stderr, and what is said about mistakes.
+//!
+//! Every test is a command as a user types it, from the root of the repository.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const CNN: &str = "examples/models/digits_cnn.onnx";
+
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+/// Runs the program with arguments separated by spaces.
+fn egret(words: &str) -> Ran {
+    egret_with(words, None)
+}
+
+fn egret_with(words: &str, stdin: Option<&str>) -> Ran {
+    use std::io::Write;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
+    command.args(words.split_whitespace()).current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE").env("TERM", "xterm");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // The program may end without reading what it was given.
+    let _ = child.stdin.take().unwrap().write_all(stdin.unwrap_or("").as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// The command succeeds, and what it prints holds all of these words.
+#[track_caller]
+fn check(words: &str, expected: &[&str]) -> Ran {
+    let ran = egret(words);
+    assert_eq!(ran.code, Some(0), "egret {words}\n{}", ran.err);
+    for expected in expected {
+        assert!(ran.out.contains(expected), "egret {words}: no `{expected}` in\n{}", ran.out);
+    }
+    ran
+}
+
+/// The command fails with this code, prints no result, and says all of these words.
+#[track_caller]
+fn fails(words: &str, code: i32, expected: &[&str]) {
+    let ran = egret(words);
+    assert_eq!(ran.code, Some(code), "egret {words}\n{}", ran.err);
+    assert_eq!(ran.out, "", "egret {words}");
+    for expected in expected {
+        assert!(ran.err.contains(expected), "egret {words}: no `{expected}` in\n{}", ran.err);
+    }
+}
+
+/// A path for a file of this test.
+fn scratch(name: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli");
+    std::fs::create_dir_all(&dir).unwrap();
+    dir.join(name)
+}
+
+fn json(path: &Path) -> serde_json::Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[test]
+fn help_and_version() {
+    check("--version", &["egret 0.1.0"]);
+    check("help", &["compile", "compare", "Exit codes"]);
+    for verb in ["compile", "run", "compare", "bench", "check", "opt", "inspect", "list"] {
+        check(&format!("help {verb}"), &["Usage: egret"]);
+    }
+    assert_eq!(egret("").code, Some(2));
+}
+
+#[test]
+fn compile_writes_a_file_that_runs() {
+    let file = scratch("cnn.egret");
+    let ran = check(&format!("compile {CNN} -o {} --dim batch=2", file.display()), &[]);
+    assert_eq!(ran.out, "");
+    assert!(ran.err.contains("kernels"), "{}", ran.err);
+    check(&format!("run {}", file.display()), &["logits", "f32[2, 10]"]);
+    check(&format!("inspect {}", file.display()), &["images", "f32[2, 1, 8, 8]", "/Conv", "blake3"]);
+    check(&format!("bench {} --min-time 1ms", file.display()), &["p50 ms"]);
+}
+
+#[test]
+fn compile_shows_every_stage() {
+    let show = |emit: &str| check(&format!("compile {CNN} --dim batch=1 --emit {emit}"), &[]).out;
+    assert!(show("ir").starts_with("graph "));
+    assert!(show("kernels").contains("for "));
+    assert!(show("llvm").contains("define "));
+    assert!(show("asm").contains("ret"));
+    let object = scratch("cnn.o");
+    check(&format!("compile {CNN} --dim batch=1 --emit obj -o {}", object.display()), &[]);
+    assert!(std::fs::read(object).unwrap().starts_with(b"\x7fELF"));
+}
+
+#[test]
+fn run_takes_inputs_by_name_or_from_a_directory() {
+    let dir = scratch("inputs");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::copy("examples/models/images.npy", dir.join("input_0.npy")).unwrap();
+    let named = check(&format!("run {CNN} --input images=examples/models/images.npy"), &["f32[360, 10]"]);
+    let numbered = check(&format!("run {CNN} --input-dir {}", dir.display()), &["f32[360, 10]"]);
+    assert_eq!(named.out, numbered.out);
+    assert_eq!(named.err, "", "the images say what the batch is");
+}
+
+#[test]
+fn run_writes_outputs() {
+    let dir = scratch("outputs");
+    let words = format!("run {CNN} --input images=examples/models/images.npy --output-dir {}", dir.display());
+    let report = scratch("run.json");
+    check(&format!("{words} --no-fuse --threads 2 --json {}", report.display()), &["logits"]);
+    let output = egret::npy::read(dir.join("output_0.npy")).unwrap();
+    assert_eq!(output.shape(), [360, 10]);
+    let report = json(&report);
+    assert_eq!(report["schema"], "egret.run/1");
+    assert_eq!((&report["threads"], &report["fused"], &report["dims"]["batch"]), (&2.into(), &false.into(), &360.into()));
+    assert_eq!(report["outputs"][0]["type"], "f32[360, 10]");
+}
+
+#[test]
+fn random_inputs_are_the_same_for_the_same_seed() {
+    let run = |words: &str| check(&format!("run {CNN} {words}"), &["logits", "f32[1, 10]"]);
+    let (one, again, other) = (run("--seed 1"), run("--seed 1"), run("--seed 2"));
+    assert_eq!(one.out, again.out);
+    assert_ne!(one.out, other.out);
+    assert!(one.err.contains("the free dimension batch is 1; choose with --dim batch=N"), "{}", one.err);
+}
+
+#[test]
+fn bench_reports_what_the_schema_says() {
+    let report = scratch("bench.json");
+    check(&format!("bench {CNN} --threads 1,2 --min-time 1ms --json {}", report.display()), &["threads", "p50 ms"]);
+    let report = json(&report);
+    assert_eq!((&report["schema"], &report["model"].is_string(), &report["target"].is_string()), (&"egret.bench/1".into(), &true, &true));
+    let results = report["results"].as_array().unwrap();
+    let threads: Vec<_> = results.iter().map(|row| row["threads"].as_u64()).collect();
+    assert_eq!(threads, [Some(1), Some(2)]);
+    for row in results {
+        let keys: Vec<&str> = row.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(keys, ["fused", "mean_ms", "p50_ms", "p90_ms", "p99_ms", "runs", "threads"]);
+        let [p50, p90, p99] = ["p50_ms", "p90_ms", "p99_ms"].map(|key| row[key].as_f64().unwrap());
+        assert!(0.0 < p50 && p50 <= p90 && p90 <= p99, "{row}");
+        assert!(row["fused"] == true && row["runs"].as_u64() >= Some(5), "{row}");
+    }
+}
+
+#[test]
+fn compare_prints_both_sides() {
+    check(&format!("compare {CNN} --dim batch=1 --min-time 1ms"), &["unfused", "fused", "kernels", "scratch", "speed-up"]);
+    let ran = check(&format!("compare {CNN} --dim batch=1 --min-time 1ms --json"), &["egret.compare/1"]);
+    let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    let result = &report["results"][0];
+    let kernels = |side: &str| result[side]["kernels"].as_u64().unwrap();
+    assert!(kernels("fused") < kernels("unfused"), "{report}");
+    let [low, ratio, high] = ["speedup_low", "speedup", "speedup_high"].map(|key| result[key].as_f64().unwrap());
+    assert!(low <= ratio && ratio <= high, "{report}");
+}
+
+#[test]
+fn check_compares_with_the_reference() {
+    for model in ["digits_cnn", "digits_lstm", "digits_vit"] {
+        let ran = check(&format!("check examples/models/{model}.onnx --dim batch=2"), &["logits", "fused", "unfused", "ok"]);
+        assert!(!ran.out.contains("FAILED"));
+    }
+    // Nothing is exact.
+    let ran = egret(&format!("check {CNN} --dim batch=2 --tolerance 0"));
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert!(ran.out.contains("FAILED") && ran.err.contains("further than 0e0 from the reference: `logits`"), "{}", ran.err);
+}
+
+#[test]
+fn opt_reads_and_writes_text() {
+    let graph = "graph g(x: f32[2, 3]) { a = transpose[[1, 0]](x) b = transpose[[1, 0]](a) y = relu(b) return y }";
+    let ran = egret_with("opt - -p rewrite", Some(graph));
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(ran.out.contains("relu(x)") && !ran.out.contains("transpose"), "{}", ran.out);
+    let again = egret_with("opt - -p fold,rewrite,group --print-ir-after all", Some(&ran.out));
+    assert_eq!(again.code, Some(0), "{}", again.err);
+    assert!(again.out.contains("kernel"), "{}", again.out);
+    assert!(again.err.contains("after fold") && again.err.contains("after group"), "{}", again.err);
+    check(&format!("opt {CNN} -p fold,rewrite,group"), &["graph ", "kernel "]);
+}
+
+#[test]
+fn inspect_shows_a_model() {
+    check(&format!("inspect {CNN}"), &["conv", "images", "f32[batch, 1, 8, 8]", "parameters", "FLOP", "/Conv"]);
+    let ran = check(&format!("inspect {CNN} --json"), &["egret.inspect/1"]);
+    let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(report["inputs"][0]["name"], "images");
+    assert!(report["kernels"].as_array().unwrap().len() > 3);
+}
+
+#[test]
+fn lists_are_there() {
+    check("list ops", &["relu", "conv", "attention"]);
+    check("list rules", &["=>"]);
+    check("list passes", &["fold", "rewrite", "group"]);
+    check("list targets", &["native", "x86-64-v3", "x86-64-v4"]);
+}
+
+#[test]
+fn wrong_commands_are_usage_errors() {
+    fails("compil model.onnx", 2, &["compile"]);
+    fails(&format!("run {CNN} --thread 2"), 2, &["--threads"]);
+    fails(&format!("run {CNN} --threads 0"), 2, &["between 1 and"]);
+    fails(&format!("run {CNN} --dim batch"), 2, &["NAME=N"]);
+    fails(&format!("run {CNN} --dim bacth=2"), 2, &["no free dimension `bacth`", "did you mean `batch`?"]);
+    fails(&format!("bench {CNN} --min-time 3"), 2, &["500ms"]);
+    fails(&format!("compile {CNN} --target pentium"), 2, &["`pentium`", "x86-64-v3"]);
+    fails(&format!("compile {CNN} --emit wasm"), 2, &["kernels"]);
+    fails(&format!("opt {CNN} -p fodl"), 2, &["`fodl`", "fold"]);
+    fails(&format!("opt {CNN} -p fold --print-ir-after grop"), 2, &["`grop`"]);
+    fails("list opz", 2, &["ops"]);
+}
+
+#[test]
+fn wrong_inputs_are_named() {
+    let images = "examples/models/images.npy";
+    fails(&format!("run {CNN} --input imagse={images}"), 2, &["`imagse`", "did you mean `images`?", "f32[batch, 1, 8, 8]"]);
+    fails(&format!("run {CNN} --input images={images} --dim batch=2"), 2, &["`batch` is 2", "360"]);
+    let labels = "examples/models/labels.npy";
+    fails(&format!("run {CNN} --input images={labels}"), 2, &["`images` is f32[batch, 1, 8, 8]", "i64[360]"]);
+    fails(&format!("run {CNN} --input images=nowhere.npy"), 4, &["nowhere.npy"]);
+    fails(&format!("run {CNN} --input images=README.md"), 4, &["README.md", "npy"]);
+    fails(&format!("run {CNN} --input-dir examples"), 2, &["input_0.npy", "images: f32[batch, 1, 8, 8]"]);
+    fails(&format!("run {CNN} --input-dir nowhere"), 4, &["nowhere"]);
+}
+
+#[test]
+fn inputs_that_are_left_out_are_listed() {
+    let graph = scratch("two.egir");
+    std::fs::write(&graph, "graph g(a: f32[2], b: f32[2], c: i64[1]) { y = add(a, b) return y }").unwrap();
+    let images = "examples/models/images.npy";
+    let words = format!("run {} --input a={images}", graph.display());
+    fails(&words, 2, &["2 inputs of the model are not given", "b: f32[2]", "c: i64[1]"]);
+}
+
+#[test]
+fn bad_files_are_named() {
+    for verb in ["compile", "run", "bench", "compare", "check", "inspect"] {
+        fails(&format!("{verb} nowhere.onnx"), 4, &["nowhere.onnx"]);
+        fails(&format!("{verb} examples"), 4, &["examples"]);
+    }
+    for (name, content) in [("empty.onnx", ""), ("text.onnx", "this is not a model"), ("magic.egret", "EGRET\0\u{1a}\n")] {
+        let file = scratch(name);
+        std::fs::write(&file, content).unwrap();
+        fails(&format!("run {}", file.display()), 4, &[name]);
+    }
+    let graph = scratch("wrong.egir");
+    std::fs::write(&graph, "graph g(x: f32[2]) {\n    y = realu(x)\n    return y\n}\n").unwrap();
+    fails(&format!("run {}", graph.display()), 4, &["wrong.egir:2", "`realu`", "relu"]);
+    fails(&format!("compile {CNN} -o /nowhere/model.egret"), 4, &["/nowhere"]);
+    fails(&format!("compare {}", scratch("magic.egret").display()), 4, &["magic.egret"]);
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
+    let mut child = command.args(["list", "ops"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr), (Some(0), vec![]));
+}
+
+#[test]
+fn colour_is_for_those_who_want_it() {
+    let colour = |variable: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
+        command.args(["run", "nowhere.onnx"]).env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
+        variable.map(|variable| command.env(variable, "1"));
+        command.output().unwrap().stderr.contains(&0x1b)
+    };
+    assert_eq!([None, Some("CLICOLOR_FORCE"), Some("NO_COLOR")].map(colour), [false, true, false]);
+}
