@@ -2,6 +2,19 @@
 //!
 //! ```text
 //! $ cargo run --example 03_write_a_rule
+//! graph g(a: f32[N], b: f32[N]) -> f32[N] {
+//!     x = exp(a)    : f32[N]
+//!     y = exp(b)    : f32[N]
+//!     z = mul(x, y) : f32[N]
+//!     return z
+//! }
+//!
+//! rewrite: 3 -> 2 nodes; add_commutes 1, exp_product 1, mul_commutes 1
+//! graph g(a: f32[N], b: f32[N]) -> f32[N] {
+//!     z.add = add(a, b)  : f32[N]
+//!     z     = exp(z.add) : f32[N]
+//!     return z
+//! }
 //! ```
 //!
 //! A rule is an equation in the IR's own syntax, with a name and a class: how far both sides may differ. In the compiler

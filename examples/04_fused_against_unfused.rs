@@ -2,6 +2,9 @@
 //!
 //! ```text
 //! $ cargo run --release --example 04_fused_against_unfused -- examples/models/digits_cnn.onnx
+//! unfused      29.2µs  31 kernels
+//! fused        26.6µs  13 kernels
+//! speed-up      1.10x
 //! ```
 //!
 //! `egret compare` does the same with more care: warm-up, percentiles, a confidence interval.

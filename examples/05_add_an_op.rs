@@ -2,6 +2,16 @@
 //!
 //! ```text
 //! $ cargo run --example 05_add_an_op -- silu
+//! silu: Composite, Sigmoid-weighted linear unit (swish).
+//! meaning:    mul(x, sigmoid(x))
+//!
+//! graph example(x: f32[N, 4]) -> f32[N, 4] {
+//!     y = silu(x) : f32[N, 4]
+//!     return y
+//! }
+//!
+//! evaluated:  f32[1, 4] [-0.23840583860874176, -0.1887703388929367, 0.3112296760082245, 1.7615940570831299]
+//! compiled:   f32[1, 4]  min -0.23841  max 1.76159  mean 0.41141  [-0.23841, -0.18877, 0.31123, 1.76159]
 //! ```
 //!
 //! To add an elementwise op:

@@ -4,6 +4,7 @@
 //! what was written. Whether its code fits this processor is checked when a session is made of it.
 
 use crate::error::Error;
+use egret_codegen::Compiled;
 use egret_ir::{Dim, TensorType};
 use egret_runtime::artifact::Header;
 use egret_runtime::plan::{Plan, Port, Size, SizeOp};
@@ -24,8 +25,13 @@ pub struct Artifact {
 }
 
 impl Artifact {
-    pub(crate) fn new(inner: egret_runtime::Artifact) -> Artifact {
-        Artifact { inner }
+    /// What was compiled, as if it had been written and opened.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Resource`] if there is not enough memory for the file.
+    pub fn of(compiled: &Compiled) -> Result<Artifact, Error> {
+        Ok(Artifact { inner: compiled.artifact()? })
     }
 
     /// Opens a compiled model.

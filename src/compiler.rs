@@ -6,7 +6,7 @@
 use crate::artifact::Artifact;
 use crate::error::Error;
 use crate::passes::{Context, FUSED, PassManager, UNFUSED};
-use egret_codegen::{Options, Stage, Target};
+use egret_codegen::{Compiled, Options, Stage, Target};
 use egret_frontend::{Import, ImportOptions};
 use egret_ir::{Bindings, Graph};
 use std::path::Path;
@@ -113,18 +113,18 @@ impl Compiler {
     ///
     /// [`Error::Unsupported`] names the value that has no kernel, [`Error::Usage`] if the target does not exist.
     pub fn generate(&self, grouped: &Graph) -> Result<Artifact, Error> {
-        self.generate_with(grouped, &|_, _, _| {})
+        Artifact::of(&self.generate_with(grouped, &|_, _, _| {})?)
     }
 
-    /// The same; `progress` is told how much of which stage is done, and of how much.
+    /// The same, to be written to a file: weights are packed on their way there and never held together. `progress` is told how
+    /// much of a stage is done, and of how much.
     ///
     /// # Errors
     ///
     /// As [`generate`](Compiler::generate).
-    pub fn generate_with(&self, grouped: &Graph, progress: &dyn Fn(Stage, usize, usize)) -> Result<Artifact, Error> {
+    pub fn generate_with(&self, grouped: &Graph, progress: &dyn Fn(Stage, usize, usize)) -> Result<Compiled, Error> {
         let options = Options { threads: egret_runtime::default_threads(), progress };
-        let compiled = egret_codegen::compile(grouped, &self.chosen_target()?, &options)?;
-        Ok(Artifact::new(compiled.artifact()?))
+        Ok(egret_codegen::compile(grouped, &self.chosen_target()?, &options)?)
     }
 
     /// The processor that was chosen by name.

@@ -69,7 +69,7 @@ impl From<egret_codegen::Error> for Error {
         match error {
             Lower { .. } | Unbound { .. } => Error::Unsupported(error.to_string()),
             Compile(error) => Error::Bug(error.to_string()),
-            Artifact(error) => error.into(),
+            Artifact(error) => (*error).into(),
         }
     }
 }

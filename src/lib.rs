@@ -73,7 +73,7 @@ pub use error::Error;
 pub use graph::{evaluate, from_ir, inputs_of, parse_file, parse_text, signature, to_ir};
 
 pub use egret_codegen::{self as codegen, Stage, Target};
-pub use egret_frontend::Import;
+pub use egret_frontend::{Import, Summary};
 pub use egret_ir::{self as ir, Bindings, DType, Dim, Graph, TensorType};
 pub use egret_runtime::artifact::Section;
 pub use egret_runtime::{Session, Tensor, TensorView, memory, npy, plan};
@@ -83,3 +83,8 @@ pub mod passes {
     pub use egret_passes::pass::{Context, FUSED, PASSES, Pass, PassManager, Report, UNFUSED};
     pub use egret_passes::rules;
 }
+
+/// The Rust code of README.md compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

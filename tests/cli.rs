@@ -82,7 +82,7 @@ fn compile_writes_a_file_that_runs() {
     assert_eq!(ran.out, "");
     assert!(ran.err.contains("kernels"), "{}", ran.err);
     check(&format!("run {}", file.display()), &["logits", "f32[2, 10]"]);
-    check(&format!("inspect {}", file.display()), &["images", "f32[2, 1, 8, 8]", "/Conv", "blake3"]);
+    check(&format!("inspect {}", file.display()), &["images", "f32[2, 1, 8, 8]", "node_conv2d", "blake3"]);
     check(&format!("bench {} --min-time 1ms", file.display()), &["p50 ms"]);
 }
 
@@ -189,7 +189,7 @@ fn opt_reads_and_writes_text() {
 
 #[test]
 fn inspect_shows_a_model() {
-    check(&format!("inspect {CNN}"), &["conv", "images", "f32[batch, 1, 8, 8]", "parameters", "FLOP", "/Conv"]);
+    check(&format!("inspect {CNN}"), &["Conv", "images", "f32[batch, 1, 8, 8]", "parameters", "FLOP", "node_conv2d"]);
     let ran = check(&format!("inspect {CNN} --json"), &["egret.inspect/1"]);
     let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!(report["inputs"][0]["name"], "images");
@@ -213,6 +213,8 @@ fn wrong_commands_are_usage_errors() {
     fails(&format!("run {CNN} --dim bacth=2"), 2, &["no free dimension `bacth`", "did you mean `batch`?"]);
     fails(&format!("bench {CNN} --min-time 3"), 2, &["500ms"]);
     fails(&format!("compile {CNN} --target pentium"), 2, &["`pentium`", "x86-64-v3"]);
+    let foreign = if cfg!(target_arch = "aarch64") { "x86-64-v3" } else { "aarch64" };
+    fails(&format!("run {CNN} --target {foreign}"), 2, &["does not run on this machine"]);
     fails(&format!("compile {CNN} --emit wasm"), 2, &["kernels"]);
     fails(&format!("opt {CNN} -p fodl"), 2, &["`fodl`", "fold"]);
     fails(&format!("opt {CNN} -p fold --print-ir-after grop"), 2, &["`grop`"]);
@@ -257,6 +259,37 @@ fn bad_files_are_named() {
     fails(&format!("run {}", graph.display()), 4, &["wrong.egir:2", "`realu`", "relu"]);
     fails(&format!("compile {CNN} -o /nowhere/model.egret"), 4, &["/nowhere"]);
     fails(&format!("compare {}", scratch("magic.egret").display()), 4, &["magic.egret"]);
+}
+
+#[test]
+fn problems_of_a_model_are_listed_together() {
+    // An operator that does not exist, under a name of the same length, in two places.
+    let mut model = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(CNN)).unwrap();
+    for (name, wrong) in [("MaxPool", "MaxPoql"), ("ReduceMean", "ReduceMaen")] {
+        let at = model.windows(name.len()).position(|bytes| bytes == name.as_bytes()).unwrap();
+        model[at..at + name.len()].copy_from_slice(wrong.as_bytes());
+    }
+    let file = scratch("unsupported.onnx");
+    std::fs::write(&file, model).unwrap();
+    for verb in ["compile", "run", "check", "inspect"] {
+        fails(&format!("{verb} {}", file.display()), 3, &["`MaxPoql`", "`ReduceMaen`", "help: ", "2 problems"]);
+    }
+    let report = scratch("unsupported.json");
+    assert_eq!(egret(&format!("check {} --json {}", file.display(), report.display())).code, Some(3));
+    let report = json(&report);
+    assert_eq!((&report["schema"], &report["passed"]), (&"egret.check/1".into(), &false.into()));
+    assert!(report["problems"].to_string().contains("MaxPoql"), "{report}");
+}
+
+#[test]
+fn a_compiled_file_is_not_compiled_again() {
+    let file = scratch("compiled.egret");
+    check(&format!("compile {CNN} --dim batch=1 -o {}", file.display()), &[]);
+    fails(&format!("run {} --no-fuse", file.display()), 2, &["--no-fuse has no effect"]);
+    fails(&format!("run {} --target x86-64-v3", file.display()), 2, &["--target has no effect"]);
+    for verb in ["compile", "compare", "check", "opt"] {
+        fails(&format!("{verb} {}", file.display()), 2, &[".onnx model it was compiled from"]);
+    }
 }
 
 #[test]

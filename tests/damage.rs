@@ -55,12 +55,8 @@ fn check(verb: &str, name: &str, bytes: &[u8]) {
     let file = scratch(name);
     std::fs::write(&file, bytes).unwrap();
     let script = format!("ulimit -v {MEMORY}; exec \"$0\" \"$@\"");
-    let output = Command::new("sh")
-        .args(["-c", &script, env!("CARGO_BIN_EXE_egret"), verb])
-        .arg(&file)
-        .args(["--threads", "1"])
-        .output()
-        .unwrap();
+    let output =
+        Command::new("sh").args(["-c", &script, env!("CARGO_BIN_EXE_egret"), verb]).arg(&file).args(["--threads", "1"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     let what = format!("{verb} {}: {} {said}", file.display(), output.status);
     assert!(matches!(output.status.code(), Some(3 | 4)), "{what}");

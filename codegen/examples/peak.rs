@@ -40,7 +40,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let kernels: Vec<Kernel> = cases.iter().map(|c| c.kernel.clone()).collect();
     let start = Instant::now();
     let code = compile(&kernels, &target, 1)?;
-    println!("{} kernels, {} bytes of code, compiled in {:.0} ms for {}", kernels.len(), code.code.len(), start.elapsed().as_secs_f64() * 1e3, target.name);
+    println!(
+        "{} kernels, {} bytes of code, compiled in {:.0} ms for {}",
+        kernels.len(),
+        code.code.len(),
+        start.elapsed().as_secs_f64() * 1e3,
+        target.name
+    );
     let mut image = MmapMut::map_anon(code.code.len())?;
     image[..code.code.len()].copy_from_slice(&code.code);
     let image = image.make_exec()?;
@@ -55,7 +61,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn shortest(case: &Case, entry: KernelFn) -> f64 {
-    let mut memory: Vec<Vec<f32>> = case.buffers.iter().map(|&n| (0..n + 64).map(|i| (i * 7 % 13) as f32 * 0.01 - 0.06).collect()).collect();
+    let mut memory: Vec<Vec<f32>> =
+        case.buffers.iter().map(|&n| (0..n + 64).map(|i| (i * 7 % 13) as f32 * 0.01 - 0.06).collect()).collect();
     let aligned = |v: &mut Vec<f32>| {
         let start = v.as_ptr().align_offset(64);
         v[start..].as_mut_ptr().cast::<u8>()
@@ -74,15 +81,35 @@ fn shortest(case: &Case, entry: KernelFn) -> f64 {
 
 fn cases(target: &Target) -> Vec<Case> {
     let mut cases = vec![];
-    for (m, n, k) in [(128, 768, 768), (128, 3072, 768), (128, 768, 3072), (3136, 256, 64), (784, 512, 128), (196, 256, 1024), (49, 512, 2048), (1, 3072, 768)] {
+    for (m, n, k) in [
+        (128, 768, 768),
+        (128, 3072, 768),
+        (128, 768, 3072),
+        (3136, 256, 64),
+        (784, 512, 128),
+        (196, 256, 1024),
+        (49, 512, 2048),
+        (1, 3072, 768),
+    ] {
         cases.push(matmul(m, n, k, target, "relu", relu_tail));
     }
+    cases.push(matmul(1, 32768, 768, target, "bias", relu_tail));
     cases.push(matmul(128, 768, 768, target, "gelu", gelu_tail));
     cases.push(matmul(32, 768, 3072, target, "relu", relu_tail));
-    for (size, ic, oc, taps, stride) in [(56, 64, 64, 3, 1), (28, 128, 128, 3, 1), (14, 256, 256, 3, 1), (7, 512, 512, 3, 1), (56, 128, 128, 3, 2), (224, 3, 64, 7, 2), (224, 3, 32, 3, 2)] {
+    for (size, ic, oc, taps, stride) in [
+        (56, 64, 64, 3, 1),
+        (28, 128, 128, 3, 1),
+        (14, 256, 256, 3, 1),
+        (7, 512, 512, 3, 1),
+        (56, 128, 128, 3, 2),
+        (224, 3, 64, 7, 2),
+        (224, 3, 32, 3, 2),
+    ] {
         cases.push(convolution(size, ic, oc, taps, stride, target));
     }
-    for (size, channels, taps, stride) in [(56, 144, 3, 1), (14, 576, 3, 1), (112, 96, 3, 2), (14, 672, 5, 1), (112, 32, 3, 1), (7, 960, 3, 1)] {
+    for (size, channels, taps, stride) in
+        [(56, 144, 3, 1), (14, 576, 3, 1), (112, 96, 3, 2), (14, 672, 5, 1), (112, 32, 3, 1), (7, 960, 3, 1)]
+    {
         cases.push(depthwise(size, channels, taps, stride));
     }
     cases.push(softmax(1536, 128));
@@ -95,6 +122,7 @@ fn cases(target: &Target) -> Vec<Case> {
     cases.push(transposition(512, 512));
     cases.push(transposition(3136, 64));
     cases.push(transposition(224 * 224, 3));
+    cases.push(transposition(3, 224 * 224));
     cases
 }
 
@@ -153,7 +181,11 @@ fn convolution(size: usize, ic: usize, oc: usize, taps: usize, stride: usize, ta
             b: Panels::Packed(BufferId(1), Dim::ZERO),
             tile,
             split: Split::Rows,
-            epilogue: store(3, (sym("oh") * out as i64 + sym("ow")) * oc as i64 + sym("j"), relu_tail(bin(BinOp::Add, var("acc"), load(2, sym("j"))))),
+            epilogue: store(
+                3,
+                (sym("oh") * out as i64 + sym("ow")) * oc as i64 + sym("j"),
+                relu_tail(bin(BinOp::Add, var("acc"), load(2, sym("j")))),
+            ),
         }),
     };
     let width = tile.vectors * target.lanes;
@@ -171,9 +203,17 @@ fn depthwise(size: usize, channels: usize, taps: usize, stride: usize) -> Case {
     let pixel = |h: Dim, w: Dim| (h * padded as i64 + w) * channels as i64 + sym("c");
     let x = load(0, pixel(sym("oh") * stride as i64 + sym("kh"), sym("ow") * stride as i64 + sym("kw")));
     let w = load(1, (sym("kh") * taps as i64 + sym("kw")) * channels as i64 + sym("c"));
-    let sum = Pass { over_row: true, reduces: vec![Reduce { var: "sum".into(), fold: Fold::Sum, value: bin(BinOp::Mul, x, w) }], block: Block::default() };
+    let sum = Pass {
+        over_row: true,
+        reduces: vec![Reduce { var: "sum".into(), fold: Fold::Sum, value: bin(BinOp::Mul, x, w) }],
+        block: Block::default(),
+    };
     let value = relu_tail(bin(BinOp::Add, var("sum"), load(2, sym("c"))));
-    let last = Pass { over_row: false, reduces: vec![], block: store(3, (sym("oh") * out as i64 + sym("ow")) * channels as i64 + sym("c"), value) };
+    let last = Pass {
+        over_row: false,
+        reduces: vec![],
+        block: store(3, (sym("oh") * out as i64 + sym("ow")) * channels as i64 + sym("c"), value),
+    };
     let kernel = Kernel {
         buffers: vec![input("x"), input("w"), input("bias"), output("out")],
         body: Body::Rows(Rows {
@@ -222,14 +262,21 @@ fn layer_norm(rows: usize, columns: usize) -> Case {
         once("scale", bin(BinOp::Div, lit(1.0), root)),
         Pass { over_row: true, reduces: vec![], block: store(3, at.clone(), y) },
     ];
-    let mut case = rows_case(format!("layer norm {rows}x{columns}"), rows, columns, vec![input("x"), input("g"), input("b"), output("out")], passes);
+    let mut case =
+        rows_case(format!("layer norm {rows}x{columns}"), rows, columns, vec![input("x"), input("g"), input("b"), output("out")], passes);
     case.buffers = vec![rows * columns, columns, columns, rows * columns];
     case
 }
 
 fn rows_case(name: String, rows: usize, columns: usize, buffers: Vec<Buffer>, passes: Vec<Pass>) -> Case {
     let count = buffers.len();
-    let body = Body::Rows(Rows { axes: vec![Axis::new("i", rows)], reduced: vec![Axis::new("j", columns)], lanes_outside: false, tile: 1, passes });
+    let body = Body::Rows(Rows {
+        axes: vec![Axis::new("i", rows)],
+        reduced: vec![Axis::new("j", columns)],
+        lanes_outside: false,
+        tile: 1,
+        passes,
+    });
     Case { name, kernel: Kernel { buffers, body }, buffers: vec![rows * columns; count], work: (rows * columns) as f64, per_element: true }
 }
 
@@ -245,7 +292,13 @@ fn transposition(rows: usize, columns: usize) -> Case {
     let block = store(1, sym("j") * rows as i64 + sym("i"), load(0, sym("i") * columns as i64 + sym("j")));
     let pieces = vec![Piece { axes: vec![Axis::new("j", columns), Axis::new("i", rows)], block }];
     let kernel = Kernel { buffers: vec![input("x"), output("out")], body: Body::Map(Map { pieces }) };
-    Case { name: format!("transpose {rows}x{columns}"), kernel, buffers: vec![rows * columns; 2], work: (rows * columns) as f64, per_element: true }
+    Case {
+        name: format!("transpose {rows}x{columns}"),
+        kernel,
+        buffers: vec![rows * columns; 2],
+        work: (rows * columns) as f64,
+        per_element: true,
+    }
 }
 
 fn sym(name: &str) -> Dim {

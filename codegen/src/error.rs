@@ -6,23 +6,12 @@ use crate::cpu::CompileError;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A value has no kernel.
-    #[error("`{value}`: cannot lower `{op}` of ({operands}) to {result}{origin}: {reason}")]
-    Lower {
-        /// The value's name.
-        value: String,
-        /// The op that makes it.
-        op: String,
-        /// The operands' types.
-        operands: String,
-        /// The value's type.
-        result: String,
-        /// The nodes of the original model, as they are put into a sentence.
-        origin: String,
-        /// A sentence.
-        reason: String,
-    },
+    #[error(transparent)]
+    Lower(Box<CannotLower>),
     /// An extent depends on a symbol that no input tells.
-    #[error("the extent {extent} depends on `{symbol}`, which is no extent of an input by itself; give it a number with --dim {symbol}=...")]
+    #[error(
+        "the extent {extent} depends on `{symbol}`, which is no extent of an input by itself; give it a number with --dim {symbol}=..."
+    )]
     Unbound {
         /// The symbol.
         symbol: String,
@@ -31,8 +20,44 @@ pub enum Error {
     },
     /// The kernels did not become code.
     #[error(transparent)]
-    Compile(#[from] CompileError),
+    Compile(Box<CompileError>),
     /// The artifact could not be written.
     #[error(transparent)]
-    Artifact(#[from] egret_runtime::Error),
+    Artifact(Box<egret_runtime::Error>),
+}
+
+/// A value that has no kernel.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{value}`: cannot lower `{op}` of ({operands}) to {result}{origin}: {reason}")]
+pub struct CannotLower {
+    /// The value's name.
+    pub value: String,
+    /// The op that makes it.
+    pub op: String,
+    /// The operands' types.
+    pub operands: String,
+    /// The value's type.
+    pub result: String,
+    /// The nodes of the original model, as they are put into a sentence.
+    pub origin: String,
+    /// A sentence.
+    pub reason: String,
+}
+
+impl From<CannotLower> for Error {
+    fn from(e: CannotLower) -> Error {
+        Error::Lower(Box::new(e))
+    }
+}
+
+impl From<CompileError> for Error {
+    fn from(e: CompileError) -> Error {
+        Error::Compile(Box::new(e))
+    }
+}
+
+impl From<egret_runtime::Error> for Error {
+    fn from(e: egret_runtime::Error) -> Error {
+        Error::Artifact(Box::new(e))
+    }
 }

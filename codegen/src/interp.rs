@@ -259,7 +259,8 @@ impl Machine<'_> {
         let (steps, batch, hidden, gates) = (self.index(&r.steps)?, self.index(&r.batch)?, r.hidden as i64, r.cell.gates() as i64);
         let (from, to) = (self.part as i64 * batch / self.parts as i64, (self.part as i64 + 1) * batch / self.parts as i64);
         for b in from..to {
-            let row = |m: &Self, buffer, at: i64| -> Checked<Vec<f64>> { (0..hidden).map(|j| Ok(m.load(buffer, at + j)?.as_f64())).collect() };
+            let row =
+                |m: &Self, buffer, at: i64| -> Checked<Vec<f64>> { (0..hidden).map(|j| Ok(m.load(buffer, at + j)?.as_f64())).collect() };
             let mut h = row(self, r.h0, b * hidden)?;
             let mut c = r.c0.map_or(Ok(vec![]), |c0| row(self, c0, b * hidden))?;
             for step in 0..steps {
@@ -321,7 +322,13 @@ impl Machine<'_> {
                     let x = gate(0, j)?;
                     *next = narrow(match r.cell {
                         Cell::Tanh => x.tanh(),
-                        Cell::Relu => if x.is_nan() { x } else { x.max(0.0) },
+                        Cell::Relu => {
+                            if x.is_nan() {
+                                x
+                            } else {
+                                x.max(0.0)
+                            }
+                        }
                         _ => sigmoid(x),
                     });
                 }

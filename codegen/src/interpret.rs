@@ -64,12 +64,19 @@ fn bind(program: &Program, inputs: &[Tensor]) -> Result<Vec<i64>, String> {
 }
 
 /// What a buffer holds before any step writes it; scratch memory holds what must not be used.
-fn initial(program: &Program, buffer: u32, dtype: DType, inputs: &[Tensor], size: &dyn Fn(&Size) -> Result<i64, String>) -> Result<Memory, String> {
+fn initial(
+    program: &Program,
+    buffer: u32,
+    dtype: DType,
+    inputs: &[Tensor],
+    size: &dyn Fn(&Size) -> Result<i64, String>,
+) -> Result<Memory, String> {
     let described = &program.plan.buffers[buffer as usize];
     match described.place {
         Place::Input(i) => inputs.get(i as usize).map(Memory::of).ok_or_else(|| format!("input `{}` is missing", described.name)),
         Place::Weights { offset } => {
-            let data = program.weights.data().find(|(at, _)| *at == offset).map(|(_, data)| data);
+            let bytes = size(&described.bytes)?;
+            let data = program.weights.data().find(|(at, data)| *at == offset && data.bytes() == bytes as u64).map(|(_, data)| data);
             match data.ok_or_else(|| format!("there are no weights at {offset}"))? {
                 Data::Tensor(tensor) => Ok(Memory::of(tensor)),
                 Data::Packed(packing) => {

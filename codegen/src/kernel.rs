@@ -8,7 +8,7 @@
 //! ```text
 //! map {
 //!     for i0 in N, i1 in 128:
-//!         out[128*i0 + i1] = max(x[128*i0 + i1] + b[i1], 0)
+//!         out[128*i0 + i1] = max((x[128*i0 + i1] + b[i1]), 0.0)
 //! }
 //! ```
 //!
@@ -17,7 +17,7 @@
 
 use egret_ir::scalar::{BinOp, UnOp};
 use egret_ir::{DType, Dim};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -459,28 +459,96 @@ impl Kernel {
     }
 }
 
-/// Prints an [`Expr`] with the buffers' names.
-struct Shown<'a>(&'a Kernel, &'a Expr);
+/// Prints an [`Expr`] with the buffers' names, and values that have been given a name by that.
+struct Shown<'a>(&'a Kernel, &'a HashMap<*const ExprKind, String>, &'a Expr);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let show = |e| Shown(self.0, e);
-        match &*self.1.kind {
+        match self.1.get(&Arc::as_ptr(&self.2.kind)) {
+            Some(name) => f.write_str(name),
+            None => self.write_node(f),
+        }
+    }
+}
+
+impl<'a> Shown<'a> {
+    fn operand(&self, e: &'a Expr) -> Shown<'a> {
+        Shown(self.0, self.1, e)
+    }
+
+    /// An operand to the right of `*` or `/`.
+    fn factor(&self, e: &'a Expr) -> String {
+        let is_product = matches!(*e.kind, ExprKind::Bin(BinOp::Mul | BinOp::Div, ..)) && !self.1.contains_key(&Arc::as_ptr(&e.kind));
+        if is_product { format!("({})", self.operand(e)) } else { self.operand(e).to_string() }
+    }
+
+    fn write_node(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let show = |e| self.operand(e);
+        match &*self.2.kind {
             ExprKind::Load(b, offset) => write!(f, "{}[{offset}]", self.0.buffers[b.0].name),
             ExprKind::Index(d) => write!(f, "({d})"),
-            ExprKind::Const(Literal::Float(bits)) => write!(f, "{}", f64::from_bits(*bits)),
+            ExprKind::Const(Literal::Float(bits)) => match f64::from_bits(*bits) {
+                v if f64::from(v as f32) == v => write!(f, "{:?}", v as f32),
+                v => write!(f, "{v:?}"),
+            },
             ExprKind::Const(Literal::Int(i)) => write!(f, "{i}"),
             ExprKind::Var(name) => f.write_str(name),
             ExprKind::Un(UnOp::Neg, x) => write!(f, "-{}", show(x)),
             ExprKind::Un(op, x) => write!(f, "{op}({})", show(x)),
             ExprKind::Bin(BinOp::Add, x, y) => write!(f, "({} + {})", show(x), show(y)),
             ExprKind::Bin(BinOp::Sub, x, y) => write!(f, "({} - {})", show(x), show(y)),
-            ExprKind::Bin(BinOp::Mul, x, y) => write!(f, "{}*{}", show(x), show(y)),
-            ExprKind::Bin(BinOp::Div, x, y) => write!(f, "{}/{}", show(x), show(y)),
+            ExprKind::Bin(BinOp::Mul, x, y) => write!(f, "{}*{}", show(x), self.factor(y)),
+            ExprKind::Bin(BinOp::Div, x, y) => write!(f, "{}/{}", show(x), self.factor(y)),
             ExprKind::Bin(op, x, y) => write!(f, "{op}({}, {})", show(x), show(y)),
             ExprKind::Select(c, x, y) => write!(f, "select({}, {}, {})", show(c), show(x), show(y)),
-            ExprKind::Cast(x) => write!(f, "{}({})", self.1.dtype, show(x)),
+            ExprKind::Cast(x) => write!(f, "{}({})", self.2.dtype, show(x)),
         }
+    }
+}
+
+/// Prints the lines of a block; a value that is used more than once is computed on a line of its own, so that a text is never
+/// much longer than the graph of its expressions.
+struct Lines<'a> {
+    kernel: &'a Kernel,
+    indent: &'a str,
+    uses: HashMap<*const ExprKind, usize>,
+    names: HashMap<*const ExprKind, String>,
+}
+
+impl<'a> Lines<'a> {
+    fn of(kernel: &'a Kernel, indent: &'a str, exprs: impl Iterator<Item = &'a Expr>) -> Lines<'a> {
+        fn count(e: &Expr, uses: &mut HashMap<*const ExprKind, usize>) {
+            let seen = uses.entry(Arc::as_ptr(&e.kind)).or_default();
+            *seen += 1;
+            if *seen == 1 {
+                e.operands().into_iter().for_each(|o| count(o, uses));
+            }
+        }
+        let mut uses = HashMap::new();
+        exprs.for_each(|e| count(e, &mut uses));
+        Lines { kernel, indent, uses, names: HashMap::new() }
+    }
+
+    /// The shared values of an expression that have not been written yet, then the line itself.
+    fn write(&mut self, f: &mut fmt::Formatter<'_>, before: impl fmt::Display, e: &Expr, after: impl fmt::Display) -> fmt::Result {
+        self.shared(f, e)?;
+        writeln!(f, "{}{before}{}{after}", self.indent, Shown(self.kernel, &self.names, e))
+    }
+
+    fn shared(&mut self, f: &mut fmt::Formatter<'_>, e: &Expr) -> fmt::Result {
+        let key = Arc::as_ptr(&e.kind);
+        if self.names.contains_key(&key) {
+            return Ok(());
+        }
+        for o in e.operands() {
+            self.shared(f, o)?;
+        }
+        if self.uses[&key] > 1 && !e.operands().is_empty() {
+            let name = format!("t{}", self.names.len());
+            writeln!(f, "{}{name} = {}", self.indent, Shown(self.kernel, &self.names, e))?;
+            self.names.insert(key, name);
+        }
+        Ok(())
     }
 }
 
@@ -489,12 +557,17 @@ fn axes_text(axes: &[Axis]) -> String {
 }
 
 impl Kernel {
-    fn write_block(&self, f: &mut fmt::Formatter<'_>, indent: &str, block: &Block) -> fmt::Result {
+    fn write_block(&self, f: &mut fmt::Formatter<'_>, indent: &str, block: &Block, reduces: &[Reduce]) -> fmt::Result {
+        let mut lines = Lines::of(self, indent, block.exprs().chain(reduces.iter().map(|r| &r.value)));
         for l in &block.lets {
-            writeln!(f, "{indent}let {} = {} within {}", l.name, Shown(self, &l.value), l.extent)?;
+            lines.write(f, format_args!("let {} = ", l.name), &l.value, format_args!(" within {}", l.extent))?;
         }
         for s in &block.stores {
-            writeln!(f, "{indent}{}[{}] = {}", self.buffers[s.buffer.0].name, s.offset, Shown(self, &s.value))?;
+            lines.write(f, format_args!("{}[{}] = ", self.buffers[s.buffer.0].name, s.offset), &s.value, "")?;
+        }
+        for r in reduces {
+            let fold = format!("{:?}", r.fold).to_lowercase();
+            lines.write(f, format_args!("{} = {fold}(", r.var), &r.value, ")")?;
         }
         Ok(())
     }
@@ -503,7 +576,7 @@ impl Kernel {
         writeln!(f, "map {{")?;
         for piece in &map.pieces {
             writeln!(f, "    for {}:", axes_text(&piece.axes))?;
-            self.write_block(f, "        ", &piece.block)?;
+            self.write_block(f, "        ", &piece.block, &[])?;
         }
         write!(f, "}}")
     }
@@ -514,10 +587,7 @@ impl Kernel {
         writeln!(f, ", lanes {}, tile {} {{", lanes.map_or("none", |a| &a.name), rows.tile)?;
         for pass in &rows.passes {
             writeln!(f, "    {}:", if pass.over_row { "over the row" } else { "once" })?;
-            self.write_block(f, "        ", &pass.block)?;
-            for r in &pass.reduces {
-                writeln!(f, "        {} = {}({})", r.var, format!("{:?}", r.fold).to_lowercase(), Shown(self, &r.value))?;
-            }
+            self.write_block(f, "        ", &pass.block, &pass.reduces)?;
         }
         write!(f, "}}")
     }
@@ -532,14 +602,15 @@ impl Kernel {
             Panels::Strided(b, offset) => format!("{}[{offset}]", self.buffers[b.0].name),
         };
         writeln!(f, "    acc = sum({a}[{}] * {b})", c.a.1)?;
-        self.write_block(f, "    ", &c.epilogue)?;
+        self.write_block(f, "    ", &c.epilogue, &[])?;
         write!(f, "}}")
     }
 }
 
 impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let buffers: Vec<String> = self.buffers.iter().map(|b| format!("{}{}: {}", if b.written { "out " } else { "" }, b.name, b.dtype)).collect();
+        let buffers: Vec<String> =
+            self.buffers.iter().map(|b| format!("{}{}: {}", if b.written { "out " } else { "" }, b.name, b.dtype)).collect();
         writeln!(f, "({})", buffers.join(", "))?;
         match &self.body {
             Body::Map(map) => self.write_map(f, map),
@@ -548,7 +619,17 @@ impl fmt::Display for Kernel {
             Body::Recur(r) => {
                 let name = |b: BufferId| &self.buffers[b.0].name;
                 let direction = if r.reverse { "reverse" } else { "forward" };
-                write!(f, "recur {:?} {direction}, steps {}, batch {}, hidden {} {{ {} = cell({}, {}) }}", r.cell, r.steps, r.batch, r.hidden, name(r.y), name(r.gates), name(r.weights))
+                write!(
+                    f,
+                    "recur {:?} {direction}, steps {}, batch {}, hidden {} {{ {} = cell({}, {}) }}",
+                    r.cell,
+                    r.steps,
+                    r.batch,
+                    r.hidden,
+                    name(r.y),
+                    name(r.gates),
+                    name(r.weights)
+                )
             }
         }
     }

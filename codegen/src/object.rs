@@ -91,7 +91,8 @@ impl fmt::Display for Machine {
 /// # Errors
 /// When an object is not self-contained or not understood.
 pub fn link(objects: &[(&str, &[u8], &str)]) -> Result<Image, LinkError> {
-    let objects: Vec<(Object, &str)> = objects.iter().map(|(name, bytes, entry)| Ok((Object::parse(name, bytes)?, *entry))).collect::<Result<_, _>>()?;
+    let objects: Vec<(Object, &str)> =
+        objects.iter().map(|(name, bytes, entry)| Ok((Object::parse(name, bytes)?, *entry))).collect::<Result<_, _>>()?;
     let mut image = Image::default();
     let mut placed: Vec<BTreeMap<usize, u64>> = vec![BTreeMap::new(); objects.len()];
     for executable in [true, false] {
@@ -196,8 +197,12 @@ impl<'a> Object<'a> {
             let Some(&section) = placed.get(&table.info) else { continue };
             for at in (table.offset..table.offset + table.size).step_by(RELA_SIZE) {
                 let info = self.u64(at + 8)?;
-                let relocation =
-                    Relocation { offset: self.u64(at)?, kind: info as u32, symbol: (info >> 32) as usize, addend: self.u64(at + 16)? as i64 };
+                let relocation = Relocation {
+                    offset: self.u64(at)?,
+                    kind: info as u32,
+                    symbol: (info >> 32) as usize,
+                    addend: self.u64(at + 16)? as i64,
+                };
                 let target = self.symbol(table.link, relocation.symbol, placed)? as i64 + relocation.addend;
                 self.apply(code, section + relocation.offset, target, relocation.kind)?;
             }

@@ -70,7 +70,14 @@ impl Packing {
     /// What decides the packed bytes, apart from the constant's data.
     pub fn key(&self) -> String {
         let axes = |axes: &[Axis]| axes.iter().map(|a| format!("{} in {}", a.name, a.extent)).collect::<Vec<_>>().join(", ");
-        format!("{} over {} / {} / {} by {}", self.offset, axes(&self.batch), axes(&self.k), axes(std::slice::from_ref(&self.cols)), self.width)
+        format!(
+            "{} over {} / {} / {} by {}",
+            self.offset,
+            axes(&self.batch),
+            axes(&self.k),
+            axes(std::slice::from_ref(&self.cols)),
+            self.width
+        )
     }
 }
 

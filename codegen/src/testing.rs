@@ -1,5 +1,6 @@
 //! What the tests of lowering share.
 
+use crate::artifact::{Options, compile};
 use crate::interpret::{kernels_text, run_interpreted};
 use crate::plan;
 use crate::target::Target;
@@ -25,13 +26,38 @@ fn agrees(source: &str, dims: &[(&str, i64)]) -> Result<(), String> {
     let target = Target::named("x86-64-v4").map_err(|e| e.to_string())?;
     for (way, graph) in [("as one kernel", &as_kernel(&graph)?), ("op by op", &graph)] {
         let program = plan::build(graph, &target, &|_, _| {}).map_err(|e| format!("{way}: {e}"))?;
-        if std::env::var("SHOW").is_ok() {
-            println!("{way}:\n{}", kernels_text(&program));
-        }
         let found = run_interpreted(&program, target.lanes, &inputs).map_err(|e| format!("{way}: {e}"))?;
         compare(&expected, &found).map_err(|e| format!("{way}: {e}\n{}", kernels_text(&program)))?;
     }
+    let outer = as_kernel(&graph)?;
+    if let Ok(native) = Target::native() {
+        for threads in [1, 3] {
+            let found = run_compiled(&outer, &native, threads, &inputs).map_err(|e| format!("compiled: {e}"))?;
+            compare(&expected, &found).map_err(|e| format!("compiled, {threads} threads: {e}"))?;
+        }
+    }
     Ok(())
+}
+
+/// The results of a graph by way of machine code and the runtime.
+pub fn run_compiled(graph: &Graph, target: &Target, threads: usize, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
+    let words = |e: &dyn std::fmt::Display| e.to_string();
+    let compiled = compile(graph, target, &Options::default()).map_err(|e| words(&e))?;
+    let artifact = compiled.artifact().map_err(|e| words(&e))?;
+    let options = egret_runtime::Options { threads, ..Default::default() };
+    let mut session = egret_runtime::Session::from_artifact(artifact, options).map_err(|e| words(&e))?;
+    let types =
+        |name: &str| egret_runtime::DType::ALL.into_iter().find(|d| d.name() == name).expect("both crates have the same element types");
+    let given = inputs.iter().map(|x| egret_runtime::Tensor::from_bytes(types(x.dtype().name()), x.shape(), x.bytes()));
+    let given = given.collect::<Result<Vec<_>, _>>().map_err(|e| words(&e))?;
+    let names = graph.params().iter().map(|&p| &*graph.value(p).name);
+    let views: Vec<_> = names.zip(&given).map(|(name, x)| (name, x.view())).collect();
+    let found = session.run(&views).map_err(|e| words(&e))?;
+    let tensor = |t: &egret_runtime::Tensor| {
+        let dtype = DType::named(t.dtype().name()).expect("both crates have the same element types");
+        Tensor::new(dtype, t.shape().to_vec(), t.bytes().to_vec().into())
+    };
+    found.iter().map(tensor).collect()
 }
 
 /// Random tensors; integers are small enough to be indices, some of them negative.

@@ -131,9 +131,7 @@ impl Dim {
         match &self.0 {
             Repr::Const(_) => self.clone(),
             Repr::Poly(terms) => terms.iter().fold(Dim::ZERO, |sum, term| {
-                sum + term.atoms.iter().fold(Dim::from(term.coefficient), |product, atom| {
-                    product * atom.substitute(f)
-                })
+                sum + term.atoms.iter().fold(Dim::from(term.coefficient), |product, atom| product * atom.substitute(f))
             }),
         }
     }
@@ -214,7 +212,13 @@ impl Dim {
     /// The larger of two.
     pub fn maximum(&self, other: &Dim) -> Dim {
         match (self.clone() - other.clone()).as_const() {
-            Some(d) => if d >= 0 { self.clone() } else { other.clone() },
+            Some(d) => {
+                if d >= 0 {
+                    self.clone()
+                } else {
+                    other.clone()
+                }
+            }
             None => {
                 let (a, b) = ordered(self, other);
                 Dim::atom(Atom::Max(a, b))
@@ -225,7 +229,13 @@ impl Dim {
     /// The smaller of two.
     pub fn minimum(&self, other: &Dim) -> Dim {
         match (self.clone() - other.clone()).as_const() {
-            Some(d) => if d <= 0 { self.clone() } else { other.clone() },
+            Some(d) => {
+                if d <= 0 {
+                    self.clone()
+                } else {
+                    other.clone()
+                }
+            }
             None => {
                 let (a, b) = ordered(self, other);
                 Dim::atom(Atom::Min(a, b))
@@ -284,7 +294,13 @@ impl Dim {
         }
         let (mut multiple, mut rest) = (vec![], vec![]);
         for Term { atoms, coefficient } in self.terms() {
-            let quotient = if atoms.is_empty() { floor_div(*coefficient, c) } else if coefficient.wrapping_rem(c) == 0 { coefficient.wrapping_div(c) } else { 0 };
+            let quotient = if atoms.is_empty() {
+                floor_div(*coefficient, c)
+            } else if coefficient.wrapping_rem(c) == 0 {
+                coefficient.wrapping_div(c)
+            } else {
+                0
+            };
             multiple.push(Term { atoms: atoms.clone(), coefficient: quotient });
             rest.push(Term { atoms: atoms.clone(), coefficient: coefficient.wrapping_sub(quotient.wrapping_mul(c)) });
         }
@@ -348,7 +364,8 @@ impl Term {
         for atom in &by.atoms {
             atoms.remove(atoms.iter().position(|a| a == atom)?);
         }
-        (self.coefficient.wrapping_rem(by.coefficient) == 0).then(|| Term { atoms, coefficient: self.coefficient.wrapping_div(by.coefficient) })
+        (self.coefficient.wrapping_rem(by.coefficient) == 0)
+            .then(|| Term { atoms, coefficient: self.coefficient.wrapping_div(by.coefficient) })
     }
 }
 

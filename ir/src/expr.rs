@@ -170,7 +170,9 @@ fn evaluate_with<D: Domain>(
     call: &CallAttr,
     sibling: Option<DType>,
 ) -> Result<D, String> {
-    let number = |value: f64| sibling.map(|t| D::literal(value, t)).ok_or_else(|| format!("the literal {value} has no sibling to take its element type from"));
+    let number = |value: f64| {
+        sibling.map(|t| D::literal(value, t)).ok_or_else(|| format!("the literal {value} has no sibling to take its element type from"))
+    };
     match expr {
         Expr::Literal(value) => number(value.0),
         Expr::Var(name) => match (vars.get(name), attrs.get(name)) {
@@ -237,7 +239,12 @@ impl fmt::Display for Expr {
             Expr::App { op, attrs, operands } => {
                 f.write_str(op.name)?;
                 if !attrs.is_empty() {
-                    let attrs: Vec<String> = op.attrs.iter().zip(attrs).map(|(n, a)| if a.to_string() == *n { a.to_string() } else { format!("{n} = {a}") }).collect();
+                    let attrs: Vec<String> = op
+                        .attrs
+                        .iter()
+                        .zip(attrs)
+                        .map(|(n, a)| if a.to_string() == *n { a.to_string() } else { format!("{n} = {a}") })
+                        .collect();
                     write!(f, "[{}]", attrs.join(", "))?;
                 }
                 let operands: Vec<String> = operands.iter().map(|o| o.to_string()).collect();

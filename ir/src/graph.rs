@@ -109,7 +109,8 @@ pub struct Graph {
 
 impl PartialEq for Graph {
     fn eq(&self, other: &Graph) -> bool {
-        let pairs = |a: &[ValueId], b: &[ValueId]| a.len() == b.len() && a.iter().zip(b).all(|(&a, &b)| self.value(a).is_like(other.value(b)));
+        let pairs =
+            |a: &[ValueId], b: &[ValueId]| a.len() == b.len() && a.iter().zip(b).all(|(&a, &b)| self.value(a).is_like(other.value(b)));
         let node = |(a, b): (&Node, &Node)| {
             a.op == b.op && a.origin == b.origin && a.region == b.region && pairs(&a.operands, &b.operands) && pairs(&a.results, &b.results)
         };
@@ -263,13 +264,25 @@ impl Graph {
     ///
     /// # Errors
     /// When the operands' types are not those of the region's parameters.
-    pub fn add_kernel(&mut self, kernel: &str, mut region: Graph, operands: &[ValueId], names: &[&str], origin: Vec<Arc<str>>) -> Result<Vec<ValueId>, String> {
+    pub fn add_kernel(
+        &mut self,
+        kernel: &str,
+        mut region: Graph,
+        operands: &[ValueId],
+        names: &[&str],
+        origin: Vec<Arc<str>>,
+    ) -> Result<Vec<ValueId>, String> {
         if operands.len() != region.params.len() {
             return Err(format!("kernel `{kernel}` takes {} operands, found {}", region.params.len(), operands.len()));
         }
         for (&operand, &param) in operands.iter().zip(&region.params) {
             if self.ty(operand) != region.ty(param) {
-                return Err(format!("kernel `{kernel}` takes {} as `{}`, found {}", region.ty(param), region.value(param).name, self.ty(operand)));
+                return Err(format!(
+                    "kernel `{kernel}` takes {} as `{}`, found {}",
+                    region.ty(param),
+                    region.value(param).name,
+                    self.ty(operand)
+                ));
             }
         }
         region.name = kernel.to_string();
@@ -405,9 +418,7 @@ impl<'a> Copy<'a> {
             return new;
         }
         let value = self.old.value(old);
-        let Def::Const(tensor, source) = &value.def else {
-            panic!("`{}` is read before it is made", value.name)
-        };
+        let Def::Const(tensor, source) = &value.def else { panic!("`{}` is read before it is made", value.name) };
         let new = self.new.add_const_from(&value.name, tensor.clone(), source.clone());
         self.map.insert(old, new);
         new
@@ -471,4 +482,3 @@ impl<'a> Copy<'a> {
         self.new
     }
 }
-

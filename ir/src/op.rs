@@ -492,7 +492,8 @@ impl Op {
     pub fn eval(&self, operands: &[&Tensor]) -> Result<Vec<Tensor>, String> {
         let types: Vec<TensorType> = operands.iter().map(|t| t.ty()).collect();
         let results = self.infer(&types.iter().collect::<Vec<_>>())?;
-        let evaluated = results.iter().try_for_each(|r| ops::check::allocatable(r).map(drop)).and_then(|()| self.eval_kind(operands, results));
+        let evaluated =
+            results.iter().try_for_each(|r| ops::check::allocatable(r).map(drop)).and_then(|()| self.eval_kind(operands, results));
         evaluated.map_err(|e| if e.starts_with("expects") { format!("`{}` {e}", self.name()) } else { e })
     }
 

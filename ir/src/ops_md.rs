@@ -38,10 +38,7 @@ pub fn ops_md() -> String {
             page += "\n| op | in words | kind | meaning |\n| --- | --- | --- | --- |\n";
         }
         page += &row(def);
-        if OPS
-            .get(index + 1)
-            .is_none_or(|next| section(next) != heading)
-        {
+        if OPS.get(index + 1).is_none_or(|next| section(next) != heading) {
             page += &attributes(OPS.iter().filter(|d| section(d) == heading));
         }
     }
@@ -52,39 +49,23 @@ pub fn ops_md() -> String {
 fn section(def: &OpDef) -> &'static str {
     let declared = |open: char| TABLE.find(&format!("\n    {}{open}", def.name));
     let above = &TABLE[..declared('(').or_else(|| declared('[')).unwrap_or(0)];
-    above
-        .rsplit_once("// ---- ")
-        .and_then(|(_, heading)| heading.lines().next())
-        .unwrap_or("other")
+    above.rsplit_once("// ---- ").and_then(|(_, heading)| heading.lines().next()).unwrap_or("other")
 }
 
 /// The heading's first words as a title, the rest as a sentence.
 fn title(heading: &str) -> String {
     let (words, note) = heading.split_once([';', ',']).unwrap_or((heading, ""));
-    let note = if note.is_empty() {
-        String::new()
-    } else {
-        format!("\n{}.\n", capitalized(note.trim()))
-    };
+    let note = if note.is_empty() { String::new() } else { format!("\n{}.\n", capitalized(note.trim())) };
     format!("\n## {}\n{note}", capitalized(words))
 }
 
 fn capitalized(text: &str) -> String {
     let mut chars = text.chars();
-    chars
-        .next()
-        .map(|c| c.to_uppercase().chain(chars).collect())
-        .unwrap_or_default()
+    chars.next().map(|c| c.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }
 
 fn row(def: &OpDef) -> String {
-    format!(
-        "| `{}` | {} | {} | {} |\n",
-        signature(def),
-        cell(def.doc.trim()),
-        kind(def.kind),
-        cell(&meaning(def))
-    )
+    format!("| `{}` | {} | {} | {} |\n", signature(def), cell(def.doc.trim()), kind(def.kind), cell(&meaning(def)))
 }
 
 /// Text in a table's cell: `|` would end it.
@@ -93,21 +74,10 @@ fn cell(text: &str) -> String {
 }
 
 fn signature(def: &OpDef) -> String {
-    let attr = |(name, default): (&&str, Option<crate::Attr>)| {
-        default.map_or(name.to_string(), |d| format!("{name}={d}"))
-    };
+    let attr = |(name, default): (&&str, Option<crate::Attr>)| default.map_or(name.to_string(), |d| format!("{name}={d}"));
     let attrs: Vec<String> = def.attrs.iter().zip(def.defaults()).map(attr).collect();
-    let attrs = if attrs.is_empty() {
-        String::new()
-    } else {
-        format!("[{}]", attrs.join(", "))
-    };
-    format!(
-        "{}{attrs}({}{})",
-        def.name,
-        def.operands.join(", "),
-        if def.variadic { ".." } else { "" }
-    )
+    let attrs = if attrs.is_empty() { String::new() } else { format!("[{}]", attrs.join(", ")) };
+    format!("{}{attrs}({}{})", def.name, def.operands.join(", "), if def.variadic { ".." } else { "" })
 }
 
 fn kind(kind: Kind) -> &'static str {
@@ -134,20 +104,11 @@ fn meaning(def: &OpDef) -> String {
 /// What the attributes of a section's ops take.
 fn attributes<'a>(defs: impl Iterator<Item = &'a OpDef>) -> String {
     let line = |def: &OpDef| {
-        let attrs: Vec<String> = def
-            .attrs
-            .iter()
-            .zip(def.attr_types)
-            .map(|(name, takes)| format!("`{name}` {takes}"))
-            .collect();
+        let attrs: Vec<String> = def.attrs.iter().zip(def.attr_types).map(|(name, takes)| format!("`{name}` {takes}")).collect();
         format!("- `{}`: {}\n", def.name, attrs.join("; "))
     };
     let lines: String = defs.filter(|d| !d.attrs.is_empty()).map(line).collect();
-    if lines.is_empty() {
-        lines
-    } else {
-        format!("\nAttributes:\n\n{lines}")
-    }
+    if lines.is_empty() { lines } else { format!("\nAttributes:\n\n{lines}") }
 }
 
 #[cfg(test)]
@@ -157,23 +118,10 @@ mod tests {
     #[test]
     fn every_op_has_a_section_and_its_module() {
         for def in OPS {
-            assert_ne!(
-                section(def),
-                "other",
-                "`{}` stands under no heading of the table",
-                def.name
-            );
+            assert_ne!(section(def), "other", "`{}` stands under no heading of the table", def.name);
             if matches!(def.kind, Kind::View | Kind::Structured) {
-                let file = format!(
-                    "{}/src/ops/{}.rs",
-                    env!("CARGO_MANIFEST_DIR"),
-                    def.meaning.trim()
-                );
-                assert!(
-                    std::path::Path::new(&file).exists(),
-                    "`{}` links to {file}",
-                    def.name
-                );
+                let file = format!("{}/src/ops/{}.rs", env!("CARGO_MANIFEST_DIR"), def.meaning.trim());
+                assert!(std::path::Path::new(&file).exists(), "`{}` links to {file}", def.name);
             }
         }
     }

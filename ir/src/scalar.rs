@@ -207,7 +207,15 @@ impl UnOp {
         match self {
             UnOp::Neg => -x,
             UnOp::Abs => x.abs(),
-            UnOp::Sign => if x > 0.0 { 1.0 } else if x < 0.0 { -1.0 } else { x },
+            UnOp::Sign => {
+                if x > 0.0 {
+                    1.0
+                } else if x < 0.0 {
+                    -1.0
+                } else {
+                    x
+                }
+            }
             UnOp::Exp => x.exp(),
             UnOp::Log => x.ln(),
             UnOp::Sqrt => x.sqrt(),
@@ -267,8 +275,20 @@ impl BinOp {
             BinOp::Sub => x - y,
             BinOp::Mul => x * y,
             BinOp::Div => x / y,
-            BinOp::Max => if x.is_nan() || x > y { x } else { y },
-            BinOp::Min => if x.is_nan() || x < y { x } else { y },
+            BinOp::Max => {
+                if x.is_nan() || x > y {
+                    x
+                } else {
+                    y
+                }
+            }
+            BinOp::Min => {
+                if x.is_nan() || x < y {
+                    x
+                } else {
+                    y
+                }
+            }
             BinOp::Pow => x.powf(y),
             BinOp::Mod => {
                 let r = x % y;
@@ -297,7 +317,13 @@ impl BinOp {
             BinOp::And => x & y,
             BinOp::Or => x | y,
             BinOp::Xor => x ^ y,
-            BinOp::Shl => if (0..bits).contains(&y) { x << y } else { 0 },
+            BinOp::Shl => {
+                if (0..bits).contains(&y) {
+                    x << y
+                } else {
+                    0
+                }
+            }
             BinOp::Shr => x >> if (0..bits).contains(&y) { y } else { 127 },
             BinOp::Eq => return Element::Bool(x == y),
             BinOp::Lt => return Element::Bool(x < y),
@@ -320,7 +346,13 @@ impl BinOp {
 fn int_pow(base: i128, exponent: i128) -> i128 {
     match (base, exponent) {
         (1, _) | (_, 0) => 1,
-        (-1, e) => if e % 2 == 0 { 1 } else { -1 },
+        (-1, e) => {
+            if e % 2 == 0 {
+                1
+            } else {
+                -1
+            }
+        }
         (_, e) if e < 0 => 0,
         (_, e) => base.wrapping_pow(u32::try_from(e).unwrap_or(u32::MAX)),
     }
@@ -342,7 +374,9 @@ impl Typed {
             TypedKind::Const(c) => Element::Float(*c),
             TypedKind::Un(op, x) => op.eval(x.eval_wide(operands)),
             TypedKind::Bin(op, x, y) => op.eval(x.eval_wide(operands), y.eval_wide(operands), x.dtype),
-            TypedKind::Select(c, x, y) => return if c.eval_wide(operands).as_bool() { x.eval_wide(operands) } else { y.eval_wide(operands) },
+            TypedKind::Select(c, x, y) => {
+                return if c.eval_wide(operands).as_bool() { x.eval_wide(operands) } else { y.eval_wide(operands) };
+            }
             TypedKind::Cast(x) => return cast_element(x.eval(operands), self.dtype),
         };
         value.rounded(wide)
@@ -354,7 +388,8 @@ pub(crate) fn cast_element(x: Element, to: DType) -> Element {
     match x {
         Element::Float(v) if to.is_int() => {
             let bits = 8 * to.size() as u32;
-            let (low, high) = if to.is_signed_int() { (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1) } else { (0, (1i128 << bits) - 1) };
+            let (low, high) =
+                if to.is_signed_int() { (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1) } else { (0, (1i128 << bits) - 1) };
             Element::Int((v as i128).clamp(low, high))
         }
         x => x.rounded(to),

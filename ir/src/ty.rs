@@ -188,8 +188,8 @@ pub fn broadcast(shapes: &[&[Dim]]) -> Result<Vec<Dim>, String> {
     let mut out = vec![Dim::ONE; rank];
     for shape in shapes {
         for (axis, dim) in (rank - shape.len()..).zip(shape.iter()) {
-            out[axis] = broadcast_dim(&out[axis], dim)
-                .ok_or_else(|| format!("extents {} and {dim} of axis {axis} do not broadcast", out[axis]))?;
+            out[axis] =
+                broadcast_dim(&out[axis], dim).ok_or_else(|| format!("extents {} and {dim} of axis {axis} do not broadcast", out[axis]))?;
         }
     }
     Ok(out)

@@ -47,10 +47,7 @@ pub struct Violation {
 /// The first invariant that does not hold.
 pub fn verify(graph: &Graph) -> Result<(), Violation> {
     let checked = body(graph).and_then(|()| unique_result_names(graph));
-    checked.map_err(|message| Violation {
-        graph: graph.name.clone(),
-        message,
-    })
+    checked.map_err(|message| Violation { graph: graph.name.clone(), message })
 }
 
 type Checked = Result<(), String>;
@@ -60,9 +57,7 @@ fn body(graph: &Graph) -> Checked {
     ids_in_range(graph)?;
     values(graph)?;
     params(graph)?;
-    graph
-        .node_ids()
-        .try_for_each(|(id, node)| check_node(graph, id, node))?;
+    graph.node_ids().try_for_each(|(id, node)| check_node(graph, id, node))?;
     results(graph)
 }
 
@@ -73,44 +68,26 @@ fn ensure(holds: bool, message: impl FnOnce() -> String) -> Checked {
 /// Ids of another graph must not be looked up in this one.
 fn ids_in_range(graph: &Graph) -> Checked {
     let within = |v: &ValueId| v.index() < graph.values().len();
-    let nodes = graph
-        .nodes()
-        .iter()
-        .flat_map(|n| n.operands.iter().chain(&n.results));
+    let nodes = graph.nodes().iter().flat_map(|n| n.operands.iter().chain(&n.results));
     let mut all = graph.params().iter().chain(&graph.results).chain(nodes);
-    ensure(all.all(within), || {
-        "a node or result names a value that the graph does not have".into()
-    })
+    ensure(all.all(within), || "a node or result names a value that the graph does not have".into())
 }
 
 fn values(graph: &Graph) -> Checked {
     let mut names = HashSet::new();
     for (id, value) in graph.value_ids() {
         let Value { name, ty, def } = value;
-        ensure(!name.is_empty(), || {
-            format!("a value of type {ty} has no name")
-        })?;
-        ensure(names.insert(name), || {
-            format!("the name `{name}` stands for two values")
-        })?;
+        ensure(!name.is_empty(), || format!("a value of type {ty} has no name"))?;
+        ensure(names.insert(name), || format!("the name `{name}` stands for two values"))?;
         if let Some(extent) = ty.dims.iter().find(|d| d.as_const().is_some_and(|d| d < 0)) {
             return Err(format!("`{name}` has the negative extent {extent} in {ty}"));
         }
         match def {
-            Def::Param => ensure(graph.params().contains(&id), || {
-                format!("`{name}` is a parameter, but the graph does not list it")
-            })?,
-            Def::Const(data, _) => ensure(data.ty() == *ty, || {
-                format!("`{name}` has type {ty}, but its data is {}", data.ty())
-            })?,
+            Def::Param => ensure(graph.params().contains(&id), || format!("`{name}` is a parameter, but the graph does not list it"))?,
+            Def::Const(data, _) => ensure(data.ty() == *ty, || format!("`{name}` has type {ty}, but its data is {}", data.ty()))?,
             Def::Node(node, slot) => {
-                let made = graph
-                    .nodes()
-                    .get(node.index())
-                    .and_then(|n| n.results.get(*slot));
-                ensure(made == Some(&id), || {
-                    format!("`{name}` is said to be result {slot} of a node that does not make it")
-                })?;
+                let made = graph.nodes().get(node.index()).and_then(|n| n.results.get(*slot));
+                ensure(made == Some(&id), || format!("`{name}` is said to be result {slot} of a node that does not make it"))?;
             }
         }
     }
@@ -121,12 +98,8 @@ fn params(graph: &Graph) -> Checked {
     let mut seen = HashSet::new();
     for &param in graph.params() {
         let Value { name, def, .. } = graph.value(param);
-        ensure(*def == Def::Param, || {
-            format!("`{name}` is listed as a parameter, but it is made in the graph")
-        })?;
-        ensure(seen.insert(param), || {
-            format!("the parameter `{name}` is listed twice")
-        })?;
+        ensure(*def == Def::Param, || format!("`{name}` is listed as a parameter, but it is made in the graph"))?;
+        ensure(seen.insert(param), || format!("the parameter `{name}` is listed twice"))?;
     }
     Ok(())
 }
@@ -135,33 +108,14 @@ fn check_node(graph: &Graph, id: NodeId, node: &Node) -> Checked {
     let place = || place(graph, node);
     for &operand in &node.operands {
         let made = graph.producer(operand).is_none_or(|maker| maker < id);
-        ensure(made, || {
-            format!(
-                "{} reads `{}` before it is made",
-                place(),
-                graph.value(operand).name
-            )
-        })?;
+        ensure(made, || format!("{} reads `{}` before it is made", place(), graph.value(operand).name))?;
     }
-    ensure(!node.results.is_empty(), || {
-        format!("{} has no results", place())
-    })?;
+    ensure(!node.results.is_empty(), || format!("{} has no results", place()))?;
     for (slot, &result) in node.results.iter().enumerate() {
         let made = graph.value(result).def == Def::Node(id, slot);
-        ensure(made, || {
-            format!(
-                "{} does not make its result {slot}, `{}`",
-                place(),
-                graph.value(result).name
-            )
-        })?;
+        ensure(made, || format!("{} does not make its result {slot}, `{}`", place(), graph.value(result).name))?;
     }
-    ensure(node.origin.is_sorted_by(|a, b| a < b), || {
-        format!(
-            "the origins of {} are not sorted, or one stands there twice",
-            place()
-        )
-    })?;
+    ensure(node.origin.is_sorted_by(|a, b| a < b), || format!("the origins of {} are not sorted, or one stands there twice", place()))?;
     match (&node.op, &node.region) {
         (Op::kernel { name }, Some(inner)) => region(graph, node, name, inner),
         (Op::kernel { .. }, None) => Err(format!("{} has no region", place())),
@@ -172,37 +126,19 @@ fn check_node(graph: &Graph, id: NodeId, node: &Node) -> Checked {
 
 /// `` `y` = `add` ``: how messages name a node.
 fn place(graph: &Graph, node: &Node) -> String {
-    let names: Vec<String> = node
-        .results
-        .iter()
-        .map(|&r| format!("`{}`", graph.value(r).name))
-        .collect();
+    let names: Vec<String> = node.results.iter().map(|&r| format!("`{}`", graph.value(r).name)).collect();
     format!("{} = `{}`", names.join(", "), node.op.name())
 }
 
 /// The types are those of inference.
 fn inferred(graph: &Graph, node: &Node) -> Checked {
     let operands: Vec<&TensorType> = node.operands.iter().map(|&v| graph.ty(v)).collect();
-    let expected = node
-        .op
-        .infer(&operands)
-        .map_err(|e| format!("{}: {e}", place(graph, node)))?;
+    let expected = node.op.infer(&operands).map_err(|e| format!("{}: {e}", place(graph, node)))?;
     let found = node.results.len();
-    ensure(found == expected.len(), || {
-        format!(
-            "{} has {found} results, expected {}",
-            place(graph, node),
-            expected.len()
-        )
-    })?;
+    ensure(found == expected.len(), || format!("{} has {found} results, expected {}", place(graph, node), expected.len()))?;
     for (&result, expected) in node.results.iter().zip(&expected) {
         let found = graph.ty(result);
-        ensure(found == expected, || {
-            format!(
-                "{} has type {found}, expected {expected}",
-                place(graph, node)
-            )
-        })?;
+        ensure(found == expected, || format!("{} has type {found}, expected {expected}", place(graph, node)))?;
     }
     Ok(())
 }
@@ -210,71 +146,34 @@ fn inferred(graph: &Graph, node: &Node) -> Checked {
 /// The region of a kernel fits it, and is a valid graph.
 fn region(graph: &Graph, node: &Node, kernel: &str, region: &Graph) -> Checked {
     let place = || place(graph, node);
-    ensure(region.name == kernel, || {
-        format!(
-            "{} is named `{kernel}`, but its region `{}`",
-            place(),
-            region.name
-        )
-    })?;
+    ensure(region.name == kernel, || format!("{} is named `{kernel}`, but its region `{}`", place(), region.name))?;
     let (operands, params) = (node.operands.len(), region.params().len());
-    ensure(operands == params, || {
-        format!(
-            "{} has {operands} operands, but its region {params} parameters",
-            place()
-        )
-    })?;
+    ensure(operands == params, || format!("{} has {operands} operands, but its region {params} parameters", place()))?;
     body(region).map_err(|e| format!("in the region of {}: {e}", place()))?;
     for (&operand, &param) in node.operands.iter().zip(region.params()) {
         let (operand, param) = (graph.value(operand), region.value(param));
         ensure(operand.ty == param.ty, || {
-            format!(
-                "{}: the operand `{}` is {}, but the parameter `{}` is {}",
-                place(),
-                operand.name,
-                operand.ty,
-                param.name,
-                param.ty
-            )
+            format!("{}: the operand `{}` is {}, but the parameter `{}` is {}", place(), operand.name, operand.ty, param.name, param.ty)
         })?;
     }
     let (outer, inner) = (node.results.len(), region.results.len());
-    ensure(outer == inner, || {
-        format!(
-            "{} has {outer} results, but its region returns {inner}",
-            place()
-        )
-    })?;
+    ensure(outer == inner, || format!("{} has {outer} results, but its region returns {inner}", place()))?;
     for (&outer, &inner) in node.results.iter().zip(&region.results) {
         let (outer, inner) = (graph.value(outer), region.value(inner));
-        ensure(outer.ty == inner.ty, || {
-            format!(
-                "{}: `{}` is {}, but the region returns {}",
-                place(),
-                outer.name,
-                outer.ty,
-                inner.ty
-            )
-        })?;
+        ensure(outer.ty == inner.ty, || format!("{}: `{}` is {}, but the region returns {}", place(), outer.name, outer.ty, inner.ty))?;
     }
     Ok(())
 }
 
 fn results(graph: &Graph) -> Checked {
     let (results, names) = (graph.results.len(), graph.result_names.len());
-    ensure(results == names, || {
-        format!("expected a name for each of the {results} results, found {names}")
-    })
+    ensure(results == names, || format!("expected a name for each of the {results} results, found {names}"))
 }
 
 /// A program asks a model for its results by name; the results of a region are read by position.
 fn unique_result_names(graph: &Graph) -> Checked {
     let mut seen = HashSet::new();
-    graph.result_names.iter().try_for_each(|name| {
-        ensure(seen.insert(name), || {
-            format!("two results of the graph are named `{name}`")
-        })
-    })
+    graph.result_names.iter().try_for_each(|name| ensure(seen.insert(name), || format!("two results of the graph are named `{name}`")))
 }
 
 #[cfg(test)]
@@ -298,10 +197,7 @@ mod tests {
         let mut graph = parse(TEXT).unwrap();
         assert_eq!(verify(&graph), Ok(()));
         breaks(&mut graph);
-        assert_eq!(
-            verify(&graph).unwrap_err().to_string(),
-            format!("graph `g`: {expected}")
-        );
+        assert_eq!(verify(&graph).unwrap_err().to_string(), format!("graph `g`: {expected}"));
     }
 
     fn id(graph: &Graph, name: &str) -> ValueId {
@@ -323,47 +219,31 @@ mod tests {
 
     #[test]
     fn values_are_well_formed() {
-        check("the name `h` stands for two values", |g| {
-            g.raw().values[4].name = "h".into()
-        });
-        check("a value of type f32[2] has no name", |g| {
-            g.raw().values[0].name = "".into()
-        });
-        check("`x` has the negative extent -1 in f32[-1]", |g| {
-            g.raw().values[0].ty = TensorType::new(crate::DType::F32, [-1])
-        });
+        check("the name `h` stands for two values", |g| g.raw().values[4].name = "h".into());
+        check("a value of type f32[2] has no name", |g| g.raw().values[0].name = "".into());
+        check("`x` has the negative extent -1 in f32[-1]", |g| g.raw().values[0].ty = TensorType::new(crate::DType::F32, [-1]));
         check("`w` has type f32[2], but its data is f32[3]", |g| {
             let w = id(g, "w").index();
-            g.raw().values[w].def = Def::Const(
-                Tensor::from_f32s(vec![3], &[0.0; 3]).into(),
-                crate::Source::Data,
-            );
+            g.raw().values[w].def = Def::Const(Tensor::from_f32s(vec![3], &[0.0; 3]).into(), crate::Source::Data);
         });
-        check(
-            "a node or result names a value that the graph does not have",
-            |g| {
-                let other = parse("graph t(a: f32[], b: f32[], c: f32[], d: f32[], e: f32[], f: f32[], g: f32[], h: f32[]) { return h }").unwrap();
-                g.results[0] = other.results[0];
-            },
-        );
+        check("a node or result names a value that the graph does not have", |g| {
+            let other =
+                parse("graph t(a: f32[], b: f32[], c: f32[], d: f32[], e: f32[], f: f32[], g: f32[], h: f32[]) { return h }").unwrap();
+            g.results[0] = other.results[0];
+        });
     }
 
     #[test]
     fn parameters_are_listed_once() {
-        check("`y` is a parameter, but the graph does not list it", |g| {
-            g.raw().params.truncate(1)
-        });
+        check("`y` is a parameter, but the graph does not list it", |g| g.raw().params.truncate(1));
         check("the parameter `x` is listed twice", |g| {
             let x = id(g, "x");
             g.raw().params.push(x);
         });
-        check(
-            "`h` is listed as a parameter, but it is made in the graph",
-            |g| {
-                let h = id(g, "h");
-                g.raw().params.push(h);
-            },
-        );
+        check("`h` is listed as a parameter, but it is made in the graph", |g| {
+            let h = id(g, "h");
+            g.raw().params.push(h);
+        });
     }
 
     #[test]
@@ -372,18 +252,12 @@ mod tests {
             let k = id(g, "k");
             g.raw().nodes[0].operands[1] = k;
         });
-        check(
-            "`v` is said to be result 0 of a node that does not make it",
-            |g| g.raw().nodes[1].results.swap(0, 1),
-        );
+        check("`v` is said to be result 0 of a node that does not make it", |g| g.raw().nodes[1].results.swap(0, 1));
         check("`h`, `v` = `add` does not make its result 1, `v`", |g| {
             let v = id(g, "v");
             g.raw().nodes[0].results.push(v);
         });
-        check(
-            "the origins of `h` = `add` are not sorted, or one stands there twice",
-            |g| g.raw().nodes[0].origin.reverse(),
-        );
+        check("the origins of `h` = `add` are not sorted, or one stands there twice", |g| g.raw().nodes[0].origin.reverse());
     }
 
     #[test]
@@ -396,68 +270,40 @@ mod tests {
         let y = id(&graph, "y");
         graph.raw().nodes[0].operands[1] = y;
         let message = verify(&graph).unwrap_err().to_string();
-        assert!(
-            message.starts_with("graph `g`: `h` = `add`: `add`"),
-            "{message}"
-        );
+        assert!(message.starts_with("graph `g`: `h` = `add`: `add`"), "{message}");
     }
 
     #[test]
     fn regions_fit_their_kernels() {
-        check("`k` = `kernel` has no region", |g| {
-            g.raw().nodes[2].region = None
+        check("`k` = `kernel` has no region", |g| g.raw().nodes[2].region = None);
+        check("`h` = `add` has a region, but only a kernel may", |g| g.raw().nodes[0].region = Some(Arc::default()));
+        check("`k` = `kernel` is named `k0`, but its region `k1`", |g| in_region(g, |r| r.name = "k1".into()));
+        check("`k` = `kernel` has 1 operands, but its region 2 parameters", |g| g.raw().nodes[2].operands.truncate(1));
+        check("`k` = `kernel` has 1 results, but its region returns 0", |g| {
+            in_region(g, |r| {
+                r.results.clear();
+                r.result_names.clear();
+            })
         });
-        check("`h` = `add` has a region, but only a kernel may", |g| {
-            g.raw().nodes[0].region = Some(Arc::default())
+        check("`k` = `kernel`: the operand `y` is f32[3], but the parameter `z` is f32[2]", |g| {
+            let y = id(g, "y");
+            g.raw().nodes[2].operands[1] = y;
         });
-        check("`k` = `kernel` is named `k0`, but its region `k1`", |g| {
-            in_region(g, |r| r.name = "k1".into())
+        check("`k` = `kernel`: `k` is f32[3], but the region returns f32[2]", |g| {
+            let k = id(g, "k").index();
+            g.raw().values[k].ty = ty("f32[3]");
         });
-        check(
-            "`k` = `kernel` has 1 operands, but its region 2 parameters",
-            |g| g.raw().nodes[2].operands.truncate(1),
-        );
-        check(
-            "`k` = `kernel` has 1 results, but its region returns 0",
-            |g| {
-                in_region(g, |r| {
-                    r.results.clear();
-                    r.result_names.clear();
-                })
-            },
-        );
-        check(
-            "`k` = `kernel`: the operand `y` is f32[3], but the parameter `z` is f32[2]",
-            |g| {
-                let y = id(g, "y");
-                g.raw().nodes[2].operands[1] = y;
-            },
-        );
-        check(
-            "`k` = `kernel`: `k` is f32[3], but the region returns f32[2]",
-            |g| {
-                let k = id(g, "k").index();
-                g.raw().values[k].ty = ty("f32[3]");
-            },
-        );
-        check(
-            "in the region of `k` = `kernel`: `s` = `mul` reads `s` before it is made",
-            |g| {
-                in_region(g, |r| {
-                    let s = id(r, "s");
-                    r.raw().nodes[0].operands[0] = s;
-                })
-            },
-        );
+        check("in the region of `k` = `kernel`: `s` = `mul` reads `s` before it is made", |g| {
+            in_region(g, |r| {
+                let s = id(r, "s");
+                r.raw().nodes[0].operands[0] = s;
+            })
+        });
     }
 
     #[test]
     fn results_have_names_of_their_own() {
-        check("expected a name for each of the 3 results, found 2", |g| {
-            g.result_names.truncate(2)
-        });
-        check("two results of the graph are named `k`", |g| {
-            g.result_names[1] = "k".into()
-        });
+        check("expected a name for each of the 3 results, found 2", |g| g.result_names.truncate(2));
+        check("two results of the graph are named `k`", |g| g.result_names[1] = "k".into());
     }
 }

@@ -31,9 +31,8 @@ use petgraph::Direction;
 use petgraph::data::DataMap;
 use petgraph::dot::{Config, Dot};
 use petgraph::visit::{
-    Data, EdgeCount, EdgeRef, GraphBase, GraphProp, IntoEdgeReferences, IntoEdges,
-    IntoEdgesDirected, IntoNeighbors, IntoNeighborsDirected, IntoNodeIdentifiers,
-    IntoNodeReferences, NodeCompactIndexable, NodeCount, NodeIndexable, Visitable,
+    Data, EdgeCount, EdgeRef, GraphBase, GraphProp, IntoEdgeReferences, IntoEdges, IntoEdgesDirected, IntoNeighbors, IntoNeighborsDirected,
+    IntoNodeIdentifiers, IntoNodeReferences, NodeCompactIndexable, NodeCount, NodeIndexable, Visitable,
 };
 use std::collections::HashSet;
 use std::iter::{Enumerate, Map};
@@ -76,34 +75,15 @@ impl Graph {
     /// The reads of a node whose values other nodes make, in the order of its operands.
     fn edges_into(&self, reader: NodeId) -> Vec<Edge<'_>> {
         let operands = self.node(reader).operands.iter().enumerate();
-        operands
-            .filter_map(|(slot, value)| {
-                Some(Edge {
-                    maker: self.producer(*value)?,
-                    reader,
-                    slot,
-                    value,
-                })
-            })
-            .collect()
+        operands.filter_map(|(slot, value)| Some(Edge { maker: self.producer(*value)?, reader, slot, value })).collect()
     }
 
     /// The reads of the results of a node, in the order of the readers.
     fn edges_from(&self, maker: NodeId) -> Vec<Edge<'_>> {
-        let mut readers: Vec<NodeId> = self
-            .node(maker)
-            .results
-            .iter()
-            .flat_map(|&r| self.readers(r))
-            .copied()
-            .collect();
+        let mut readers: Vec<NodeId> = self.node(maker).results.iter().flat_map(|&r| self.readers(r)).copied().collect();
         readers.sort();
         readers.dedup();
-        readers
-            .into_iter()
-            .flat_map(|r| self.edges_into(r))
-            .filter(|e| e.maker == maker)
-            .collect()
+        readers.into_iter().flat_map(|r| self.edges_into(r)).filter(|e| e.maker == maker).collect()
     }
 
     fn edges_towards(&self, node: NodeId, direction: Direction) -> Vec<Edge<'_>> {
@@ -184,14 +164,10 @@ impl IntoNodeIdentifiers for &Graph {
 
 impl<'a> IntoNodeReferences for &'a Graph {
     type NodeRef = (NodeId, &'a Node);
-    type NodeReferences =
-        Map<Enumerate<slice::Iter<'a, Node>>, fn((usize, &'a Node)) -> (NodeId, &'a Node)>;
+    type NodeReferences = Map<Enumerate<slice::Iter<'a, Node>>, fn((usize, &'a Node)) -> (NodeId, &'a Node)>;
 
     fn node_references(self) -> Self::NodeReferences {
-        self.nodes()
-            .iter()
-            .enumerate()
-            .map(|(i, n)| (NodeId::at(i), n))
+        self.nodes().iter().enumerate().map(|(i, n)| (NodeId::at(i), n))
     }
 }
 
@@ -200,10 +176,7 @@ impl<'a> IntoEdgeReferences for &'a Graph {
     type EdgeReferences = vec::IntoIter<Edge<'a>>;
 
     fn edge_references(self) -> Self::EdgeReferences {
-        self.node_identifiers()
-            .flat_map(|n| self.edges_into(n))
-            .collect::<Vec<_>>()
-            .into_iter()
+        self.node_identifiers().flat_map(|n| self.edges_into(n)).collect::<Vec<_>>().into_iter()
     }
 }
 
@@ -236,17 +209,9 @@ impl IntoNeighborsDirected for &Graph {
 
     fn neighbors_directed(self, node: NodeId, direction: Direction) -> Self::NeighborsDirected {
         let other = |e: Edge| {
-            if direction == Direction::Outgoing {
-                e.reader
-            } else {
-                e.maker
-            }
+            if direction == Direction::Outgoing { e.reader } else { e.maker }
         };
-        self.edges_towards(node, direction)
-            .into_iter()
-            .map(other)
-            .collect::<Vec<_>>()
-            .into_iter()
+        self.edges_towards(node, direction).into_iter().map(other).collect::<Vec<_>>().into_iter()
     }
 }
 
@@ -254,24 +219,12 @@ impl IntoNeighborsDirected for &Graph {
 pub fn dot(graph: &Graph) -> String {
     let escaped = |text: String| text.replace('\\', "\\\\").replace('"', "\\\"");
     let node = |graph: &Graph, (_, node): (NodeId, &Node)| {
-        let names: Vec<&str> = node
-            .results
-            .iter()
-            .map(|&r| &*graph.value(r).name)
-            .collect();
-        format!(
-            "shape=box label=\"{}\"",
-            escaped(format!("{} = {}", names.join(", "), node.op))
-        )
+        let names: Vec<&str> = node.results.iter().map(|&r| &*graph.value(r).name).collect();
+        format!("shape=box label=\"{}\"", escaped(format!("{} = {}", names.join(", "), node.op)))
     };
-    let edge = |graph: &Graph, edge: Edge| {
-        format!("label=\"{}\"", escaped(graph.ty(*edge.value).to_string()))
-    };
+    let edge = |graph: &Graph, edge: Edge| format!("label=\"{}\"", escaped(graph.ty(*edge.value).to_string()));
     let config = [Config::NodeNoLabel, Config::EdgeNoLabel];
-    format!(
-        "{:?}",
-        Dot::with_attr_getters(graph, &config, &|g, e| edge(g, e), &|g, n| node(g, n))
-    )
+    format!("{:?}", Dot::with_attr_getters(graph, &config, &|g, e| edge(g, e), &|g, n| node(g, n)))
 }
 
 #[cfg(test)]
@@ -289,12 +242,7 @@ mod tests {
         let [a, y, s] = [0, 1, 2].map(NodeId::at);
         assert_eq!(graph.edge_count(), 3);
         assert_eq!(graph.neighbors(y).collect::<Vec<_>>(), [s, s]);
-        assert_eq!(
-            graph
-                .neighbors_directed(y, Direction::Incoming)
-                .collect::<Vec<_>>(),
-            [a]
-        );
+        assert_eq!(graph.neighbors_directed(y, Direction::Incoming).collect::<Vec<_>>(), [a]);
         assert_eq!(graph.edges(a).map(|e| e.id()).collect::<Vec<_>>(), [(y, 0)]);
         assert_eq!(graph.edge_weight((s, 1)), Some(&graph.node(y).results[0]));
     }

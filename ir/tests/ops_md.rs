@@ -8,8 +8,5 @@ fn ops_md_is_up_to_date() {
         std::fs::write(path, &printed).expect("OPS.md can be written");
     }
     let found = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(
-        found == printed,
-        "OPS.md is stale; run `EGRET_BLESS=1 cargo test -p egret-ir --test ops_md`"
-    );
+    assert!(found == printed, "OPS.md is stale; run `EGRET_BLESS=1 cargo test -p egret-ir --test ops_md`");
 }

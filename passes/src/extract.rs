@@ -2,35 +2,40 @@
 //!
 //! Shared values are paid for once, so this is not a choice per class: with a cost per use the cost of a residual network
 //! doubles with each block. The plan is found by dynamic programming over the *frontier*: classes are decided one by one,
-//! consumers first, and a state is the set of classes that are demanded but not yet decided. Networks are long and narrow,
-//! so few states live at a time, and the result is the cheapest plan.
+//! consumers first, and a state is the set of classes that are demanded but not yet decided. What every plan needs is left
+//! out of the states. Networks are long and narrow, so few states live at a time, and the result is the cheapest plan.
 //!
 //! ```text
-//! classes: y = add(a, b) | sub(..)    a = relu(x)    b = mul(x, x) | pow(x, 2)
-//! states:  {y} -> {a, b} -> {b} -> {}          each with the cheapest way there
+//! y = add(a, b)    a = mul(s, s) | pow(s, 2)    b = div(x, t) | mul(x, r)    r = reciprocal(t)
+//! decided: y a b r ...      states after b: {} by div, {r} by mul, each with the cheapest way there
 //! ```
 //!
-//! Invariant: costs are integers, ties are broken by position, and no hash map is iterated: the same e-graph gives the
-//! same plan everywhere.
+//! Invariant: costs are integers, ties are broken by position, and no hash map decides anything by its order: the same
+//! e-graph gives the same plan everywhere.
 //!
 //! Two things make a plan less than the cheapest. Where classes depend on each other in a circle, only members that lead
-//! towards the leaves are kept (by the cost of the longest path). And at most [`BEAM`] states live at a time; a plan for which that was too few
-//! says so.
+//! towards the leaves are kept (by the cost of the longest path). And at most [`BEAM`] states live at a time; a plan for
+//! which that was too few says so.
 
+pub mod constants;
 pub mod cost;
 mod problem;
 
 pub use problem::{Alternative, Choices, Problem};
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-/// How many states may live at a time. The zoo's models need up to a few dozen after recognition; a state costs a few
-/// microseconds per class.
+/// How many states may live at a time. All of the zoo's models are solved exactly with it; it is for graphs in which rules
+/// leave a choice at every node, such as a long chain with a transpose at every third.
 pub const BEAM: usize = 1000;
 
 /// How many of the cheapest states are compared with each state to see whether it can be dropped; comparing with all is
 /// quadratic and drops few more.
 const DOMINATORS: usize = 100;
+
+/// How many of the classes that could be decided next are looked at, the last that became ready: those before them are
+/// farther away and would widen the frontier.
+const NEIGHBOURS: usize = 64;
 
 /// What to compute.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +48,7 @@ pub struct Plan {
     pub exact: bool,
 }
 
-/// The positions of demanded classes in the order of decision, ascending: the first is decided next.
+/// The positions of classes in the order of decision, ascending: what is demanded, but not by every plan.
 type Demand = Vec<u32>;
 
 /// The cheapest way to a state.
@@ -69,42 +74,42 @@ pub fn solve(problem: &Problem, beam: usize) -> Result<Plan, String> {
     let order = decision_order(problem);
     let mut position = vec![u32::MAX; problem.classes.len()];
     order.iter().zip(0..).for_each(|(&class, i)| position[class] = i);
+    let certain = certain(problem);
+    let mut picks = vec![None; problem.classes.len()];
     let mut trail = vec![Step { before: 0, class: problem.root, alternative: 0 }];
     let mut exact = true;
-    let mut done: Option<Way> = None;
-    // States by the class that they decide next.
-    let mut waiting: BTreeMap<u32, HashMap<Demand, Way>> = BTreeMap::new();
-    waiting.entry(0).or_default().insert(vec![0], Way { cost: 0, last: 0 });
-    while let Some((next, states)) = waiting.pop_first() {
-        let class = order[next as usize];
-        let mut states = cheapest_first(states);
-        exact &= states.len() <= beam;
-        states.truncate(beam);
+    let mut states: Vec<(Demand, Way)> = vec![(vec![], Way { cost: 0, last: 0 })];
+    for (&class, here) in order.iter().zip(0..) {
+        let alternatives = &problem.classes[class];
+        if let ([only], true) = (alternatives.as_slice(), certain[class]) {
+            picks[class] = Some(0);
+            states.iter_mut().for_each(|(_, way)| way.cost = way.cost.saturating_add(only.cost));
+            continue;
+        }
+        let is_wanted = |demand: &Demand| certain[class] || demand.first() == Some(&here);
+        if !states.iter().any(|(demand, _)| is_wanted(demand)) {
+            continue;
+        }
+        let mut next: HashMap<Demand, Way> = HashMap::new();
         for (demand, way) in states {
-            for (alternative, alt) in problem.classes[class].iter().enumerate() {
-                let cost = way.cost.saturating_add(alt.cost);
-                let demand = join(&demand[1..], alt.needs.iter().map(|&n| position[n]));
-                let known = match demand.first() {
-                    None => done.as_mut(),
-                    Some(first) => waiting.entry(*first).or_default().get_mut(&demand),
-                };
-                if known.as_ref().is_some_and(|k| k.cost <= cost) {
-                    continue;
-                }
-                trail.push(Step { before: way.last, class, alternative });
-                let new = Way { cost, last: trail.len() - 1 };
-                match (known, demand.first().copied()) {
-                    (Some(known), _) => *known = new,
-                    (None, None) => done = Some(new),
-                    (None, Some(first)) => {
-                        waiting.entry(first).or_default().insert(demand, new);
-                    }
-                }
+            if !is_wanted(&demand) {
+                keep_cheapest(&mut next, demand, way.cost, || way.last);
+                continue;
+            }
+            let rest = if demand.first() == Some(&here) { &demand[1..] } else { &demand[..] };
+            for (alternative, alt) in alternatives.iter().enumerate() {
+                let needs = alt.needs.iter().filter(|&&n| !certain[n]).map(|&n| position[n]);
+                keep_cheapest(&mut next, join(rest, needs), way.cost.saturating_add(alt.cost), || {
+                    trail.push(Step { before: way.last, class, alternative });
+                    trail.len() - 1
+                });
             }
         }
+        states = cheapest_first(next);
+        exact &= states.len() <= beam;
+        states.truncate(beam);
     }
-    let done = done.ok_or("there is no way to compute the results")?;
-    let mut picks = vec![None; problem.classes.len()];
+    let (_, done) = states.first().ok_or("there is no way to compute the results")?;
     let mut at = done.last;
     while at != 0 {
         let Step { before, class, alternative } = trail[at];
@@ -112,6 +117,15 @@ pub fn solve(problem: &Problem, beam: usize) -> Result<Plan, String> {
         at = before;
     }
     Ok(Plan { picks, cost: done.cost, exact })
+}
+
+/// Takes note of a way to a state if it is the first, or cheaper than the one known.
+fn keep_cheapest(states: &mut HashMap<Demand, Way>, demand: Demand, cost: u64, last: impl FnOnce() -> usize) {
+    match states.get_mut(&demand) {
+        Some(known) if known.cost <= cost => {}
+        Some(known) => *known = Way { cost, last: last() },
+        None => drop(states.insert(demand, Way { cost, last: last() })),
+    }
 }
 
 /// States by cost, without those that demand a superset of what a cheaper one demands.
@@ -145,6 +159,21 @@ fn join(demand: &[u32], more: impl Iterator<Item = u32>) -> Demand {
     joined
 }
 
+/// The classes that every plan needs, as far as that is plain: the root, and what all alternatives of such a class need.
+fn certain(problem: &Problem) -> Vec<bool> {
+    let mut certain = vec![false; problem.classes.len()];
+    let mut stack = vec![problem.root];
+    while let Some(class) = stack.pop() {
+        if std::mem::replace(&mut certain[class], true) {
+            continue;
+        }
+        if let Some((first, others)) = problem.classes[class].split_first() {
+            stack.extend(first.needs.iter().filter(|n| others.iter().all(|o| o.needs.contains(n))));
+        }
+    }
+    certain
+}
+
 /// The classes, consumers before what they may need. Of those that are ready the one that opens the fewest new classes
 /// comes first (then the one nearest to the root): that keeps the frontier narrow.
 fn decision_order(problem: &Problem) -> Vec<usize> {
@@ -165,7 +194,7 @@ fn decision_order(problem: &Problem) -> Vec<usize> {
     let mut depth = vec![0usize; needs.len()];
     let mut ready = vec![problem.root];
     let mut order = vec![];
-    while let Some(at) = (0..ready.len()).min_by_key(|&i| {
+    while let Some(at) = (ready.len().saturating_sub(NEIGHBOURS)..ready.len()).min_by_key(|&i| {
         let class: usize = ready[i];
         (needs[class].iter().filter(|&&n| !open[n]).count(), depth[class], class)
     }) {

@@ -66,12 +66,24 @@ fn role(graph: &Graph, node: &Node) -> Role {
         (_, Kind::Elementwise) => Role::Elementwise,
         (_, Kind::View) | (Op::iota { .. } | Op::dims { .. }, _) => Role::View,
         (_, Kind::Reduce) => Role::Rows,
-        (op, Kind::Composite) => if expand::is_elementwise_composite(op) { Role::Elementwise } else { Role::Rows },
+        (op, Kind::Composite) => {
+            if expand::is_elementwise_composite(op) {
+                Role::Elementwise
+            } else {
+                Role::Rows
+            }
+        }
         (Op::gather { .. } | Op::gather_elements { .. } | Op::gather_nd { .. } | Op::resize { .. }, _) => Role::Gather,
         (Op::concat { .. } | Op::pad { .. }, _) => Role::Join,
         (Op::arg_max { .. } | Op::arg_min { .. }, _) => Role::Rows,
         (Op::matmul, _) => Role::Contract,
-        (Op::conv { group, layout: Layout::Last, .. }, _) => if is_depthwise(graph, node, *group) { Role::Window } else { Role::Contract },
+        (Op::conv { group, layout: Layout::Last, .. }, _) => {
+            if is_depthwise(graph, node, *group) {
+                Role::Window
+            } else {
+                Role::Contract
+            }
+        }
         (Op::max_pool { .. } | Op::avg_pool { .. }, _) => Role::Window,
         (_, Kind::Structured) => Role::Alone,
     }
@@ -185,12 +197,15 @@ impl<'a> Grouping<'a> {
         group.members.iter().copied().filter(|&m| self.graph.node(m).operands.iter().any(|v| results.contains(v))).collect()
     }
 
-    /// Whether `reader` reads `producer` at the root's own index: an elementwise op without broadcasting, or the
-    /// tensor inside a pad.
+    /// Whether `reader` reads each element of `producer` once, and neighbours as neighbours: an elementwise op without
+    /// broadcasting, the tensor inside a pad, or a view that keeps the innermost axis where it is (the heads of an attention).
     fn reads_aligned(&self, group: &Group, reader: NodeId, producer: NodeId) -> bool {
-        let inside_pad = matches!(self.graph.node(reader).op, Op::pad { .. });
-        let same_extents = self.role(reader) == Role::Elementwise && self.result_dims(reader) == self.result_dims(producer);
-        group.aligned.contains(&reader) && (same_extents || inside_pad)
+        let neighbours = match &self.graph.node(reader).op {
+            Op::pad { .. } | Op::reshape { .. } => true,
+            Op::transpose { perm } => perm.last() == Some(&(perm.len() - 1)),
+            _ => self.role(reader) == Role::Elementwise && self.result_dims(reader) == self.result_dims(producer),
+        };
+        group.aligned.contains(&reader) && neighbours
     }
 
     fn feeds_contraction(&self, group: &Group, readers: &[NodeId]) -> bool {
@@ -213,7 +228,7 @@ impl<'a> Grouping<'a> {
             Role::Elementwise => readers.iter().all(|&r| self.worth_recomputing(group, r, producer)),
             Role::View | Role::Gather => readers.iter().all(|&r| self.role(r) != Role::Join || self.role(producer) != Role::Gather),
             Role::Rows | Role::Contract | Role::Window => {
-                group.anchor.is_none() && self.tail_fits(group) && readers.iter().all(|&r| self.reads_aligned(group, r, producer))
+                group.anchor.is_none() && readers.iter().all(|&r| self.reads_aligned(group, r, producer))
             }
             Role::Join | Role::Alone => false,
         }
@@ -236,7 +251,9 @@ impl<'a> Grouping<'a> {
     fn worth_recomputing(&self, group: &Group, reader: NodeId, producer: NodeId) -> bool {
         let once = self.count(reader) == self.count(producer) || matches!(self.graph.node(reader).op, Op::slice { .. });
         match self.role(reader) {
-            Role::Rows if group.anchor == Some(reader) => self.graph.node(reader).operands.first().is_some_and(|&x| self.graph.producer(x) == Some(producer)),
+            Role::Rows if group.anchor == Some(reader) => {
+                self.graph.node(reader).operands.first().is_some_and(|&x| self.graph.producer(x) == Some(producer))
+            }
             // An index is computed per slice that it picks; the data would be computed per pick.
             Role::Gather => self.graph.node(reader).operands.first().is_none_or(|&x| self.graph.producer(x) != Some(producer)),
             Role::Join => true,
@@ -259,11 +276,6 @@ impl<'a> Grouping<'a> {
     fn merges_axes(&self, node: NodeId) -> bool {
         let input = |n: &Node| self.graph.ty(n.operands[0]).dims.clone();
         matches!(self.graph.node(node).op, Op::reshape { .. }) && !only_splits(&input(self.graph.node(node)), self.result_dims(node))
-    }
-
-    /// Whether what stands behind a new anchor so far can be its tail: every member on the root's index.
-    fn tail_fits(&self, group: &Group) -> bool {
-        matches!(self.role(group.root), Role::Elementwise) || matches!(self.graph.node(group.root).op, Op::pad { .. })
     }
 
     /// What a group reads from memory, in the order of first use.

@@ -15,7 +15,7 @@
 //! ```
 
 use egret_ir::attr::Layout;
-use egret_ir::{Dim, Graph, Node, Op, Real, ValueId};
+use egret_ir::{Dim, Graph, Node, NodeId, Op, Real, ValueId};
 use std::collections::HashMap;
 
 /// The pass; see the module.
@@ -43,6 +43,8 @@ struct Forms<'a> {
     old: &'a Graph,
     new: Graph,
     forms: HashMap<ValueId, Form>,
+    /// Who reads each old value.
+    uses: HashMap<ValueId, Vec<NodeId>>,
 }
 
 impl<'a> Forms<'a> {
@@ -53,7 +55,7 @@ impl<'a> Forms<'a> {
             .iter()
             .map(|&p| (p, Form { first: Some(new.add_param(&old.value(p).name, old.ty(p).clone())), last: None }))
             .collect();
-        Forms { old, new, forms }
+        Forms { old, new, forms, uses: old.uses() }
     }
 
     fn form(&self, value: ValueId) -> Form {
@@ -114,7 +116,9 @@ impl<'a> Forms<'a> {
             return Ok(false);
         }
         let (op, operands) = match &node.op {
-            op @ (Op::conv { layout: Layout::First, .. } | Op::max_pool { layout: Layout::First, .. } | Op::avg_pool { layout: Layout::First, .. }) => {
+            op @ (Op::conv { layout: Layout::First, .. }
+            | Op::max_pool { layout: Layout::First, .. }
+            | Op::avg_pool { layout: Layout::First, .. }) => {
                 let mut operands = vec![self.last(node.operands[0])?];
                 if let Some(&w) = node.operands.get(1) {
                     operands.push(self.weights_last(w)?);
@@ -124,7 +128,8 @@ impl<'a> Forms<'a> {
             Op::transpose { perm } => return self.transpose(node, perm),
             Op::reshape { shape } => return self.reshape(node, shape),
             op => {
-                if rank < 3 || !node.operands.iter().any(|&v| self.has_last(v) && self.old.ty(v).rank() == rank) {
+                let at_hand = node.operands.iter().any(|&v| self.has_last(v) && self.old.ty(v).rank() == rank);
+                if rank < 3 || !at_hand && !self.is_border_of_windows(node) {
                     return Ok(false);
                 }
                 let Some(op) = permuted(op, rank) else { return Ok(false) };
@@ -136,6 +141,23 @@ impl<'a> Forms<'a> {
         let last = self.new.add_node(op, &operands, &[&name], node.origin.clone()).map_err(|e| format!("{name}: {e}"))?[0];
         self.set(result, Form { first: None, last: Some(last) });
         Ok(true)
+    }
+
+    /// A border that only convolutions and pools read is made channels-last, so that they read neighbours in memory.
+    fn is_border_of_windows(&self, node: &Node) -> bool {
+        let is_window = |id| {
+            let op = &self.old.node(id).op;
+            matches!(
+                op,
+                Op::conv { layout: Layout::First, .. }
+                    | Op::max_pool { layout: Layout::First, .. }
+                    | Op::avg_pool { layout: Layout::First, .. }
+            )
+        };
+        let result = node.results[0];
+        matches!(node.op, Op::pad { .. })
+            && !self.old.results.contains(&result)
+            && self.uses.get(&result).is_some_and(|u| u.iter().all(|&id| is_window(id)))
     }
 
     /// Convolution weights `[out, in, kernel..]` as `[kernel.., in, out]`.

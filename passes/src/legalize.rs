@@ -181,7 +181,15 @@ impl Build<'_, '_> {
     }
 
     /// A convolution of the input with `stride - 1` zeros between its elements with the kernel turned around.
-    fn conv_transpose(&mut self, stride: &[usize], pad: &[i64], dilation: &[usize], output_pad: &[usize], group: usize, layout: Layout) -> Built {
+    fn conv_transpose(
+        &mut self,
+        stride: &[usize],
+        pad: &[i64],
+        dilation: &[usize],
+        output_pad: &[usize],
+        group: usize,
+        layout: Layout,
+    ) -> Built {
         let (x, w) = (self.operand(0), self.operand(1));
         let (rank, spatial) = (self.ty(x).rank(), spatial_axes(self.ty(x).rank(), layout));
         let wide = self.zero_stuffed(x, stride, &spatial)?;
@@ -237,11 +245,16 @@ impl Build<'_, '_> {
         let inputs = inputs.exact_div(&groups).ok_or_else(|| format!("{inputs} input channels do not divide into {group} groups"))?;
         let kernel: Vec<Dim> = spatial.clone().map(|a| ty.dims[a].clone()).collect();
         let front = |mut v: Vec<Dim>| {
-            if layout == Layout::First { v.extend(kernel.clone()) } else { v = [kernel.clone(), v].concat() }
+            if layout == Layout::First {
+                v.extend(kernel.clone())
+            } else {
+                v = [kernel.clone(), v].concat()
+            }
             v
         };
         // [group, in, out] -> [group, out, in], the last two groups' outputs joined: what a grouped conv expects.
-        let by_group = self.step("by_group", Op::reshape { shape: front(vec![groups.clone(), inputs.clone(), outputs.clone()]) }, &[flipped])?;
+        let by_group =
+            self.step("by_group", Op::reshape { shape: front(vec![groups.clone(), inputs.clone(), outputs.clone()]) }, &[flipped])?;
         let at = if layout == Layout::First { 0 } else { n };
         let mut perm: Vec<usize> = (0..rank + 1).collect();
         match layout {
@@ -331,7 +344,8 @@ impl Build<'_, '_> {
             steps[axis] = step;
             Op::slice { start: starts, shape, step: steps }
         };
-        let (first, second) = if interleaved { (part(Dim::ZERO, 2), part(Dim::ONE, 2)) } else { (part(Dim::ZERO, 1), part(half.clone(), 1)) };
+        let (first, second) =
+            if interleaved { (part(Dim::ZERO, 2), part(Dim::ONE, 2)) } else { (part(Dim::ZERO, 1), part(half.clone(), 1)) };
         let (a, b) = (self.step("a", first, &[x])?, self.step("b", second, &[x])?);
         let (a_cos, b_sin) = (self.step("a_cos", Op::mul, &[a, cos])?, self.step("b_sin", Op::mul, &[b, sin])?);
         let (b_cos, a_sin) = (self.step("b_cos", Op::mul, &[b, cos])?, self.step("a_sin", Op::mul, &[a, sin])?);

@@ -41,7 +41,7 @@
 //!
 //! - [`pass`]: the table of passes, the pipelines, the manager that runs, verifies and times them.
 //! - [`fold`], [`cse`], [`dce`]: the plain ones.
-//! - [`rewrite`]: everything that is an equation. [`rules`] has the equations, one a line, and [`rules::proof`] proves each;
+//! - [`rewrite`]: everything that is an equation. [`mod@rules`] has the equations, one a line, and [`rules::proof`] proves each;
 //!   [`egraph`] holds all equal graphs at once; [`extract`] takes the cheapest.
 //! - [`legalize`], [`layout`], [`group`]: towards kernels.
 

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! No rule comes before another, so it does not matter how an exporter spelled a norm or in which order it scaled. The rules
-//! are those of [`crate::rules`], the costs those of [`crate::extract::cost`].
+//! are those of [`mod@crate::rules`], the costs those of [`crate::extract::cost`].
 //!
 //! Invariant: parameters and results stay as they are, with their types; a value that is still computed keeps its name,
 //! and nodes that are new are named after the value they are for. A node's origins are those of all the old nodes whose
@@ -16,7 +16,7 @@ mod output;
 use crate::egraph::{Budget, Compiled, Egraph, GraphClasses, Saturation, from_graph, saturate};
 use crate::extract::{BEAM, Choices, Plan, solve};
 use crate::pass::Context;
-use crate::rules::{self, Rule};
+use crate::rules;
 use egg::Id;
 use egret_ir::Graph;
 use std::collections::BTreeSet;
@@ -27,21 +27,8 @@ use std::sync::LazyLock;
 /// # Errors
 /// When a node does not type-check, or a rule turns out to be wrong about types.
 pub fn rewrite(graph: &Graph, context: &Context) -> Result<Graph, String> {
-    rewrite_by(graph, context, |_| true)
-}
-
-/// The same with the rules of [`rules::movement`] alone: what may still follow passes that spell ops out.
-///
-/// # Errors
-/// As [`rewrite`].
-pub fn movement(graph: &Graph, context: &Context) -> Result<Graph, String> {
-    static NAMES: LazyLock<BTreeSet<&str>> = LazyLock::new(|| rules::movement::rules().iter().map(|r| r.name).collect());
-    rewrite_by(graph, context, |rule| NAMES.contains(rule.name))
-}
-
-fn rewrite_by(graph: &Graph, context: &Context, wanted: impl Fn(&Rule) -> bool) -> Result<Graph, String> {
     let GraphClasses { mut egraph, classes, enodes } = from_graph(graph)?;
-    let report = apply_rules(&mut egraph, context, wanted, graph.nodes().len())?;
+    let report = apply_rules(&mut egraph, context, graph.nodes().len())?;
     let results: Vec<Id> = graph.results.iter().map(|r| classes[r]).collect();
     let choices = Choices::new(&egraph, &results, &enodes);
     let plan = solve(&choices.problem, BEAM)?;
@@ -49,18 +36,20 @@ fn rewrite_by(graph: &Graph, context: &Context, wanted: impl Fn(&Rule) -> bool) 
     output::graph(graph, &egraph, &classes, &choices, &plan)
 }
 
-/// Applies the wanted rules that `context` allows.
-fn apply_rules(egraph: &mut Egraph, context: &Context, wanted: impl Fn(&Rule) -> bool, nodes: usize) -> Result<Saturation, String> {
+/// Applies the rules that `context` allows.
+fn apply_rules(egraph: &mut Egraph, context: &Context, nodes: usize) -> Result<Saturation, String> {
     static BUILT_IN: LazyLock<Result<Vec<Compiled>, String>> = LazyLock::new(|| rules::all().iter().map(Compiled::new).collect());
     let built_in = BUILT_IN.as_ref().map_err(Clone::clone)?;
     let added = context.rules.iter().map(Compiled::new).collect::<Result<Vec<_>, _>>()?;
-    let allowed = |rule: &&Compiled| rule.rule.class <= context.class && !context.disabled.contains(rule.rule.name) && wanted(rule.rule);
+    let allowed = |rule: &&Compiled| rule.rule.class <= context.class && !context.disabled.contains(rule.rule.name);
     let rules: Vec<&Compiled> = built_in.iter().chain(&added).filter(allowed).collect();
     saturate(egraph, &rules, Budget::of(nodes))
 }
 
 fn note(context: &Context, report: &Saturation, plan: &Plan) {
-    report.fired.iter().for_each(|(name, times)| context.count(name, *times));
+    // That operands may stand in another order says nothing about a graph.
+    let reorders: BTreeSet<&str> = rules::all().iter().filter(|r| r.only_reorders()).map(|r| r.name).collect();
+    report.fired.iter().filter(|(name, _)| !reorders.contains(*name)).for_each(|(name, times)| context.count(name, *times));
     context.figure("enodes", report.enodes as u64);
     context.figure("classes", report.classes as u64);
     context.figure("iterations", report.iterations as u64);
@@ -75,6 +64,9 @@ fn note(context: &Context, report: &Saturation, plan: &Plan) {
         context.remark("there may be a cheaper graph among the equal ones");
     }
 }
+
+#[cfg(test)]
+mod spellings;
 
 #[cfg(test)]
 mod tests {

@@ -132,6 +132,17 @@ impl Rule {
         Rule { name, member: None, class, lhs, rhs, guard: |_| Some(true), condition: "", functions: Arc::default() }
     }
 
+    /// Whether it only says that operands may stand in another order.
+    pub fn only_reorders(&self) -> bool {
+        match (&self.lhs, &self.rhs) {
+            (Expr::App { op: left, operands: before, .. }, Expr::App { op: right, operands: after, .. }) => {
+                let bare = before.iter().chain(after).all(|o| matches!(o, Expr::Var(_)));
+                left.name == right.name && bare && before.len() == after.len() && before.iter().all(|o| after.contains(o))
+            }
+            _ => false,
+        }
+    }
+
     /// The value of an attribute function.
     ///
     /// # Errors
@@ -162,7 +173,7 @@ impl fmt::Display for Rule {
     }
 }
 
-/// One line of [`rules!`](crate::rules): what the macro hands over.
+/// One line of [`rules!`](macro@crate::rules): what the macro hands over.
 pub struct Line {
     /// See [`Rule::name`].
     pub name: &'static str,
@@ -304,7 +315,7 @@ pub fn attr_function<Arguments, F: Callable<Arguments> + Send + Sync + 'static>(
     Box::new(move |arguments| function.call(arguments))
 }
 
-/// Declares rules; see the [module](crate::rules). Makes a function `rules()` and one test per rule.
+/// Declares rules; see the [module](mod@crate::rules). Makes a function `rules()` and one test per rule.
 #[macro_export]
 macro_rules! rules {
     (

@@ -150,8 +150,8 @@ pub fn write_file<'a>(
         return std::fs::write(path, bytes.into_inner()).map_err(|e| Error::io(path, e));
     }
     let partial = partial_name(path);
-    let result = write_partial(&partial, plan, code, target, weights)
-        .and_then(|()| std::fs::rename(&partial, path).map_err(WriteError::Io));
+    let result =
+        write_partial(&partial, plan, code, target, weights).and_then(|()| std::fs::rename(&partial, path).map_err(WriteError::Io));
     result.map_err(|e| {
         // Best effort: the error that is reported is the one that matters.
         let _ = std::fs::remove_file(&partial);
@@ -164,12 +164,7 @@ pub fn write_file<'a>(
 /// # Errors
 ///
 /// [`Error::Artifact`] if the plan contradicts itself, the code or the weights.
-pub fn to_bytes<'a>(
-    plan: &Plan,
-    code: &[u8],
-    target: &TargetInfo,
-    weights: impl IntoIterator<Item = Cow<'a, [u8]>>,
-) -> Result<Vec<u8>> {
+pub fn to_bytes<'a>(plan: &Plan, code: &[u8], target: &TargetInfo, weights: impl IntoIterator<Item = Cow<'a, [u8]>>) -> Result<Vec<u8>> {
     let mut out = Cursor::new(Vec::new());
     write(&mut out, plan, code, target, weights).map_err(|e| match e {
         WriteError::Io(source) => Error::io(Path::new(IN_MEMORY), source),
@@ -182,10 +177,7 @@ pub fn to_bytes<'a>(
 const IN_MEMORY: &str = "<memory>";
 
 fn bad_plan(path: String, problem: String) -> Error {
-    Error::Artifact {
-        path,
-        problem: FileProblem::Plan(problem),
-    }
+    Error::Artifact { path, problem: FileProblem::Plan(problem) }
 }
 
 /// A name beside `path`, so that renaming it to `path` replaces that at once.
@@ -231,19 +223,10 @@ fn write<'a>(
     let manifest = out.section(&manifest)?;
     let code = out.section(code)?;
     let (weights, weights_sum) = out.weights(weights)?;
-    plan.check(code.bytes, weights.bytes)
-        .map_err(WriteError::Plan)?;
-    let header = Header {
-        target: target.clone(),
-        manifest,
-        code,
-        weights,
-        weights_sum,
-    };
+    plan.check(code.bytes, weights.bytes).map_err(WriteError::Plan)?;
+    let header = Header { target: target.clone(), manifest, code, weights, weights_sum };
     out.out.seek(SeekFrom::Start(0))?;
-    Ok(out
-        .out
-        .write_all(&encode_header(&header).map_err(WriteError::Plan)?)?)
+    Ok(out.out.write_all(&encode_header(&header).map_err(WriteError::Plan)?)?)
 }
 
 struct SectionWriter<'w, W> {
@@ -266,19 +249,12 @@ impl<W: Write> SectionWriter<'_, W> {
 
     fn section(&mut self, bytes: &[u8]) -> io::Result<Section> {
         self.pad(PAGE)?;
-        let section = Section {
-            offset: self.at,
-            bytes: bytes.len() as u64,
-            hash: blake3::hash(bytes).into(),
-        };
+        let section = Section { offset: self.at, bytes: bytes.len() as u64, hash: blake3::hash(bytes).into() };
         self.write(bytes)?;
         Ok(section)
     }
 
-    fn weights<'a>(
-        &mut self,
-        tensors: impl IntoIterator<Item = Cow<'a, [u8]>>,
-    ) -> io::Result<(Section, [u8; 32])> {
+    fn weights<'a>(&mut self, tensors: impl IntoIterator<Item = Cow<'a, [u8]>>) -> io::Result<(Section, [u8; 32])> {
         self.pad(PAGE)?;
         let offset = self.at;
         let (mut hash, mut sum) = (blake3::Hasher::new(), QuickSum::default());
@@ -297,11 +273,7 @@ impl<W: Write> SectionWriter<'_, W> {
             }
         }
         block(self, &[0; SLACK])?;
-        let section = Section {
-            offset,
-            bytes: self.at - offset,
-            hash: hash.finalize().into(),
-        };
+        let section = Section { offset, bytes: self.at - offset, hash: hash.finalize().into() };
         Ok((section, sum.finish()))
     }
 }
@@ -312,10 +284,7 @@ fn encode_header(header: &Header) -> Result<Vec<u8>, String> {
     let mut page = vec![0; PAGE as usize];
     let room = page.len() - RECORD_AT;
     if record.len() > room {
-        return Err(format!(
-            "the target description needs {} bytes, the header has room for {room}",
-            record.len()
-        ));
+        return Err(format!("the target description needs {} bytes, the header has room for {room}", record.len()));
     }
     page[..MAGIC.len()].copy_from_slice(&MAGIC);
     page[VERSION_AT].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -328,11 +297,7 @@ fn encode_header(header: &Header) -> Result<Vec<u8>, String> {
 
 /// The hash of a header page, except for the bytes that hold the hash.
 fn header_hash(page: &[u8]) -> [u8; 32] {
-    blake3::Hasher::new()
-        .update(&page[..HASH_AT.start])
-        .update(&page[HASH_AT.end..])
-        .finalize()
-        .into()
+    blake3::Hasher::new().update(&page[..HASH_AT.start]).update(&page[HASH_AT.end..]).finalize().into()
 }
 
 /// Sums of 64-bit words in eight lanes, and sums of those sums, modulo 2^64:
@@ -372,11 +337,7 @@ impl QuickSum {
     }
 
     fn finish(&self) -> [u8; 32] {
-        let words = self
-            .sums
-            .iter()
-            .chain(&self.sums_of_sums)
-            .chain([&self.blocks]);
+        let words = self.sums.iter().chain(&self.sums_of_sums).chain([&self.blocks]);
         let bytes: Vec<u8> = words.flat_map(|word| word.to_le_bytes()).collect();
         blake3::hash(&bytes).into()
     }
@@ -416,18 +377,12 @@ impl Artifact {
         let map = || {
             let file = File::open(path)?;
             if !file.metadata()?.is_file() {
-                return Err(io::Error::other(
-                    "this is not a file; a path to an artifact was expected",
-                ));
+                return Err(io::Error::other("this is not a file; a path to an artifact was expected"));
             }
             let map = cpu::map_readable(&file)?;
             Ok(Bytes::Mapped { file, map })
         };
-        Artifact::read(
-            path.display().to_string(),
-            map().map_err(|e| Error::io(path, e))?,
-            check,
-        )
+        Artifact::read(path.display().to_string(), map().map_err(|e| Error::io(path, e))?, check)
     }
 
     /// Checks an artifact in memory; the bytes are copied.
@@ -436,21 +391,12 @@ impl Artifact {
     ///
     /// [`Error::Artifact`] if it is not a whole artifact of this format, [`Error::Resource`] without memory for a copy.
     pub fn from_bytes(bytes: &[u8], check: WeightsCheck) -> Result<Artifact> {
-        Artifact::read(
-            IN_MEMORY.into(),
-            Bytes::Owned(AlignedBytes::copy_of(bytes)?),
-            check,
-        )
+        Artifact::read(IN_MEMORY.into(), Bytes::Owned(AlignedBytes::copy_of(bytes)?), check)
     }
 
     fn read(path: String, bytes: Bytes, check: WeightsCheck) -> Result<Artifact> {
         match read_checked(bytes.all(), check) {
-            Ok((header, plan)) => Ok(Artifact {
-                path,
-                bytes: Arc::new(bytes),
-                header,
-                plan,
-            }),
+            Ok((header, plan)) => Ok(Artifact { path, bytes: Arc::new(bytes), header, plan }),
             Err(problem) => Err(Error::Artifact { path, problem }),
         }
     }
@@ -486,8 +432,7 @@ impl Artifact {
             return std::fs::write(path, self.bytes()).map_err(|e| Error::io(path, e));
         }
         let partial = partial_name(path);
-        let written = std::fs::write(&partial, self.bytes())
-            .and_then(|()| std::fs::rename(&partial, path));
+        let written = std::fs::write(&partial, self.bytes()).and_then(|()| std::fs::rename(&partial, path));
         written.map_err(|e| {
             // Best effort: the error that is reported is the one that matters.
             let _ = std::fs::remove_file(&partial);
@@ -511,12 +456,7 @@ impl Artifact {
     ///
     /// [`Error::Artifact`] if they are not what was written.
     pub fn verify(&self) -> Result<()> {
-        check_hash("weights", self.weights(), &self.header.weights).map_err(|problem| {
-            Error::Artifact {
-                path: self.path.clone(),
-                problem,
-            }
-        })
+        check_hash("weights", self.weights(), &self.header.weights).map_err(|problem| Error::Artifact { path: self.path.clone(), problem })
     }
 
     /// The kernels, ready to be called.
@@ -528,10 +468,7 @@ impl Artifact {
         let offsets = self.plan.kernels.iter().map(|kernel| kernel.offset);
         cpu::check_target(&self.header.target)
             .and_then(|()| Code::map(file, self.code(), offsets))
-            .map_err(|problem| Error::Artifact {
-                path: self.path.clone(),
-                problem,
-            })
+            .map_err(|problem| Error::Artifact { path: self.path.clone(), problem })
     }
 }
 
@@ -543,28 +480,19 @@ fn range(section: &Section) -> Range<usize> {
 /// Everything but the processor is checked here, from the outside in.
 fn read_checked(file: &[u8], check: WeightsCheck) -> Result<(Header, Plan), FileProblem> {
     let header = read_header(file)?;
-    for (name, section) in [
-        ("manifest", &header.manifest),
-        ("code", &header.code),
-        ("weights", &header.weights),
-    ] {
+    for (name, section) in [("manifest", &header.manifest), ("code", &header.code), ("weights", &header.weights)] {
         check_section(name, section, file.len() as u64)?;
     }
     let end = header.weights.offset + header.weights.bytes;
     if end != file.len() as u64 {
-        return Err(damaged(
-            "end",
-            format!("{} bytes follow the weights", file.len() as u64 - end),
-        ));
+        return Err(damaged("end", format!("{} bytes follow the weights", file.len() as u64 - end)));
     }
     check_padding(file, &header)?;
     let manifest = &file[range(&header.manifest)];
     check_hash("manifest", manifest, &header.manifest)?;
     check_hash("code", &file[range(&header.code)], &header.code)?;
-    let plan: Plan =
-        postcard::from_bytes(manifest).map_err(|e| FileProblem::Plan(e.to_string()))?;
-    plan.check(header.code.bytes, header.weights.bytes)
-        .map_err(FileProblem::Plan)?;
+    let plan: Plan = postcard::from_bytes(manifest).map_err(|e| FileProblem::Plan(e.to_string()))?;
+    plan.check(header.code.bytes, header.weights.bytes).map_err(FileProblem::Plan)?;
     check_weights(&file[range(&header.weights)], &header, check)?;
     Ok((header, plan))
 }
@@ -574,76 +502,46 @@ fn read_header(file: &[u8]) -> Result<Header, FileProblem> {
     if file[..known] != MAGIC[..known] || file.is_empty() {
         return Err(FileProblem::NotAnArtifact);
     }
-    let truncated = FileProblem::Truncated {
-        expected: PAGE,
-        found: file.len() as u64,
-    };
+    let truncated = FileProblem::Truncated { expected: PAGE, found: file.len() as u64 };
     let page = file.get(..PAGE as usize).ok_or(truncated)?;
     check_version(number(&page[VERSION_AT]))?;
     if header_hash(page) != page[HASH_AT] {
         return Err(damaged("header", "its hash does not match".into()));
     }
     let length = number(&page[RECORD_LENGTH_AT]) as usize;
-    let record = page[RECORD_AT..]
-        .get(..length)
-        .ok_or_else(|| damaged("header", "its length is wrong".into()))?;
+    let record = page[RECORD_AT..].get(..length).ok_or_else(|| damaged("header", "its length is wrong".into()))?;
     postcard::from_bytes(record).map_err(|e| damaged("header", e.to_string()))
 }
 
 /// A little-endian number of four bytes.
 fn number(bytes: &[u8]) -> u32 {
-    bytes
-        .iter()
-        .rev()
-        .fold(0, |number, &byte| number << 8 | u32::from(byte))
+    bytes.iter().rev().fold(0, |number, &byte| number << 8 | u32::from(byte))
 }
 
 fn check_version(found: u32) -> Result<(), FileProblem> {
     let help = match found.cmp(&FORMAT_VERSION) {
         std::cmp::Ordering::Equal => return Ok(()),
         std::cmp::Ordering::Less => "compile the model again",
-        std::cmp::Ordering::Greater => {
-            "it was written by a newer Egret: update this one, or compile the model again"
-        }
+        std::cmp::Ordering::Greater => "it was written by a newer Egret: update this one, or compile the model again",
     };
-    Err(FileProblem::Version {
-        found,
-        known: FORMAT_VERSION,
-        help,
-    })
+    Err(FileProblem::Version { found, known: FORMAT_VERSION, help })
 }
 
 /// A section begins at a page behind the header and ends in the file.
-fn check_section(
-    name: &'static str,
-    section: &Section,
-    file_bytes: u64,
-) -> Result<(), FileProblem> {
-    let end = section
-        .offset
-        .checked_add(section.bytes)
-        .ok_or_else(|| damaged(name, "its length is absurd".into()))?;
+fn check_section(name: &'static str, section: &Section, file_bytes: u64) -> Result<(), FileProblem> {
+    let end = section.offset.checked_add(section.bytes).ok_or_else(|| damaged(name, "its length is absurd".into()))?;
     if section.offset < PAGE || !section.offset.is_multiple_of(PAGE) {
-        return Err(damaged(
-            name,
-            format!("it begins at byte {}", section.offset),
-        ));
+        return Err(damaged(name, format!("it begins at byte {}", section.offset)));
     }
     if end > file_bytes {
-        return Err(FileProblem::Truncated {
-            expected: end,
-            found: file_bytes,
-        });
+        return Err(FileProblem::Truncated { expected: end, found: file_bytes });
     }
     Ok(())
 }
 
 /// The bytes between the sections, which no hash covers, are the zeros that were written.
 fn check_padding(file: &[u8], header: &Header) -> Result<(), FileProblem> {
-    for (before, after) in [
-        (&header.manifest, &header.code),
-        (&header.code, &header.weights),
-    ] {
+    for (before, after) in [(&header.manifest, &header.code), (&header.code, &header.weights)] {
         let gap = file.get(range(before).end..after.offset as usize);
         if gap.is_none_or(|gap| gap.iter().any(|&byte| byte != 0)) {
             let detail = "the bytes between the sections are not zeros".into();

@@ -6,20 +6,11 @@ use crate::testing::{Random, chain, host_target};
 /// A small artifact with weights that nothing reads.
 fn sample() -> Vec<u8> {
     let weights = [vec![1u8; 100], vec![2; 64], vec![3; 7]];
-    to_bytes(
-        &chain(3),
-        b"\xc3\xc3\xc3",
-        &host_target(),
-        weights.iter().map(Cow::from),
-    )
-    .unwrap()
+    to_bytes(&chain(3), b"\xc3\xc3\xc3", &host_target(), weights.iter().map(Cow::from)).unwrap()
 }
 
 fn problem(bytes: &[u8], check: WeightsCheck) -> String {
-    Artifact::from_bytes(bytes, check)
-        .err()
-        .expect("an error")
-        .to_string()
+    Artifact::from_bytes(bytes, check).err().expect("an error").to_string()
 }
 
 #[test]
@@ -32,14 +23,7 @@ fn what_is_written_is_read_and_the_bytes_are_always_the_same() {
         assert_eq!(artifact.code(), b"\xc3\xc3\xc3");
         assert_eq!(artifact.header().target, host_target());
         assert_eq!(artifact.weights().len(), 128 + 64 + 64 + SLACK);
-        assert_eq!(
-            (
-                artifact.weights()[99],
-                artifact.weights()[100],
-                artifact.weights()[128]
-            ),
-            (1, 0, 2)
-        );
+        assert_eq!((artifact.weights()[99], artifact.weights()[100], artifact.weights()[128]), (1, 0, 2));
         artifact.verify().unwrap();
     }
 }
@@ -53,15 +37,8 @@ fn files_are_written_whole_or_not_at_all() {
     let error = write_file(&path, &chain(1), b"", &host_target(), []).unwrap_err();
     assert!(error.to_string().contains("of 0 bytes of code"), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), first);
-    assert_eq!(
-        std::fs::read_dir(dir.path()).unwrap().count(),
-        1,
-        "nothing partial stays behind"
-    );
-    assert_eq!(
-        *Artifact::open(&path, WeightsCheck::Quick).unwrap().plan(),
-        chain(1)
-    );
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing partial stays behind");
+    assert_eq!(*Artifact::open(&path, WeightsCheck::Quick).unwrap().plan(), chain(1));
 }
 
 #[test]
@@ -69,11 +46,7 @@ fn what_is_no_artifact_is_named() {
     assert!(problem(b"", WeightsCheck::Quick).contains("not an Egret artifact"));
     assert!(problem(b"\x08\x07onnx", WeightsCheck::Quick).contains("not an Egret artifact"));
     let dir = crate::testing::TempDir::new("none");
-    let open = |name: &str| {
-        Artifact::open(dir.path().join(name), WeightsCheck::Quick)
-            .err()
-            .expect("an error")
-    };
+    let open = |name: &str| Artifact::open(dir.path().join(name), WeightsCheck::Quick).err().expect("an error");
     assert!(open("absent").to_string().contains("absent: "));
     assert!(open("").to_string().contains("not a file"));
 }
@@ -127,12 +100,7 @@ fn the_quick_sum_sees_exchanged_blocks() {
     let at = straight.len() - 192;
     let forged = [&straight[..at], &crossed[at..]].concat();
     assert!(problem(&forged, WeightsCheck::Quick).contains("weights"));
-    assert!(
-        Artifact::from_bytes(&forged, WeightsCheck::Skip)
-            .unwrap()
-            .verify()
-            .is_err()
-    );
+    assert!(Artifact::from_bytes(&forged, WeightsCheck::Skip).unwrap().verify().is_err());
 }
 
 #[test]

@@ -38,10 +38,7 @@ impl Binding {
 
     fn evaluate(plan: &Plan, symbols: &[i64], pool: &Pool) -> Result<Binding, String> {
         let shapes = |ports: &[Port], kind: &str| -> Result<Vec<Vec<usize>>, String> {
-            ports
-                .iter()
-                .map(|port| port_shape(port, kind, symbols))
-                .collect()
+            ports.iter().map(|port| port_shape(port, kind, symbols)).collect()
         };
         let input_shapes = shapes(&plan.inputs, "input")?;
         let output_shapes = shapes(&plan.outputs, "output")?;
@@ -52,10 +49,7 @@ impl Binding {
         let mut sizes = Vec::new();
         let mut parts = Vec::new();
         for step in &plan.steps {
-            let eval = |size: &crate::plan::Size| {
-                size.eval(symbols)
-                    .map_err(|e| format!("step `{}`: {e}", step.name))
-            };
+            let eval = |size: &crate::plan::Size| size.eval(symbols).map_err(|e| format!("step `{}`: {e}", step.name));
             for size in &step.sizes {
                 sizes.push(eval(size)?);
             }
@@ -77,21 +71,10 @@ impl Binding {
 /// A problem with a binding is the caller's if there was something to bind, and the file's otherwise.
 fn bind_error(plan: &Plan, symbols: &[i64], problem: String) -> Error {
     if symbols.is_empty() {
-        return Error::Artifact {
-            path: plan.model.clone(),
-            problem: FileProblem::Plan(problem),
-        };
+        return Error::Artifact { path: plan.model.clone(), problem: FileProblem::Plan(problem) };
     }
-    let values: Vec<String> = plan
-        .symbols
-        .iter()
-        .zip(symbols)
-        .map(|(name, value)| format!("{name} = {value}"))
-        .collect();
-    Error::Usage(format!(
-        "the model cannot run with {}: {problem}",
-        values.join(", ")
-    ))
+    let values: Vec<String> = plan.symbols.iter().zip(symbols).map(|(name, value)| format!("{name} = {value}")).collect();
+    Error::Usage(format!("the model cannot run with {}: {problem}", values.join(", ")))
 }
 
 /// The extents of a port.
@@ -110,41 +93,26 @@ fn check_ports(ports: &[Port], shapes: &[Vec<usize>], bytes: &[u64]) -> Result<(
         let expected = port_bytes(port.dtype, shape)?;
         let found = bytes[port.buffer as usize];
         if expected != found {
-            return Err(format!(
-                "`{}` has {expected} bytes, its buffer {found}",
-                port.name
-            ));
+            return Err(format!("`{}` has {expected} bytes, its buffer {found}", port.name));
         }
     }
     Ok(())
 }
 
 fn port_bytes(dtype: DType, shape: &[usize]) -> Result<u64, String> {
-    byte_length(dtype, shape)
-        .map(|bytes| bytes as u64)
-        .map_err(|e| e.to_string())
+    byte_length(dtype, shape).map(|bytes| bytes as u64).map_err(|e| e.to_string())
 }
 
 /// Where each buffer lies. Several buffers may name the same input or output, but none may reach beyond it.
-fn spots(
-    plan: &Plan,
-    map: &MemoryMap,
-    inputs: &[Vec<usize>],
-    outputs: &[Vec<usize>],
-    bytes: &[u64],
-) -> Result<Vec<Spot>, String> {
-    let inside =
-        |index: u32, ports: &[Port], shapes: &[Vec<usize>], id: usize| -> Result<usize, String> {
-            let index = index as usize;
-            let room = port_bytes(ports[index].dtype, &shapes[index])?;
-            match bytes[id] <= room {
-                true => Ok(index),
-                false => Err(format!(
-                    "buffer `{}` reaches beyond `{}`",
-                    plan.buffers[id].name, ports[index].name
-                )),
-            }
-        };
+fn spots(plan: &Plan, map: &MemoryMap, inputs: &[Vec<usize>], outputs: &[Vec<usize>], bytes: &[u64]) -> Result<Vec<Spot>, String> {
+    let inside = |index: u32, ports: &[Port], shapes: &[Vec<usize>], id: usize| -> Result<usize, String> {
+        let index = index as usize;
+        let room = port_bytes(ports[index].dtype, &shapes[index])?;
+        match bytes[id] <= room {
+            true => Ok(index),
+            false => Err(format!("buffer `{}` reaches beyond `{}`", plan.buffers[id].name, ports[index].name)),
+        }
+    };
     let spot = |id: usize| match plan.buffers[id].place {
         // A buffer that no step touches has no offset and needs none.
         Place::Arena => Ok(Spot::Arena(map.offsets[id].unwrap_or(0) as usize)),
@@ -159,11 +127,7 @@ fn spots(
 ///
 /// A dimension that is a bare symbol binds it; two that disagree are an error that names both. Other dimensions are left
 /// to [`check_shape`]. Allocates nothing unless it fails.
-pub(crate) fn bind_symbols<'v>(
-    plan: &Plan,
-    values: &mut [i64],
-    input: impl Fn(usize) -> TensorView<'v>,
-) -> Result<()> {
+pub(crate) fn bind_symbols<'v>(plan: &Plan, values: &mut [i64], input: impl Fn(usize) -> TensorView<'v>) -> Result<()> {
     values.fill(UNBOUND);
     for (index, port) in plan.inputs.iter().enumerate() {
         let shape = input(index).shape();
@@ -198,21 +162,9 @@ fn rank_error(port: &Port, shape: &[usize]) -> Error {
 }
 
 /// Names the symbol, the input that bound it, and the input that disagrees.
-fn conflict(
-    plan: &Plan,
-    symbol: u32,
-    bound: i64,
-    (index, axis, found): (usize, usize, i64),
-) -> Error {
-    let binder = |port: &Port| {
-        port.dims
-            .iter()
-            .position(|dim| dim.as_symbol() == Some(symbol))
-    };
-    let first = plan
-        .inputs
-        .iter()
-        .find_map(|port| binder(port).map(|axis| (&port.name, axis)));
+fn conflict(plan: &Plan, symbol: u32, bound: i64, (index, axis, found): (usize, usize, i64)) -> Error {
+    let binder = |port: &Port| port.dims.iter().position(|dim| dim.as_symbol() == Some(symbol));
+    let first = plan.inputs.iter().find_map(|port| binder(port).map(|axis| (&port.name, axis)));
     let (first, first_axis) = first.unwrap_or((&plan.inputs[index].name, axis));
     Error::Usage(format!(
         "dimension `{}` is {bound} in input `{first}` (axis {first_axis}) but {found} in input `{}` (axis {axis}); they must agree",
@@ -223,30 +175,16 @@ fn conflict(
 /// Checks type and shape of an input against what the binding asks for.
 pub(crate) fn check_input(port: &Port, expected: &[usize], found: TensorView<'_>) -> Result<()> {
     if found.dtype() != port.dtype {
-        return Err(Error::Usage(format!(
-            "input `{}` is {port}; found elements of type {}",
-            port.name,
-            found.dtype()
-        )));
+        return Err(Error::Usage(format!("input `{}` is {port}; found elements of type {}", port.name, found.dtype())));
     }
     check_shape(port, expected, found.shape())
 }
 
 fn check_shape(port: &Port, expected: &[usize], found: &[usize]) -> Result<()> {
-    let differs = expected
-        .iter()
-        .zip(found)
-        .position(|(expected, found)| expected != found);
+    let differs = expected.iter().zip(found).position(|(expected, found)| expected != found);
     let Some(axis) = differs else { return Ok(()) };
     let text = &port.dim_text[axis];
     let value = expected[axis].to_string();
-    let meaning = if *text == value {
-        value
-    } else {
-        format!("{text} = {value}")
-    };
-    Err(Error::Usage(format!(
-        "input `{}` is {port}; found {found:?}, where axis {axis} is {} and not {meaning}",
-        port.name, found[axis]
-    )))
+    let meaning = if *text == value { value } else { format!("{text} = {value}") };
+    Err(Error::Usage(format!("input `{}` is {port}; found {found:?}, where axis {axis} is {} and not {meaning}", port.name, found[axis])))
 }

@@ -33,10 +33,7 @@ impl Plan {
     fn check_kernels(&self, code_bytes: u64) -> Check {
         for kernel in &self.kernels {
             ensure(kernel.offset < code_bytes, || {
-                format!(
-                    "kernel `{}` starts at byte {} of {code_bytes} bytes of code",
-                    kernel.name, kernel.offset
-                )
+                format!("kernel `{}` starts at byte {} of {code_bytes} bytes of code", kernel.name, kernel.offset)
             })?;
         }
         Ok(())
@@ -58,11 +55,7 @@ impl Plan {
 
     fn check_place(&self, buffer: &Buffer, index: u32, ports: &[Port], kind: &str) -> Check {
         ensure((index as usize) < ports.len(), || {
-            format!(
-                "buffer `{}` is {kind} {index}, but there are {} {kind}s",
-                buffer.name,
-                ports.len()
-            )
+            format!("buffer `{}` is {kind} {index}, but there are {} {kind}s", buffer.name, ports.len())
         })
     }
 
@@ -70,17 +63,11 @@ impl Plan {
         for (index, port) in self.inputs.iter().enumerate() {
             let buffer = self.check_port(port, "input")?;
             ensure(buffer.place == Place::Input(index as u32), || {
-                format!(
-                    "input `{}` names buffer `{}`, which is not input {index}",
-                    port.name, buffer.name
-                )
+                format!("input `{}` names buffer `{}`, which is not input {index}", port.name, buffer.name)
             })?;
-            ensure(
-                self.inputs[..index]
-                    .iter()
-                    .all(|earlier| earlier.name != port.name),
-                || format!("two inputs are named `{}`", port.name),
-            )?;
+            ensure(self.inputs[..index].iter().all(|earlier| earlier.name != port.name), || {
+                format!("two inputs are named `{}`", port.name)
+            })?;
         }
         for port in &self.outputs {
             self.check_port(port, "output")?;
@@ -91,12 +78,7 @@ impl Plan {
     fn check_port(&self, port: &Port, kind: &str) -> Result<&Buffer, String> {
         let what = || format!("{kind} `{}`", port.name);
         ensure(port.dims.len() == port.dim_text.len(), || {
-            format!(
-                "{} has {} dimensions and {} texts for them",
-                what(),
-                port.dims.len(),
-                port.dim_text.len()
-            )
+            format!("{} has {} dimensions and {} texts for them", what(), port.dims.len(), port.dim_text.len())
         })?;
         for dim in &port.dims {
             self.check_size(dim, what)?;
@@ -108,14 +90,9 @@ impl Plan {
     fn check_symbols(&self) -> Check {
         let dims = || self.inputs.iter().flat_map(|port| &port.dims);
         for (index, symbol) in self.symbols.iter().enumerate() {
-            ensure(
-                dims().any(|dim| dim.as_symbol() == Some(index as u32)),
-                || {
-                    format!(
-                        "the free dimension `{symbol}` is not a dimension of any input, so nothing can bind it"
-                    )
-                },
-            )?;
+            ensure(dims().any(|dim| dim.as_symbol() == Some(index as u32)), || {
+                format!("the free dimension `{symbol}` is not a dimension of any input, so nothing can bind it")
+            })?;
         }
         Ok(())
     }
@@ -127,10 +104,7 @@ impl Plan {
         }
         for port in &self.outputs {
             let buffer = &self.buffers[port.buffer as usize];
-            ensure(
-                !is_scratch(buffer.place) || written[port.buffer as usize],
-                || format!("no step writes output `{}`", port.name),
-            )?;
+            ensure(!is_scratch(buffer.place) || written[port.buffer as usize], || format!("no step writes output `{}`", port.name))?;
         }
         Ok(())
     }
@@ -138,56 +112,31 @@ impl Plan {
     fn check_step(&self, step: &Step, written: &mut [bool]) -> Check {
         let what = || format!("step `{}`", step.name);
         ensure((step.kernel as usize) < self.kernels.len(), || {
-            format!(
-                "{} calls kernel {}, but there are {} kernels",
-                what(),
-                step.kernel,
-                self.kernels.len()
-            )
+            format!("{} calls kernel {}, but there are {} kernels", what(), step.kernel, self.kernels.len())
         })?;
         for size in step.sizes.iter().chain([&step.parts, &step.flops]) {
             self.check_size(size, what)?;
         }
         for &id in &step.reads {
             let buffer = self.buffer(id, what)?;
-            ensure(
-                !is_scratch(buffer.place) || written[id as usize] || step.writes.contains(&id),
-                || {
-                    format!(
-                        "{} reads buffer `{}` before any step writes it",
-                        what(),
-                        buffer.name
-                    )
-                },
-            )?;
+            ensure(!is_scratch(buffer.place) || written[id as usize] || step.writes.contains(&id), || {
+                format!("{} reads buffer `{}` before any step writes it", what(), buffer.name)
+            })?;
         }
         for &id in &step.writes {
             let buffer = self.buffer(id, what)?;
-            ensure(is_scratch(buffer.place), || {
-                format!(
-                    "{} writes buffer `{}`, which is an input or a weight",
-                    what(),
-                    buffer.name
-                )
-            })?;
+            ensure(is_scratch(buffer.place), || format!("{} writes buffer `{}`, which is an input or a weight", what(), buffer.name))?;
             written[id as usize] = true;
         }
         check_in_place(step)
     }
 
     fn buffer(&self, id: u32, what: impl Fn() -> String) -> Result<&Buffer, String> {
-        self.buffers.get(id as usize).ok_or_else(|| {
-            format!(
-                "{} names buffer {id}, but there are {} buffers",
-                what(),
-                self.buffers.len()
-            )
-        })
+        self.buffers.get(id as usize).ok_or_else(|| format!("{} names buffer {id}, but there are {} buffers", what(), self.buffers.len()))
     }
 
     fn check_size(&self, size: &Size, what: impl Fn() -> String) -> Check {
-        size.check(self.symbols.len())
-            .map_err(|problem| format!("{}: {problem}", what()))
+        size.check(self.symbols.len()).map_err(|problem| format!("{}: {problem}", what()))
     }
 }
 
@@ -200,22 +149,13 @@ fn is_scratch(place: Place) -> bool {
 }
 
 fn check_weights(buffer: &Buffer, offset: u64, weights_bytes: u64) -> Check {
-    let bytes = buffer
-        .bytes
-        .as_const()
-        .and_then(|bytes| u64::try_from(bytes).ok());
+    let bytes = buffer.bytes.as_const().and_then(|bytes| u64::try_from(bytes).ok());
     let end = bytes.and_then(|bytes| offset.checked_add(bytes)?.checked_add(SLACK as u64));
     ensure(offset.is_multiple_of(ALIGN as u64), || {
-        format!(
-            "weight `{}` starts at byte {offset}, which is not a multiple of {ALIGN}",
-            buffer.name
-        )
+        format!("weight `{}` starts at byte {offset}, which is not a multiple of {ALIGN}", buffer.name)
     })?;
     ensure(end.is_some_and(|end| end <= weights_bytes), || {
-        format!(
-            "weight `{}` at byte {offset} does not fit the {weights_bytes} bytes of weights",
-            buffer.name
-        )
+        format!("weight `{}` at byte {offset} does not fit the {weights_bytes} bytes of weights", buffer.name)
     })
 }
 
@@ -223,15 +163,9 @@ fn check_in_place(step: &Step) -> Check {
     let Some((read, written)) = step.in_place else {
         return Ok(());
     };
-    ensure(
-        step.reads.contains(&read) && step.writes.contains(&written),
-        || {
-            format!(
-                "step `{}` works in place on buffers it does not read and write",
-                step.name
-            )
-        },
-    )
+    ensure(step.reads.contains(&read) && step.writes.contains(&written), || {
+        format!("step `{}` works in place on buffers it does not read and write", step.name)
+    })
 }
 
 fn ensure(holds: bool, problem: impl FnOnce() -> String) -> Check {
@@ -250,34 +184,19 @@ mod tests {
         assert_eq!(plan.check(3, 64), Ok(()));
         damage(&mut plan);
         let problem = plan.check(3, 64).expect_err(expected);
-        assert!(
-            problem.contains(expected),
-            "expected `{expected}` in `{problem}`"
-        );
+        assert!(problem.contains(expected), "expected `{expected}` in `{problem}`");
     }
 
     #[test]
     fn every_kind_of_damage_is_named() {
-        check(
-            |p| p.kernels[0].offset = 3,
-            "starts at byte 3 of 3 bytes of code",
-        );
+        check(|p| p.kernels[0].offset = 3, "starts at byte 3 of 3 bytes of code");
         check(|p| p.steps[1].kernel = 9, "calls kernel 9");
         check(|p| p.steps[1].reads[0] = 99, "names buffer 99");
         check(|p| p.steps[1].writes[0] = 99, "names buffer 99");
-        check(
-            |p| p.steps[1].writes[0] = 0,
-            "which is an input or a weight",
-        );
+        check(|p| p.steps[1].writes[0] = 0, "which is an input or a weight");
         check(|p| p.steps[0].reads[0] = 2, "before any step writes it");
-        check(
-            |p| p.steps[0].in_place = Some((2, 1)),
-            "in place on buffers",
-        );
-        check(
-            |p| p.steps[0].parts = Size::Expr(vec![]),
-            "not a well-formed postfix program",
-        );
+        check(|p| p.steps[0].in_place = Some((2, 1)), "in place on buffers");
+        check(|p| p.steps[0].parts = Size::Expr(vec![]), "not a well-formed postfix program");
         check(|p| p.steps[0].sizes[0] = Size::symbol(8), "names symbol 8");
         check(|p| p.inputs[0].buffer = 1, "which is not input 0");
         check(|p| p.inputs[0].dim_text.clear(), "1 dimensions and 0 texts");
@@ -285,33 +204,16 @@ mod tests {
         check(|p| p.steps.clear(), "no step writes output `y`");
         check(|p| p.symbols.push("loose".into()), "nothing can bind it");
         check(|p| p.buffers[1].place = Place::Input(4), "is input 4");
-        check(
-            |p| p.buffers[1].place = Place::Weights { offset: 8 },
-            "not a multiple of 64",
-        );
-        check(
-            |p| p.buffers[1].place = Place::Weights { offset: 1 << 40 },
-            "does not fit the 64 bytes of weights",
-        );
-        check(
-            |p| p.buffers[1].bytes = Size::Expr(vec![SizeOp::Add]),
-            "not a well-formed postfix program",
-        );
-        check(
-            |p| p.inputs.push(p.inputs[0].clone()),
-            "which is not input 1",
-        );
+        check(|p| p.buffers[1].place = Place::Weights { offset: 8 }, "not a multiple of 64");
+        check(|p| p.buffers[1].place = Place::Weights { offset: 1 << 40 }, "does not fit the 64 bytes of weights");
+        check(|p| p.buffers[1].bytes = Size::Expr(vec![SizeOp::Add]), "not a well-formed postfix program");
+        check(|p| p.inputs.push(p.inputs[0].clone()), "which is not input 1");
     }
 
     #[test]
     fn a_kernel_may_start_at_the_last_byte_only() {
         let mut plan = chain(1);
-        plan.kernels.push(KernelInfo {
-            name: "k9".into(),
-            offset: 2,
-            text: String::new(),
-            hash: [0; 32],
-        });
+        plan.kernels.push(KernelInfo { name: "k9".into(), offset: 2, text: String::new(), hash: [0; 32] });
         assert_eq!(plan.check(3, 64), Ok(()));
     }
 }

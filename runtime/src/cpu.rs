@@ -14,8 +14,7 @@ use memmap2::{Mmap, MmapMut, MmapOptions};
 use std::fs::File;
 
 /// A compiled kernel; [`plan`](crate::plan) has the contract it keeps.
-pub type KernelFn =
-    unsafe extern "C" fn(buffers: *const *mut u8, sizes: *const i64, part: u64, parts: u64);
+pub type KernelFn = unsafe extern "C" fn(buffers: *const *mut u8, sizes: *const i64, part: u64, parts: u64);
 
 /// Features asked about by LLVM's names, and whether this processor has them.
 type FeatureTable = &'static [(&'static str, fn() -> bool)];
@@ -107,31 +106,20 @@ const FEATURES: FeatureTable = &[];
 /// assert_eq!(missing, ["warp-drive"]);
 /// ```
 pub fn missing_features(wanted: &[String]) -> Vec<String> {
-    let has = |name: &str| {
-        FEATURES
-            .iter()
-            .any(|(known, detect)| *known == name && detect())
-    };
+    let has = |name: &str| FEATURES.iter().any(|(known, detect)| *known == name && detect());
     wanted.iter().filter(|name| !has(name)).cloned().collect()
 }
 
 /// The features of this processor that artifacts may ask for, by LLVM's names and in alphabetical order.
 pub fn host_features() -> Vec<&'static str> {
-    FEATURES
-        .iter()
-        .filter(|(_, detect)| detect())
-        .map(|(name, _)| *name)
-        .collect()
+    FEATURES.iter().filter(|(_, detect)| detect()).map(|(name, _)| *name).collect()
 }
 
 /// Whether code for this target can run here.
 pub(crate) fn check_target(target: &TargetInfo) -> Result<(), FileProblem> {
     if target.arch != std::env::consts::ARCH {
         let found = std::env::consts::ARCH.to_string();
-        return Err(FileProblem::ForeignArchitecture {
-            wanted: target.arch.clone(),
-            found,
-        });
+        return Err(FileProblem::ForeignArchitecture { wanted: target.arch.clone(), found });
     }
     match missing_features(&target.features) {
         missing if missing.is_empty() => Ok(()),
@@ -154,10 +142,7 @@ impl Code {
     /// Each function must keep to the contract in [`plan`](crate::plan) for every step of the plan that calls it: it
     /// touches only the bytes of the buffers that the step lists, and writes only those of `writes`.
     pub unsafe fn functions(kernels: Vec<KernelFn>) -> Code {
-        Code {
-            kernels,
-            _image: None,
-        }
+        Code { kernels, _image: None }
     }
 
     /// The entry points, in the order of the plan's kernels.
@@ -173,19 +158,12 @@ impl Code {
             // That a function of this signature starts there is what the hash-verified plan says.
             unsafe { std::mem::transmute::<*const u8, KernelFn>(address) }
         };
-        Code {
-            kernels: offsets.map(entry).collect(),
-            _image: Some(image),
-        }
+        Code { kernels: offsets.map(entry).collect(), _image: Some(image) }
     }
 
     /// Maps `code`, which is found at byte `at` of `file`, as executable pages of the file; where the file system
     /// forbids that (`noexec`), or there is no file, copies it into pages of its own.
-    pub(crate) fn map(
-        file: Option<(&File, u64)>,
-        code: &[u8],
-        offsets: impl Iterator<Item = u64>,
-    ) -> Result<Code, FileProblem> {
+    pub(crate) fn map(file: Option<(&File, u64)>, code: &[u8], offsets: impl Iterator<Item = u64>) -> Result<Code, FileProblem> {
         let mapped = file.and_then(|(file, at)| map_file(file, at, code));
         let image = match mapped {
             Some(image) => image,
@@ -230,10 +208,8 @@ impl Arena {
         if bytes > self.bytes() {
             // Give the old pages back first, so that both are never held together.
             self.pages = None;
-            let length = usize::try_from(bytes)
-                .map_err(|_| Error::memory("the arena of intermediates", bytes))?;
-            let pages = MmapMut::map_anon(length)
-                .map_err(|_| Error::memory("the arena of intermediates", bytes))?;
+            let length = usize::try_from(bytes).map_err(|_| Error::memory("the arena of intermediates", bytes))?;
+            let pages = MmapMut::map_anon(length).map_err(|_| Error::memory("the arena of intermediates", bytes))?;
             #[cfg(target_os = "linux")]
             if length >= HUGE_PAGES_FROM {
                 // Only advice: where the system has no huge pages, ordinary ones serve.
@@ -250,9 +226,7 @@ impl Arena {
     }
 
     fn pointer(&mut self) -> *mut u8 {
-        self.pages
-            .as_mut()
-            .map_or(std::ptr::null_mut(), |pages| pages.as_mut_ptr())
+        self.pages.as_mut().map_or(std::ptr::null_mut(), |pages| pages.as_mut_ptr())
     }
 }
 
@@ -293,11 +267,7 @@ impl Frame {
     /// A frame for `buffers` buffers and the concatenated buffer lists of the steps.
     pub(crate) fn new(buffers: usize, slots: Vec<u32>) -> Frame {
         let null = std::ptr::null_mut();
-        Frame {
-            buffers: vec![null; buffers],
-            tables: vec![null; slots.len()],
-            slots,
-        }
+        Frame { buffers: vec![null; buffers], tables: vec![null; slots.len()], slots }
     }
 
     /// Fills the tables. The arguments give the memory that the spots refer to; each slice is longer than every offset.
@@ -330,14 +300,7 @@ impl Frame {
     ///
     /// The frame was aimed at memory that is still alive and that nobody else touches, and `kernel`, `table`, `sizes` and the
     /// part belong to the same step of the plan that the frame was built for; steps run in order.
-    pub(crate) unsafe fn call(
-        &self,
-        kernel: KernelFn,
-        table: usize,
-        sizes: &[i64],
-        part: u32,
-        parts: u32,
-    ) {
+    pub(crate) unsafe fn call(&self, kernel: KernelFn, table: usize, sizes: &[i64], part: u32, parts: u32) {
         let buffers = self.tables[table..].as_ptr();
         // SAFETY: by the contract above the kernel finds the buffers and sizes it was compiled for.
         unsafe { kernel(buffers, sizes.as_ptr(), part.into(), parts.into()) }
@@ -352,13 +315,7 @@ impl Frame {
     pub(crate) unsafe fn copy_out(&self, buffer: u32, to: &mut [u8]) {
         if !to.is_empty() {
             // SAFETY: by the contract above.
-            unsafe {
-                std::ptr::copy_nonoverlapping(
-                    self.buffers[buffer as usize],
-                    to.as_mut_ptr(),
-                    to.len(),
-                )
-            }
+            unsafe { std::ptr::copy_nonoverlapping(self.buffers[buffer as usize], to.as_mut_ptr(), to.len()) }
         }
     }
 }
@@ -376,21 +333,10 @@ mod tests {
 
     #[test]
     fn foreign_code_is_refused_by_name() {
-        let target = |arch: &str, feature: &str| TargetInfo {
-            arch: arch.into(),
-            cpu: "x".into(),
-            features: vec![feature.into()],
-        };
-        let foreign = check_target(&target("pdp11", "fpp"))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            foreign.contains("pdp11") && foreign.contains(std::env::consts::ARCH),
-            "{foreign}"
-        );
-        let missing = check_target(&target(std::env::consts::ARCH, "avx9000"))
-            .unwrap_err()
-            .to_string();
+        let target = |arch: &str, feature: &str| TargetInfo { arch: arch.into(), cpu: "x".into(), features: vec![feature.into()] };
+        let foreign = check_target(&target("pdp11", "fpp")).unwrap_err().to_string();
+        assert!(foreign.contains("pdp11") && foreign.contains(std::env::consts::ARCH), "{foreign}");
+        let missing = check_target(&target(std::env::consts::ARCH, "avx9000")).unwrap_err().to_string();
         assert!(missing.contains("avx9000"), "{missing}");
     }
 
@@ -415,12 +361,6 @@ mod tests {
             arena.reserve(bytes).unwrap();
             assert_eq!(arena.bytes(), expected);
         }
-        assert!(
-            arena
-                .reserve(1 << 60)
-                .unwrap_err()
-                .to_string()
-                .contains("more memory")
-        );
+        assert!(arena.reserve(1 << 60).unwrap_err().to_string().contains("more memory"));
     }
 }

@@ -55,16 +55,11 @@ impl Error {
     }
 
     pub(crate) fn io(path: &std::path::Path, source: io::Error) -> Error {
-        Error::Io {
-            path: path.display().to_string(),
-            source,
-        }
+        Error::Io { path: path.display().to_string(), source }
     }
 
     pub(crate) fn memory(what: &str, bytes: u64) -> Error {
-        Error::Resource(format!(
-            "{what} needs {bytes} bytes, more memory than this machine gives"
-        ))
+        Error::Resource(format!("{what} needs {bytes} bytes, more memory than this machine gives"))
     }
 }
 
@@ -78,9 +73,7 @@ pub enum FileProblem {
     )]
     NotAnArtifact,
     /// The file ends too early.
-    #[error(
-        "the file is truncated: {expected} bytes were expected, {found} found; copy it again or compile it again"
-    )]
+    #[error("the file is truncated: {expected} bytes were expected, {found} found; copy it again or compile it again")]
     Truncated {
         /// Bytes that the header promises.
         expected: u64,
@@ -106,9 +99,7 @@ pub enum FileProblem {
         help: &'static str,
     },
     /// The code is for another kind of processor.
-    #[error(
-        "the code is for {wanted}, this machine is {found}; compile the model again with `--target` for this machine"
-    )]
+    #[error("the code is for {wanted}, this machine is {found}; compile the model again with `--target` for this machine")]
     ForeignArchitecture {
         /// The processor architecture compiled for.
         wanted: String,
@@ -125,9 +116,7 @@ pub enum FileProblem {
         missing: Vec<String>,
     },
     /// The plan contradicts itself or the rest of the file.
-    #[error(
-        "the plan of the file is not valid: {0}; compile the model again, and report this if it stays"
-    )]
+    #[error("the plan of the file is not valid: {0}; compile the model again, and report this if it stays")]
     Plan(String),
     /// The operating system refused to map the code as executable.
     #[error("the code of the file cannot be made executable: {0}")]
@@ -140,19 +129,9 @@ mod tests {
 
     #[test]
     fn messages_stand_alone() {
-        let problem = FileProblem::Version {
-            found: 9,
-            known: 1,
-            help: "update Egret",
-        };
-        let error = Error::Artifact {
-            path: "a.egret".into(),
-            problem,
-        };
-        assert_eq!(
-            error.to_string(),
-            "a.egret: the file has format 9, this runtime reads format 1; update Egret"
-        );
+        let problem = FileProblem::Version { found: 9, known: 1, help: "update Egret" };
+        let error = Error::Artifact { path: "a.egret".into(), problem };
+        assert_eq!(error.to_string(), "a.egret: the file has format 9, this runtime reads format 1; update Egret");
         assert_eq!(error.exit_code(), 4);
         assert_eq!(Error::Usage("x".into()).exit_code(), 2);
     }

@@ -68,23 +68,13 @@ pub fn lifetimes(plan: &Plan) -> Vec<Option<Lifetime>> {
     let mut lifetimes: Vec<Option<Lifetime>> = vec![None; plan.buffers.len()];
     let mut touch = |id: u32, now: usize| {
         if plan.buffers[id as usize].place == Place::Arena {
-            lifetimes[id as usize]
-                .get_or_insert(Lifetime {
-                    first: now,
-                    last: now,
-                })
-                .last = now;
+            lifetimes[id as usize].get_or_insert(Lifetime { first: now, last: now }).last = now;
         }
     };
     for (now, step) in plan.steps.iter().enumerate() {
-        step.reads
-            .iter()
-            .chain(&step.writes)
-            .for_each(|&id| touch(id, now));
+        step.reads.iter().chain(&step.writes).for_each(|&id| touch(id, now));
     }
-    plan.outputs
-        .iter()
-        .for_each(|port| touch(port.buffer, plan.steps.len()));
+    plan.outputs.iter().for_each(|port| touch(port.buffer, plan.steps.len()));
     lifetimes
 }
 
@@ -119,10 +109,7 @@ pub fn buffer_bytes(plan: &Plan, symbols: &[i64]) -> Result<Vec<u64>, String> {
     plan.buffers
         .iter()
         .map(|buffer| {
-            let bytes = buffer
-                .bytes
-                .eval(symbols)
-                .map_err(|e| format!("buffer `{}`: {e}", buffer.name))?;
+            let bytes = buffer.bytes.eval(symbols).map_err(|e| format!("buffer `{}`: {e}", buffer.name))?;
             match u64::try_from(bytes) {
                 Ok(bytes) if bytes <= MAX_ARENA => Ok(bytes),
                 _ => Err(format!("buffer `{}` would have {bytes} bytes", buffer.name)),
@@ -145,8 +132,7 @@ fn live_bytes(plan: &Plan, bytes: &[u64], lifetimes: &[Option<Lifetime>]) -> u64
         live += step;
         live
     });
-    peak.max()
-        .map_or(0, |peak| u64::try_from(peak).unwrap_or(u64::MAX))
+    peak.max().map_or(0, |peak| u64::try_from(peak).unwrap_or(u64::MAX))
 }
 
 /// A run of bytes of the arena.
@@ -183,39 +169,18 @@ struct Planner {
 
 impl Planner {
     fn new(buffers: usize) -> Planner {
-        Planner {
-            gaps: Vec::new(),
-            spans: vec![None; buffers],
-            handed_on: vec![false; buffers],
-            top: 0,
-        }
+        Planner { gaps: Vec::new(), spans: vec![None; buffers], handed_on: vec![false; buffers], top: 0 }
     }
 
     /// Places the buffers that come to life at this step, the largest first.
-    fn place_results(
-        &mut self,
-        now: usize,
-        step: &Step,
-        bytes: &[u64],
-        lifetimes: &[Option<Lifetime>],
-    ) {
+    fn place_results(&mut self, now: usize, step: &Step, bytes: &[u64], lifetimes: &[Option<Lifetime>]) {
         let is_new = |id: u32| lifetimes[id as usize].is_some_and(|lifetime| lifetime.first == now);
-        let mut fresh: Vec<u32> = step
-            .reads
-            .iter()
-            .chain(&step.writes)
-            .copied()
-            .filter(|&id| is_new(id))
-            .collect();
+        let mut fresh: Vec<u32> = step.reads.iter().chain(&step.writes).copied().filter(|&id| is_new(id)).collect();
         fresh.sort_by_key(|&id| (std::cmp::Reverse(bytes[id as usize]), id));
         fresh.dedup();
         if let Some((read, written)) = step.in_place {
-            let dies = lifetimes[read as usize]
-                .is_some_and(|lifetime| lifetime.first < now && lifetime.last == now);
-            if dies
-                && fresh.contains(&written)
-                && self.hand_on(read, written, bytes[written as usize])
-            {
+            let dies = lifetimes[read as usize].is_some_and(|lifetime| lifetime.first < now && lifetime.last == now);
+            if dies && fresh.contains(&written) && self.hand_on(read, written, bytes[written as usize]) {
                 fresh.retain(|&id| id != written);
             }
         }
@@ -240,10 +205,7 @@ impl Planner {
     /// Offsets modulo 4 KiB that a large result of the step should keep clear of.
     fn read_offsets(&self, step: &Step) -> Vec<u64> {
         let spans = step.reads.iter().filter_map(|&id| self.spans[id as usize]);
-        spans
-            .filter(|span| span.bytes >= SKEW_FROM)
-            .map(|span| span.start % PAGE)
-            .collect()
+        spans.filter(|span| span.bytes >= SKEW_FROM).map(|span| span.start % PAGE).collect()
     }
 
     /// Takes the best gap, or else grows the arena.
@@ -264,14 +226,8 @@ impl Planner {
     /// Cuts `span` out of a gap; what remains on either side stays free.
     fn take(&mut self, index: usize, span: Span) -> Span {
         let Gap { span: whole, freed } = self.gaps.remove(index);
-        let before = Span {
-            start: whole.start,
-            bytes: span.start - whole.start,
-        };
-        let after = Span {
-            start: span.end(),
-            bytes: whole.end() - span.end(),
-        };
+        let before = Span { start: whole.start, bytes: span.start - whole.start };
+        let after = Span { start: span.end(), bytes: whole.end() - span.end() };
         for rest in [after, before] {
             if rest.bytes > 0 {
                 self.gaps.insert(index, Gap { span: rest, freed });
@@ -284,18 +240,9 @@ impl Planner {
     fn grow(&mut self, bytes: u64, avoid: &[u64]) -> Span {
         let last = self.gaps.pop_if(|gap| gap.span.end() == self.top);
         let (free, freed) = last.map_or((self.top, 0), |gap| (gap.span.start, gap.freed));
-        let span = Span {
-            start: skewed(free, avoid),
-            bytes,
-        };
+        let span = Span { start: skewed(free, avoid), bytes };
         if span.start > free {
-            self.gaps.push(Gap {
-                span: Span {
-                    start: free,
-                    bytes: span.start - free,
-                },
-                freed,
-            });
+            self.gaps.push(Gap { span: Span { start: free, bytes: span.start - free }, freed });
         }
         self.top = span.end();
         span
@@ -308,9 +255,7 @@ impl Planner {
         dead.dedup();
         for id in dead {
             let dies = lifetimes[id as usize].is_some_and(|lifetime| lifetime.last == now);
-            if let (true, false, Some(span)) =
-                (dies, self.handed_on[id as usize], self.spans[id as usize])
-            {
+            if let (true, false, Some(span)) = (dies, self.handed_on[id as usize], self.spans[id as usize]) {
                 self.free(span, now);
             }
         }
@@ -344,21 +289,9 @@ impl Planner {
         if self.top > MAX_ARENA {
             return Err(format!("the intermediates would need {} bytes", self.top));
         }
-        let arena_bytes = if self.top == 0 {
-            0
-        } else {
-            self.top + SLACK as u64
-        };
-        let offsets = self
-            .spans
-            .iter()
-            .map(|span| span.map(|span| span.start))
-            .collect();
-        Ok(MemoryMap {
-            offsets,
-            arena_bytes,
-            live_bytes,
-        })
+        let arena_bytes = if self.top == 0 { 0 } else { self.top + SLACK as u64 };
+        let offsets = self.spans.iter().map(|span| span.map(|span| span.start)).collect();
+        Ok(MemoryMap { offsets, arena_bytes, live_bytes })
     }
 }
 
@@ -371,10 +304,7 @@ fn skewed(start: u64, avoid: &[u64]) -> u64 {
             distance.min(PAGE - distance) >= SKEW
         })
     };
-    (0..PAGE / SKEW)
-        .map(|turn| start + turn * SKEW)
-        .find(clear)
-        .unwrap_or(start)
+    (0..PAGE / SKEW).map(|turn| start + turn * SKEW).find(clear).unwrap_or(start)
 }
 
 #[cfg(test)]
@@ -384,48 +314,23 @@ mod tests {
     use crate::testing::{Random, step};
 
     fn buffers(bytes: &[i64]) -> Vec<Buffer> {
-        let buffer = |(i, &bytes): (usize, &i64)| Buffer {
-            name: format!("b{i}"),
-            bytes: Size::Const(bytes),
-            place: Place::Arena,
-        };
+        let buffer = |(i, &bytes): (usize, &i64)| Buffer { name: format!("b{i}"), bytes: Size::Const(bytes), place: Place::Arena };
         bytes.iter().enumerate().map(buffer).collect()
     }
 
     fn plan(bytes: &[i64], steps: &[(&[u32], &[u32])]) -> Plan {
-        let steps = steps
-            .iter()
-            .map(|(reads, writes)| step(reads, writes))
-            .collect();
-        Plan {
-            buffers: buffers(bytes),
-            steps,
-            ..Plan::default()
-        }
+        let steps = steps.iter().map(|(reads, writes)| step(reads, writes)).collect();
+        Plan { buffers: buffers(bytes), steps, ..Plan::default() }
     }
 
     fn offsets(plan: &Plan) -> Vec<u64> {
-        MemoryMap::of(plan, &[])
-            .unwrap()
-            .offsets
-            .into_iter()
-            .flatten()
-            .collect()
+        MemoryMap::of(plan, &[]).unwrap().offsets.into_iter().flatten().collect()
     }
 
     #[test]
     fn dead_bytes_are_used_again_and_the_best_gap_is_taken() {
         // b0 (256) and b1 (128) die at once; b3 needs 128 and takes the gap of b1, not the larger one of b0.
-        let plan = plan(
-            &[256, 128, 64, 128],
-            &[
-                (&[], &[0, 2]),
-                (&[], &[1]),
-                (&[0], &[]),
-                (&[1], &[]),
-                (&[2], &[3]),
-            ],
-        );
+        let plan = plan(&[256, 128, 64, 128], &[(&[], &[0, 2]), (&[], &[1]), (&[0], &[]), (&[1], &[]), (&[2], &[3])]);
         let map = MemoryMap::of(&plan, &[]).unwrap();
         assert_eq!(map.offsets[3], map.offsets[1]);
     }
@@ -435,15 +340,7 @@ mod tests {
         // b0 dies before b2; both leave 128 bytes with a live buffer between them.
         let plan = plan(
             &[128, 128, 128, 128, 128],
-            &[
-                (&[], &[0]),
-                (&[], &[1]),
-                (&[], &[2]),
-                (&[], &[3]),
-                (&[0], &[]),
-                (&[2], &[]),
-                (&[1, 3], &[4]),
-            ],
+            &[(&[], &[0]), (&[], &[1]), (&[], &[2]), (&[], &[3]), (&[0], &[]), (&[2], &[]), (&[1, 3], &[4])],
         );
         let map = MemoryMap::of(&plan, &[]).unwrap();
         assert_eq!(map.offsets[4], map.offsets[2]);
@@ -464,10 +361,7 @@ mod tests {
 
     #[test]
     fn large_results_do_not_alias_their_operands_modulo_a_page() {
-        let plan = plan(
-            &[65536, 65536, 65536],
-            &[(&[], &[0]), (&[0], &[1]), (&[0, 1], &[2])],
-        );
+        let plan = plan(&[65536, 65536, 65536], &[(&[], &[0]), (&[0], &[1]), (&[0, 1], &[2])]);
         let starts = offsets(&plan);
         for (a, b) in [(0, 1), (0, 2), (1, 2)] {
             let distance = (starts[a] % PAGE).abs_diff(starts[b] % PAGE);
@@ -477,43 +371,23 @@ mod tests {
 
     #[test]
     fn sizes_that_make_no_sense_are_errors() {
-        assert!(
-            MemoryMap::of(&plan(&[-1], &[(&[], &[0])]), &[])
-                .unwrap_err()
-                .contains("would have -1 bytes")
-        );
+        assert!(MemoryMap::of(&plan(&[-1], &[(&[], &[0])]), &[]).unwrap_err().contains("would have -1 bytes"));
         assert!(MemoryMap::of(&plan(&[i64::MAX], &[(&[], &[0])]), &[]).is_err());
         let huge = MAX_ARENA as i64;
-        assert!(
-            MemoryMap::of(&plan(&[huge, huge], &[(&[], &[0, 1])]), &[])
-                .unwrap_err()
-                .contains("intermediates")
-        );
-        assert_eq!(
-            MemoryMap::of(&plan(&[0], &[(&[], &[0])]), &[])
-                .unwrap()
-                .arena_bytes,
-            0
-        );
+        assert!(MemoryMap::of(&plan(&[huge, huge], &[(&[], &[0, 1])]), &[]).unwrap_err().contains("intermediates"));
+        assert_eq!(MemoryMap::of(&plan(&[0], &[(&[], &[0])]), &[]).unwrap().arena_bytes, 0);
     }
 
     /// A plan of random buffers and steps: reads of living values, sometimes in place, sometimes written twice.
     fn random_plan(random: &mut Random) -> Plan {
         let count = 2 + random.below(60) as usize;
         let size = |random: &mut Random| {
-            if random.below(4) == 0 {
-                random.below(200_000)
-            } else {
-                random.below(5_000)
-            }
+            if random.below(4) == 0 { random.below(200_000) } else { random.below(5_000) }
         };
         let bytes: Vec<i64> = (0..count).map(|_| size(random) as i64).collect();
         let mut steps = Vec::new();
         for id in 0..count as u32 {
-            let reads: Vec<u32> = (0..random.below(3))
-                .filter(|_| id > 0)
-                .map(|_| random.below(id as u64) as u32)
-                .collect();
+            let reads: Vec<u32> = (0..random.below(3)).filter(|_| id > 0).map(|_| random.below(id as u64) as u32).collect();
             let mut step = step(&reads, &[id]);
             if random.below(2) == 0 {
                 step.in_place = reads.first().map(|&read| (read, id));
@@ -523,11 +397,7 @@ mod tests {
             }
             steps.push(step);
         }
-        Plan {
-            buffers: buffers(&bytes),
-            steps,
-            ..Plan::default()
-        }
+        Plan { buffers: buffers(&bytes), steps, ..Plan::default() }
     }
 
     /// The pairs that a plan allows to share bytes at a step.
@@ -546,34 +416,22 @@ mod tests {
             let bytes = buffer_bytes(&plan, &[]).unwrap();
             for (now, step) in plan.steps.iter().enumerate() {
                 let alive: Vec<u32> = (0..plan.buffers.len() as u32)
-                    .filter(|&id| {
-                        lifetimes[id as usize].is_some_and(|l| l.first <= now && now <= l.last)
-                    })
+                    .filter(|&id| lifetimes[id as usize].is_some_and(|l| l.first <= now && now <= l.last))
                     .collect();
                 for (i, &a) in alive.iter().enumerate() {
                     let start = map.offsets[a as usize].unwrap();
                     assert_eq!(start % ALIGN as u64, 0);
-                    assert!(
-                        start + bytes[a as usize] + SLACK as u64 <= map.arena_bytes
-                            || map.arena_bytes == 0
-                    );
+                    assert!(start + bytes[a as usize] + SLACK as u64 <= map.arena_bytes || map.arena_bytes == 0);
                     for &b in &alive[i + 1..] {
                         let other = map.offsets[b as usize].unwrap();
-                        let disjoint = start + bytes[a as usize] <= other
-                            || other + bytes[b as usize] <= start;
-                        assert!(
-                            disjoint || may_share(step, a, b),
-                            "{a} and {b} at step {now}"
-                        );
+                        let disjoint = start + bytes[a as usize] <= other || other + bytes[b as usize] <= start;
+                        assert!(disjoint || may_share(step, a, b), "{a} and {b} at step {now}");
                         shared += usize::from(!disjoint);
                     }
                 }
             }
         }
-        assert!(
-            shared > 100,
-            "in-place sharing was hardly exercised: {shared}"
-        );
+        assert!(shared > 100, "in-place sharing was hardly exercised: {shared}");
     }
 
     #[test]

@@ -47,10 +47,7 @@ const CODES: &[(&str, DType)] = &[
 pub fn read(path: impl AsRef<Path>) -> Result<Tensor> {
     let path = path.as_ref();
     let file = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    from_bytes(&file).map_err(|problem| Error::Npy {
-        path: path.display().to_string(),
-        problem,
-    })
+    from_bytes(&file).map_err(|problem| Error::Npy { path: path.display().to_string(), problem })
 }
 
 /// Writes a tensor to a file, replacing what was there.
@@ -60,10 +57,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Tensor> {
 /// [`Error::Io`] if it cannot be written, [`Error::Npy`] if NumPy has no such element type (bf16).
 pub fn write(tensor: &Tensor, path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
-    code(tensor.dtype()).map_err(|problem| Error::Npy {
-        path: path.display().to_string(),
-        problem,
-    })?;
+    code(tensor.dtype()).map_err(|problem| Error::Npy { path: path.display().to_string(), problem })?;
     let write = || {
         let mut file = BufWriter::new(std::fs::File::create(path)?);
         write_to(tensor, &mut file)?;
@@ -78,25 +72,15 @@ pub fn write(tensor: &Tensor, path: impl AsRef<Path>) -> Result<()> {
 ///
 /// What `out` reports, and [`io::ErrorKind::Unsupported`] if NumPy has no such element type (bf16).
 pub fn write_to(tensor: &Tensor, out: &mut impl Write) -> io::Result<()> {
-    let code = code(tensor.dtype())
-        .map_err(|problem| io::Error::new(io::ErrorKind::Unsupported, problem))?;
+    let code = code(tensor.dtype()).map_err(|problem| io::Error::new(io::ErrorKind::Unsupported, problem))?;
     let order = if tensor.dtype().size() == 1 { '|' } else { '<' };
-    let extents: String = tensor
-        .shape()
-        .iter()
-        .map(|extent| format!("{extent}, "))
-        .collect();
-    let mut header =
-        format!("{{'descr': '{order}{code}', 'fortran_order': False, 'shape': ({extents}), }}");
+    let extents: String = tensor.shape().iter().map(|extent| format!("{extent}, ")).collect();
+    let mut header = format!("{{'descr': '{order}{code}', 'fortran_order': False, 'shape': ({extents}), }}");
     // Magic, version, length and header together fill whole multiples of 64 bytes and end with a line feed.
     let unpadded = MAGIC.len() + 4 + header.len() + 1;
-    header.extend(std::iter::repeat_n(
-        ' ',
-        unpadded.next_multiple_of(64) - unpadded,
-    ));
+    header.extend(std::iter::repeat_n(' ', unpadded.next_multiple_of(64) - unpadded));
     header.push('\n');
-    let length = u16::try_from(header.len())
-        .map_err(|_| io::Error::other("the shape is too long for an npy header"))?;
+    let length = u16::try_from(header.len()).map_err(|_| io::Error::other("the shape is too long for an npy header"))?;
     out.write_all(MAGIC)?;
     out.write_all(&[1, 0])?;
     out.write_all(&length.to_le_bytes())?;
@@ -115,18 +99,11 @@ pub fn from_bytes(file: &[u8]) -> Result<Tensor, String> {
     let fortran = boolean(after(header, "fortran_order")?)?;
     let shape = extents(after(header, "shape")?)?;
     let expected = byte_length(dtype, &shape).map_err(|e| e.to_string())?;
-    let data = data.get(..expected).ok_or_else(|| {
-        format!(
-            "{dtype}{shape:?} has {expected} bytes, but only {} follow the header",
-            data.len()
-        )
-    })?;
+    let data =
+        data.get(..expected).ok_or_else(|| format!("{dtype}{shape:?} has {expected} bytes, but only {} follow the header", data.len()))?;
     let mut tensor = Tensor::from_bytes(dtype, &shape, data).map_err(|e| e.to_string())?;
     if big_endian {
-        tensor
-            .bytes_mut()
-            .chunks_exact_mut(dtype.size())
-            .for_each(<[u8]>::reverse);
+        tensor.bytes_mut().chunks_exact_mut(dtype.size()).for_each(<[u8]>::reverse);
     }
     if fortran && shape.len() > 1 {
         tensor = row_major(&tensor).map_err(|e| e.to_string())?;
@@ -137,29 +114,19 @@ pub fn from_bytes(file: &[u8]) -> Result<Tensor, String> {
 /// The code NumPy uses for an element type.
 fn code(dtype: DType) -> Result<&'static str, String> {
     let found = CODES.iter().find(|(_, known)| *known == dtype);
-    found.map(|(code, _)| *code).ok_or_else(|| {
-        format!("the npy format has no element type {dtype}; convert the tensor to f32")
-    })
+    found.map(|(code, _)| *code).ok_or_else(|| format!("the npy format has no element type {dtype}; convert the tensor to f32"))
 }
 
 /// The header's text and the elements.
 fn split(file: &[u8]) -> Result<(&str, &[u8]), String> {
-    let rest = file
-        .strip_prefix(MAGIC)
-        .ok_or("this is not an npy file (it does not begin with `\\x93NUMPY`)")?;
+    let rest = file.strip_prefix(MAGIC).ok_or("this is not an npy file (it does not begin with `\\x93NUMPY`)")?;
     let truncated = || "the header is truncated".to_string();
     let (&[major, _], rest) = rest.split_first_chunk().ok_or_else(truncated)?;
     let (length, rest) = match major {
-        1 => rest
-            .split_first_chunk()
-            .map(|(bytes, rest)| (u16::from_le_bytes(*bytes) as usize, rest)),
-        2 | 3 => rest
-            .split_first_chunk()
-            .map(|(bytes, rest)| (u32::from_le_bytes(*bytes) as usize, rest)),
+        1 => rest.split_first_chunk().map(|(bytes, rest)| (u16::from_le_bytes(*bytes) as usize, rest)),
+        2 | 3 => rest.split_first_chunk().map(|(bytes, rest)| (u32::from_le_bytes(*bytes) as usize, rest)),
         other => {
-            return Err(format!(
-                "npy version {other} is not known; this reads 1, 2 and 3"
-            ));
+            return Err(format!("npy version {other} is not known; this reads 1, 2 and 3"));
         }
     }
     .ok_or_else(truncated)?;
@@ -171,22 +138,14 @@ fn split(file: &[u8]) -> Result<(&str, &[u8]), String> {
 /// The text behind `'key':`.
 fn after<'a>(header: &'a str, key: &str) -> Result<&'a str, String> {
     let quotes = ['\'', '"'];
-    let found = quotes
-        .iter()
-        .find_map(|quote| header.split_once(&format!("{quote}{key}{quote}")));
+    let found = quotes.iter().find_map(|quote| header.split_once(&format!("{quote}{key}{quote}")));
     let value = found.and_then(|(_, rest)| rest.trim_start().strip_prefix(':'));
-    value
-        .map(str::trim_start)
-        .ok_or_else(|| format!("the header has no `{key}`"))
+    value.map(str::trim_start).ok_or_else(|| format!("the header has no `{key}`"))
 }
 
 fn quoted(value: &str) -> Result<&str, String> {
-    let inner = value
-        .strip_prefix(['\'', '"'])
-        .and_then(|rest| rest.split(['\'', '"']).next());
-    inner.ok_or_else(|| {
-        "the elements are records; an array of plain numbers was expected".to_string()
-    })
+    let inner = value.strip_prefix(['\'', '"']).and_then(|rest| rest.split(['\'', '"']).next());
+    inner.ok_or_else(|| "the elements are records; an array of plain numbers was expected".to_string())
 }
 
 fn boolean(value: &str) -> Result<bool, String> {
@@ -199,35 +158,17 @@ fn boolean(value: &str) -> Result<bool, String> {
 
 /// The extents in a Python tuple: `()`, `(3,)`, `(2, 3)`.
 fn extents(value: &str) -> Result<Vec<usize>, String> {
-    let inner = value
-        .strip_prefix('(')
-        .and_then(|rest| rest.split_once(')'));
+    let inner = value.strip_prefix('(').and_then(|rest| rest.split_once(')'));
     let (inner, _) = inner.ok_or("`shape` is not a tuple")?;
-    let extents = inner
-        .split(',')
-        .map(str::trim)
-        .filter(|extent| !extent.is_empty());
-    extents
-        .map(|extent| {
-            extent
-                .parse()
-                .map_err(|_| format!("`{extent}` in `shape` is not an extent"))
-        })
-        .collect()
+    let extents = inner.split(',').map(str::trim).filter(|extent| !extent.is_empty());
+    extents.map(|extent| extent.parse().map_err(|_| format!("`{extent}` in `shape` is not an extent"))).collect()
 }
 
 /// Whether the elements are big-endian, and their type.
 fn element_type(descr: &str) -> Result<(bool, DType), String> {
     let code = descr.strip_prefix(['<', '>', '|', '=']).unwrap_or(descr);
-    let dtype = CODES
-        .iter()
-        .find(|(known, _)| *known == code)
-        .map(|(_, dtype)| *dtype);
-    let dtype = dtype.ok_or_else(|| {
-        format!(
-            "elements of type `{descr}` are not supported; convert the array to float32 or int64"
-        )
-    })?;
+    let dtype = CODES.iter().find(|(known, _)| *known == code).map(|(_, dtype)| *dtype);
+    let dtype = dtype.ok_or_else(|| format!("elements of type `{descr}` are not supported; convert the array to float32 or int64"))?;
     Ok((descr.starts_with('>'), dtype))
 }
 
@@ -240,12 +181,7 @@ fn row_major(stored: &Tensor) -> Result<Tensor> {
     (1..shape.len()).for_each(|axis| strides[axis] = strides[axis - 1] * shape[axis - 1]);
     let mut index = vec![0; shape.len()];
     for element in ordered.bytes_mut().chunks_exact_mut(size) {
-        let from: usize = index
-            .iter()
-            .zip(&strides)
-            .map(|(i, stride)| i * stride)
-            .sum::<usize>()
-            * size;
+        let from: usize = index.iter().zip(&strides).map(|(i, stride)| i * stride).sum::<usize>() * size;
         element.copy_from_slice(&stored.bytes()[from..from + size]);
         increment(&mut index, shape);
     }
@@ -279,10 +215,7 @@ mod tests {
 
     #[test]
     fn every_type_and_rank_comes_back() {
-        for (dtype, shape) in CODES
-            .iter()
-            .flat_map(|(_, dtype)| [&[][..], &[0, 3], &[5], &[2, 3, 4]].map(|s| (*dtype, s)))
-        {
+        for (dtype, shape) in CODES.iter().flat_map(|(_, dtype)| [&[][..], &[0, 3], &[5], &[2, 3, 4]].map(|s| (*dtype, s))) {
             let tensor = Tensor::random(dtype, shape, 1).unwrap();
             let mut file = Vec::new();
             write_to(&tensor, &mut file).unwrap();
@@ -294,18 +227,9 @@ mod tests {
     #[test]
     fn fortran_order_and_big_endian_are_undone() {
         // [[1, 2, 3], [4, 5, 6]] column by column, high byte first.
-        let data: Vec<u8> = [1u16, 4, 2, 5, 3, 6]
-            .iter()
-            .flat_map(|n| n.to_be_bytes())
-            .collect();
-        let file = npy(
-            "{'descr': '>u2', 'fortran_order': True, 'shape': (2, 3), }",
-            &data,
-        );
-        assert_eq!(
-            from_bytes(&file).unwrap().as_slice::<u16>().unwrap(),
-            [1, 2, 3, 4, 5, 6]
-        );
+        let data: Vec<u8> = [1u16, 4, 2, 5, 3, 6].iter().flat_map(|n| n.to_be_bytes()).collect();
+        let file = npy("{'descr': '>u2', 'fortran_order': True, 'shape': (2, 3), }", &data);
+        assert_eq!(from_bytes(&file).unwrap().as_slice::<u16>().unwrap(), [1, 2, 3, 4, 5, 6]);
     }
 
     #[test]
@@ -317,60 +241,23 @@ mod tests {
         check(b"hello", "not an npy file");
         check(b"\x93NUMPY\x01", "truncated");
         check(b"\x93NUMPY\x09\x00\x10\x00", "npy version 9");
-        check(
-            &npy("{'fortran_order': False, 'shape': (), }", &[]),
-            "no `descr`",
-        );
-        check(
-            &npy("{'descr': '<f4', 'fortran_order': 7, 'shape': (), }", &[]),
-            "neither True nor False",
-        );
-        check(
-            &npy(
-                "{'descr': '<c8', 'fortran_order': False, 'shape': (), }",
-                &[],
-            ),
-            "`<c8` are not supported",
-        );
-        check(
-            &npy(
-                "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (), }",
-                &[],
-            ),
-            "records",
-        );
-        check(
-            &npy(
-                "{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }",
-                &[],
-            ),
-            "`-1` in `shape`",
-        );
-        check(
-            &npy(
-                "{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }",
-                &[0; 11],
-            ),
-            "has 12 bytes, but only 11",
-        );
-        let huge =
-            "{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296, 9), }";
+        check(&npy("{'fortran_order': False, 'shape': (), }", &[]), "no `descr`");
+        check(&npy("{'descr': '<f4', 'fortran_order': 7, 'shape': (), }", &[]), "neither True nor False");
+        check(&npy("{'descr': '<c8', 'fortran_order': False, 'shape': (), }", &[]), "`<c8` are not supported");
+        check(&npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (), }", &[]), "records");
+        check(&npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }", &[]), "`-1` in `shape`");
+        check(&npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }", &[0; 11]), "has 12 bytes, but only 11");
+        let huge = "{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296, 9), }";
         check(&npy(huge, &[]), "too large");
         let bf16 = Tensor::zeros(DType::BF16, &[1]).unwrap();
-        assert!(
-            write_to(&bf16, &mut Vec::new())
-                .unwrap_err()
-                .to_string()
-                .contains("no element type bf16")
-        );
+        assert!(write_to(&bf16, &mut Vec::new()).unwrap_err().to_string().contains("no element type bf16"));
     }
 
     #[test]
     fn damaged_files_never_panic() {
         let mut good = Vec::new();
         write_to(&Tensor::random(DType::F32, &[2, 3], 0).unwrap(), &mut good).unwrap();
-        (0..good.len())
-            .for_each(|length| assert!(from_bytes(&good[..length]).is_err(), "length {length}"));
+        (0..good.len()).for_each(|length| assert!(from_bytes(&good[..length]).is_err(), "length {length}"));
         let mut random = Random::new(11);
         for _ in 0..2000 {
             let mut bad = good.clone();

@@ -227,11 +227,7 @@ impl Size {
                 _ => depth -= 1,
             }
         }
-        if depth == 1 {
-            Ok(())
-        } else {
-            Err(SizeError::Malformed)
-        }
+        if depth == 1 { Ok(()) } else { Err(SizeError::Malformed) }
     }
 
     /// The indices of the symbols the size depends on, with repetitions.
@@ -258,9 +254,7 @@ fn eval_postfix(ops: &[SizeOp], symbols: &[i64]) -> Result<i64, SizeError> {
     for op in ops {
         let value = match *op {
             SizeOp::Const(n) => n,
-            SizeOp::Symbol(index) => *symbols
-                .get(index as usize)
-                .ok_or(SizeError::UnknownSymbol(index))?,
+            SizeOp::Symbol(index) => *symbols.get(index as usize).ok_or(SizeError::UnknownSymbol(index))?,
             _ => {
                 let rhs = stack.pop().ok_or(SizeError::Malformed)?;
                 let lhs = stack.pop().ok_or(SizeError::Malformed)?;
@@ -296,11 +290,7 @@ fn apply(op: SizeOp, lhs: i64, rhs: i64) -> Result<i64, SizeError> {
 fn floor_div(lhs: i64, rhs: i64) -> Option<i64> {
     let quotient = lhs.checked_div(rhs)?;
     let inexact = quotient * rhs != lhs;
-    Some(if inexact && (lhs < 0) != (rhs < 0) {
-        quotient - 1
-    } else {
-        quotient
-    })
+    Some(if inexact && (lhs < 0) != (rhs < 0) { quotient - 1 } else { quotient })
 }
 
 /// Everything the runtime needs to know of a compiled model, apart from code and weights.
@@ -419,43 +409,17 @@ mod tests {
 
     #[test]
     fn division_rounds_down_and_the_remainder_follows_the_divisor() {
-        for (lhs, rhs, quotient, remainder) in [
-            (7, 2, 3, 1),
-            (-7, 2, -4, 1),
-            (7, -2, -4, -1),
-            (-7, -2, 3, -1),
-            (6, 3, 2, 0),
-        ] {
-            assert_eq!(
-                eval(&[Const(lhs), Const(rhs), FloorDiv], &[]),
-                Ok(quotient),
-                "{lhs} / {rhs}"
-            );
-            assert_eq!(
-                eval(&[Const(lhs), Const(rhs), Mod], &[]),
-                Ok(remainder),
-                "{lhs} % {rhs}"
-            );
+        for (lhs, rhs, quotient, remainder) in [(7, 2, 3, 1), (-7, 2, -4, 1), (7, -2, -4, -1), (-7, -2, 3, -1), (6, 3, 2, 0)] {
+            assert_eq!(eval(&[Const(lhs), Const(rhs), FloorDiv], &[]), Ok(quotient), "{lhs} / {rhs}");
+            assert_eq!(eval(&[Const(lhs), Const(rhs), Mod], &[]), Ok(remainder), "{lhs} % {rhs}");
         }
     }
 
     #[test]
     fn every_operation_reads_its_operands_in_order() {
-        let cases = [
-            (Add, 10),
-            (Sub, 4),
-            (Mul, 21),
-            (FloorDiv, 2),
-            (Mod, 1),
-            (Max, 7),
-            (Min, 3),
-        ];
+        let cases = [(Add, 10), (Sub, 4), (Mul, 21), (FloorDiv, 2), (Mod, 1), (Max, 7), (Min, 3)];
         for (op, expected) in cases {
-            assert_eq!(
-                eval(&[Symbol(1), Symbol(0), op], &[3, 7]),
-                Ok(expected),
-                "{op:?}"
-            );
+            assert_eq!(eval(&[Symbol(1), Symbol(0), op], &[3, 7]), Ok(expected), "{op:?}");
         }
     }
 
@@ -465,36 +429,18 @@ mod tests {
         assert_eq!(eval(&[Const(1), Add], &[]), Err(SizeError::Malformed));
         assert_eq!(eval(&[Const(1), Const(2)], &[]), Err(SizeError::Malformed));
         assert_eq!(eval(&[Symbol(3)], &[1]), Err(SizeError::UnknownSymbol(3)));
-        assert_eq!(
-            eval(&[Const(1), Const(0), FloorDiv], &[]),
-            Err(SizeError::DivideByZero)
-        );
-        assert_eq!(
-            eval(&[Const(1), Const(0), Mod], &[]),
-            Err(SizeError::DivideByZero)
-        );
+        assert_eq!(eval(&[Const(1), Const(0), FloorDiv], &[]), Err(SizeError::DivideByZero));
+        assert_eq!(eval(&[Const(1), Const(0), Mod], &[]), Err(SizeError::DivideByZero));
         for op in [FloorDiv, Mod] {
-            assert_eq!(
-                eval(&[Const(i64::MIN), Const(-1), op], &[]),
-                Err(SizeError::Overflow)
-            );
+            assert_eq!(eval(&[Const(i64::MIN), Const(-1), op], &[]), Err(SizeError::Overflow));
         }
-        assert_eq!(
-            eval(&[Const(i64::MAX), Const(2), Mul], &[]),
-            Err(SizeError::Overflow)
-        );
+        assert_eq!(eval(&[Const(i64::MAX), Const(2), Mul], &[]), Err(SizeError::Overflow));
     }
 
     #[test]
     fn check_accepts_exactly_the_programs_that_evaluate() {
-        let programs: [&[SizeOp]; 6] = [
-            &[],
-            &[Const(1)],
-            &[Const(1), Add],
-            &[Const(1), Const(2)],
-            &[Symbol(0), Const(2), Mul],
-            &[Symbol(1)],
-        ];
+        let programs: [&[SizeOp]; 6] =
+            [&[], &[Const(1)], &[Const(1), Add], &[Const(1), Const(2)], &[Symbol(0), Const(2), Mul], &[Symbol(1)]];
         for ops in programs {
             let size = Size::Expr(ops.to_vec());
             assert_eq!(size.check(1).err(), size.eval(&[5]).err(), "{ops:?}");
@@ -505,10 +451,7 @@ mod tests {
     fn bare_symbols_and_constants_are_recognised() {
         assert_eq!(Size::symbol(4).as_symbol(), Some(4));
         assert_eq!(Size::Expr(vec![Symbol(0), Const(1), Add]).as_symbol(), None);
-        assert_eq!(
-            Size::Expr(vec![Const(2), Const(3), Mul]).as_const(),
-            Some(6)
-        );
+        assert_eq!(Size::Expr(vec![Const(2), Const(3), Mul]).as_const(), Some(6));
         assert_eq!(Size::symbol(0).as_const(), None);
     }
 }

@@ -50,9 +50,7 @@ type Work<'a> = dyn Fn(usize, u32, u32) + Sync + 'a;
 
 /// The number of threads to use when the caller does not say: what the cgroup quota and the affinity mask of the process allow.
 pub fn default_threads() -> usize {
-    std::thread::available_parallelism()
-        .map_or(1, |n| n.get())
-        .min(MAX_THREADS)
+    std::thread::available_parallelism().map_or(1, |n| n.get()).min(MAX_THREADS)
 }
 
 /// A fixed set of threads, the caller's included.
@@ -137,20 +135,13 @@ impl Pool {
             panicked: AtomicBool::new(false),
             panic: Mutex::new(None),
         });
-        let mut pool = Pool {
-            shared,
-            workers: Vec::new(),
-        };
+        let mut pool = Pool { shared, workers: Vec::new() };
         for me in 1..threads {
             let shared = Arc::clone(&pool.shared);
-            let builder = std::thread::Builder::new()
-                .name(format!("egret-{me}"))
-                .stack_size(STACK_BYTES);
+            let builder = std::thread::Builder::new().name(format!("egret-{me}")).stack_size(STACK_BYTES);
             let worker = builder.spawn(move || shared.serve(me));
             // On failure the drop of `pool` ends the threads that did start.
-            pool.workers.push(worker.map_err(|e| {
-                Error::Resource(format!("thread {me} of {threads} cannot be started: {e}"))
-            })?);
+            pool.workers.push(worker.map_err(|e| Error::Resource(format!("thread {me} of {threads} cannot be started: {e}")))?);
         }
         Ok(pool)
     }
@@ -181,8 +172,7 @@ impl Pool {
         }
         // SAFETY: only the lifetime changes. The pointer is followed only by workers that hold a part, and this function
         // returns after the last part has been reported done.
-        let work: *const Work<'static> =
-            unsafe { std::mem::transmute::<*const Work<'_>, *const Work<'static>>(work) };
+        let work: *const Work<'static> = unsafe { std::mem::transmute::<*const Work<'_>, *const Work<'static>>(work) };
         // SAFETY: no walk is under way (`&mut self`), so no worker reads the cell.
         unsafe { *self.shared.walk.get() = Some(Walk { parts, work }) };
         self.shared.finished.store(false, Relaxed);
@@ -190,12 +180,7 @@ impl Pool {
         self.shared.publish(0, parts[0], 0);
         self.shared.serve(0);
         if self.shared.panicked.load(Relaxed) {
-            let payload = self
-                .shared
-                .panic
-                .lock()
-                .ok()
-                .and_then(|mut payload| payload.take());
+            let payload = self.shared.panic.lock().ok().and_then(|mut payload| payload.take());
             resume_unwind(payload.unwrap_or_else(|| Box::new("a kernel panicked")));
         }
     }
@@ -246,10 +231,7 @@ impl Shared {
             while seen.left() > 0 && (owner == me || !seen.is_pinned()) {
                 match slot.compare_exchange_weak(seen.0, seen.0 - 1, AcqRel, Acquire) {
                     Ok(_) => {
-                        return Some(Taken {
-                            owner,
-                            left: seen.left(),
-                        });
+                        return Some(Taken { owner, left: seen.left() });
                     }
                     Err(now) => seen = Ticket(now),
                 }
@@ -295,24 +277,12 @@ impl Shared {
         self.step.store(step, Relaxed);
         self.done.store(0, Relaxed);
         let generation = self.generation.fetch_add(1, Relaxed) + 1;
-        let shares = || {
-            (0..self.slots.len())
-                .map(|worker| self.share(worker + 1, total) - self.share(worker, total))
-        };
-        for (slot, share) in self
-            .slots
-            .iter()
-            .zip(shares())
-            .filter(|(_, share)| *share > 0)
-        {
-            slot.ticket
-                .store(Ticket::new(generation, total == 1, share).0, Release);
+        let shares = || (0..self.slots.len()).map(|worker| self.share(worker + 1, total) - self.share(worker, total));
+        for (slot, share) in self.slots.iter().zip(shares()).filter(|(_, share)| *share > 0) {
+            slot.ticket.store(Ticket::new(generation, total == 1, share).0, Release);
         }
         // From here on other workers may finish this step, even the walk, so only bells are touched.
-        for (worker, _) in shares()
-            .enumerate()
-            .filter(|&(worker, share)| share > 0 && worker != me)
-        {
+        for (worker, _) in shares().enumerate().filter(|&(worker, share)| share > 0 && worker != me) {
             self.ring(worker);
         }
     }
@@ -382,24 +352,13 @@ mod tests {
         let ended: Vec<AtomicU32> = parts.iter().map(|_| AtomicU32::new(0)).collect();
         pool.walk(parts, &|step, part, total| {
             assert_eq!(total, parts[step]);
-            assert!(
-                step == 0 || ended[step - 1].load(SeqCst) == parts[step - 1],
-                "step {step} began too early"
-            );
+            assert!(step == 0 || ended[step - 1].load(SeqCst) == parts[step - 1], "step {step} began too early");
             let bit = 1 << part;
-            assert_eq!(
-                began[step].fetch_or(bit, SeqCst) & bit,
-                0,
-                "part {part} of step {step} ran twice"
-            );
+            assert_eq!(began[step].fetch_or(bit, SeqCst) & bit, 0, "part {part} of step {step} ran twice");
             ended[step].fetch_add(1, SeqCst);
         });
         for (step, &total) in parts.iter().enumerate() {
-            assert_eq!(
-                began[step].load(SeqCst),
-                u64::MAX >> (64 - total),
-                "step {step}"
-            );
+            assert_eq!(began[step].load(SeqCst), u64::MAX >> (64 - total), "step {step}");
         }
     }
 
@@ -409,9 +368,7 @@ mod tests {
         for threads in [1, 2, 3, 4, 7] {
             let mut pool = Pool::new(threads).unwrap();
             for _ in 0..60 {
-                let parts: Vec<u32> = (0..1 + random.below(40))
-                    .map(|_| 1 + random.below(16) as u32)
-                    .collect();
+                let parts: Vec<u32> = (0..1 + random.below(40)).map(|_| 1 + random.below(16) as u32).collect();
                 check(&mut pool, &parts);
             }
             check(&mut pool, &[]);
@@ -460,9 +417,7 @@ mod tests {
             let mut pool = Pool::new(threads).unwrap();
             for part in 0..4 {
                 let panic = catch_unwind(AssertUnwindSafe(|| {
-                    pool.walk(&[4, 4], &|step, p, _| {
-                        assert!(step == 0 && p != part, "as planned")
-                    });
+                    pool.walk(&[4, 4], &|step, p, _| assert!(step == 0 && p != part, "as planned"));
                 }));
                 assert!(panic.is_err());
                 check(&mut pool, &[4, 4]);
@@ -481,13 +436,8 @@ mod tests {
     fn shares_cover_the_parts_without_gap() {
         let pool = Pool::new(3).unwrap();
         for parts in 1..20 {
-            let bounds: Vec<u32> = (0..=3)
-                .map(|worker| pool.shared.share(worker, parts))
-                .collect();
-            assert!(
-                bounds[0] == 0 && bounds[3] == parts && bounds.is_sorted(),
-                "{bounds:?}"
-            );
+            let bounds: Vec<u32> = (0..=3).map(|worker| pool.shared.share(worker, parts)).collect();
+            assert!(bounds[0] == 0 && bounds[3] == parts && bounds.is_sorted(), "{bounds:?}");
         }
         assert_eq!(pool.shared.share(1, 1), 1);
     }

@@ -129,25 +129,13 @@ impl Session {
     ///
     /// Each function keeps to the contract in [`plan`](crate::plan) for every step that calls it: it touches only the
     /// bytes of the buffers that the step lists, and writes only those of its `writes`.
-    pub unsafe fn from_functions(
-        plan: Plan,
-        kernels: Vec<KernelFn>,
-        weights: &[u8],
-        options: Options,
-    ) -> Result<Session> {
+    pub unsafe fn from_functions(plan: Plan, kernels: Vec<KernelFn>, weights: &[u8], options: Options) -> Result<Session> {
         let problem = match kernels.len() == plan.kernels.len() {
             true => plan.check(u64::MAX, (weights.len() + SLACK) as u64).err(),
-            false => Some(format!(
-                "{} functions were given for {} kernels",
-                kernels.len(),
-                plan.kernels.len()
-            )),
+            false => Some(format!("{} functions were given for {} kernels", kernels.len(), plan.kernels.len())),
         };
         if let Some(problem) = problem {
-            return Err(Error::Artifact {
-                path: plan.model,
-                problem: FileProblem::Plan(problem),
-            });
+            return Err(Error::Artifact { path: plan.model, problem: FileProblem::Plan(problem) });
         }
         // SAFETY: the caller promises what is asked for here.
         let code = unsafe { Code::functions(kernels) };
@@ -156,11 +144,7 @@ impl Session {
     }
 
     fn new(model: Model, code: Code, options: Options) -> Result<Session> {
-        let threads = if options.threads == 0 {
-            default_threads()
-        } else {
-            options.threads
-        };
+        let threads = if options.threads == 0 { default_threads() } else { options.threads };
         let plan = model.plan();
         let (calls, slots) = calls(plan);
         let mut session = Session {
@@ -227,11 +211,7 @@ impl Session {
     /// # Errors
     ///
     /// As for [`run`](Session::run), and [`Error::Usage`] if the outputs have not the right types and shapes.
-    pub fn run_into(
-        &mut self,
-        inputs: &[(&str, TensorView<'_>)],
-        outputs: &mut [Tensor],
-    ) -> Result<()> {
+    pub fn run_into(&mut self, inputs: &[(&str, TensorView<'_>)], outputs: &mut [Tensor]) -> Result<()> {
         let binding = self.prepare(inputs)?;
         self.check_outputs(binding, outputs)?;
         self.execute(binding, inputs, outputs, None)
@@ -243,18 +223,10 @@ impl Session {
     /// # Errors
     ///
     /// As for [`run_into`](Session::run_into), and [`Error::Usage`] if there are not as many times as steps.
-    pub fn run_profiled(
-        &mut self,
-        inputs: &[(&str, TensorView<'_>)],
-        outputs: &mut [Tensor],
-        times: &mut [Duration],
-    ) -> Result<()> {
+    pub fn run_profiled(&mut self, inputs: &[(&str, TensorView<'_>)], outputs: &mut [Tensor], times: &mut [Duration]) -> Result<()> {
         let steps = self.calls.len();
         if times.len() != steps {
-            return Err(Error::Usage(format!(
-                "the plan has {steps} steps, but {} times were given",
-                times.len()
-            )));
+            return Err(Error::Usage(format!("the plan has {steps} steps, but {} times were given", times.len())));
         }
         let binding = self.prepare(inputs)?;
         self.check_outputs(binding, outputs)?;
@@ -272,12 +244,7 @@ impl Session {
     pub fn allocate_outputs(&mut self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<Tensor>> {
         let binding = self.prepare(inputs)?;
         let shapes = &self.bindings[binding].output_shapes;
-        self.plan()
-            .outputs
-            .iter()
-            .zip(shapes)
-            .map(|(port, shape)| Tensor::zeros(port.dtype, shape))
-            .collect()
+        self.plan().outputs.iter().zip(shapes).map(|(port, shape)| Tensor::zeros(port.dtype, shape)).collect()
     }
 
     /// Pseudo-random inputs of the declared types, in the order of the model's inputs: input `i` is
@@ -303,23 +270,12 @@ impl Session {
         match_names(plan, inputs, &mut self.order)?;
         let input = |index: usize| inputs[self.order[index]].1;
         bind_symbols(plan, &mut self.symbols, input)?;
-        let index = match self
-            .bindings
-            .iter()
-            .position(|binding| binding.symbols == self.symbols)
-        {
+        let index = match self.bindings.iter().position(|binding| binding.symbols == self.symbols) {
             Some(index) => index,
             None => self.bind()?,
         };
         let binding = &self.bindings[index];
-        for (i, (port, shape)) in self
-            .model
-            .plan()
-            .inputs
-            .iter()
-            .zip(&binding.input_shapes)
-            .enumerate()
-        {
+        for (i, (port, shape)) in self.model.plan().inputs.iter().zip(&binding.input_shapes).enumerate() {
             check_input(port, shape, inputs[self.order[i]].1)?;
         }
         self.arena_bytes = binding.arena_bytes;
@@ -336,9 +292,7 @@ impl Session {
             self.bindings.push(binding);
             return Ok(self.bindings.len() - 1);
         }
-        let oldest = (0..MAX_BINDINGS)
-            .min_by_key(|&i| self.bindings[i].last_used)
-            .unwrap_or(0);
+        let oldest = (0..MAX_BINDINGS).min_by_key(|&i| self.bindings[i].last_used).unwrap_or(0);
         self.bindings[oldest] = binding;
         Ok(oldest)
     }
@@ -346,39 +300,19 @@ impl Session {
     fn check_outputs(&self, binding: usize, outputs: &[Tensor]) -> Result<()> {
         let ports = &self.plan().outputs;
         if outputs.len() != ports.len() {
-            return Err(Error::Usage(format!(
-                "the model has {} outputs, but {} tensors were given",
-                ports.len(),
-                outputs.len()
-            )));
+            return Err(Error::Usage(format!("the model has {} outputs, but {} tensors were given", ports.len(), outputs.len())));
         }
-        for ((port, shape), output) in ports
-            .iter()
-            .zip(&self.bindings[binding].output_shapes)
-            .zip(outputs)
-        {
+        for ((port, shape), output) in ports.iter().zip(&self.bindings[binding].output_shapes).zip(outputs) {
             if output.dtype() != port.dtype || output.shape() != shape {
-                let (expected, found) = (
-                    type_text(port.dtype, shape),
-                    type_text(output.dtype(), output.shape()),
-                );
-                return Err(Error::Usage(format!(
-                    "output `{}` will be {expected}, but the tensor for it is {found}",
-                    port.name
-                )));
+                let (expected, found) = (type_text(port.dtype, shape), type_text(output.dtype(), output.shape()));
+                return Err(Error::Usage(format!("output `{}` will be {expected}, but the tensor for it is {found}", port.name)));
             }
         }
         Ok(())
     }
 
     /// Runs all steps; inputs and outputs fit the binding.
-    fn execute(
-        &mut self,
-        binding: usize,
-        inputs: &[(&str, TensorView<'_>)],
-        outputs: &mut [Tensor],
-        clock: Option<&Clock>,
-    ) -> Result<()> {
+    fn execute(&mut self, binding: usize, inputs: &[(&str, TensorView<'_>)], outputs: &mut [Tensor], clock: Option<&Clock>) -> Result<()> {
         self.runs += 1;
         self.bindings[binding].last_used = self.runs;
         let binding = &self.bindings[binding];
@@ -398,15 +332,7 @@ impl Session {
             let begin = clock.map(Clock::now);
             // SAFETY: the frame was aimed above at memory that this function borrows; the pool runs steps in order; all
             // indices come from the same step of the plan.
-            unsafe {
-                frame.call(
-                    kernels[call.kernel],
-                    call.table,
-                    &binding.sizes[call.sizes.clone()],
-                    part,
-                    parts,
-                )
-            };
+            unsafe { frame.call(kernels[call.kernel], call.table, &binding.sizes[call.sizes.clone()], part, parts) };
             if let (Some(clock), Some(begin)) = (clock, begin) {
                 clock.record(step, begin);
             }
@@ -425,11 +351,7 @@ impl Session {
 fn calls(plan: &Plan) -> (Vec<Call>, Vec<u32>) {
     let (mut slots, mut sizes) = (Vec::new(), 0);
     let calls = plan.steps.iter().map(|step| {
-        let call = Call {
-            kernel: step.kernel as usize,
-            table: slots.len(),
-            sizes: sizes..sizes + step.sizes.len(),
-        };
+        let call = Call { kernel: step.kernel as usize, table: slots.len(), sizes: sizes..sizes + step.sizes.len() };
         slots.extend(step.reads.iter().chain(&step.writes));
         sizes = call.sizes.end;
         call
@@ -441,10 +363,7 @@ fn calls(plan: &Plan) -> (Vec<Call>, Vec<u32>) {
 fn copies(plan: &Plan) -> Vec<(usize, u32)> {
     let place = |port: &Port| plan.buffers[port.buffer as usize].place;
     let ports = plan.outputs.iter().enumerate();
-    ports
-        .filter(|(i, port)| place(port) != Place::Output(*i as u32))
-        .map(|(i, port)| (i, port.buffer))
-        .collect()
+    ports.filter(|(i, port)| place(port) != Place::Output(*i as u32)).map(|(i, port)| (i, port.buffer)).collect()
 }
 
 /// Finds the inputs of the plan in the caller's list. Allocates nothing unless it fails.
@@ -454,60 +373,33 @@ fn match_names(plan: &Plan, inputs: &[(&str, TensorView<'_>)], order: &mut [usiz
         match (found.next(), found.next()) {
             (Some(i), None) => *at = i,
             (Some(_), Some(_)) => {
-                return Err(Error::Usage(format!(
-                    "input `{}` is given twice",
-                    port.name
-                )));
+                return Err(Error::Usage(format!("input `{}` is given twice", port.name)));
             }
             (None, _) => return Err(missing_inputs(plan, inputs)),
         }
     }
-    match inputs
-        .iter()
-        .find(|(name, _)| plan.inputs.iter().all(|port| port.name != *name))
-    {
-        Some((name, _)) => Err(Error::Usage(format!(
-            "the model has no input `{name}`; its inputs are {}",
-            list(&plan.inputs)
-        ))),
+    match inputs.iter().find(|(name, _)| plan.inputs.iter().all(|port| port.name != *name)) {
+        Some((name, _)) => Err(Error::Usage(format!("the model has no input `{name}`; its inputs are {}", list(&plan.inputs)))),
         None => Ok(()),
     }
 }
 
 fn missing_inputs(plan: &Plan, inputs: &[(&str, TensorView<'_>)]) -> Error {
     let is_given = |port: &Port| inputs.iter().any(|(name, _)| *name == port.name);
-    let missing: Vec<Port> = plan
-        .inputs
-        .iter()
-        .filter(|port| !is_given(port))
-        .cloned()
-        .collect();
+    let missing: Vec<Port> = plan.inputs.iter().filter(|port| !is_given(port)).cloned().collect();
     let given: Vec<String> = inputs.iter().map(|(name, _)| format!("`{name}`")).collect();
-    let given = if given.is_empty() {
-        "nothing".to_string()
-    } else {
-        given.join(", ")
-    };
-    Error::Usage(format!(
-        "inputs are missing: {}; given was {given}",
-        list(&missing)
-    ))
+    let given = if given.is_empty() { "nothing".to_string() } else { given.join(", ") };
+    Error::Usage(format!("inputs are missing: {}; given was {given}", list(&missing)))
 }
 
 fn list(ports: &[Port]) -> String {
-    let ports: Vec<String> = ports
-        .iter()
-        .map(|port| format!("`{}`: {port}", port.name))
-        .collect();
+    let ports: Vec<String> = ports.iter().map(|port| format!("`{}`: {port}", port.name)).collect();
     ports.join(", ")
 }
 
 /// The values of the symbols, given by name.
 fn named_symbols(plan: &Plan, dims: &[(&str, i64)]) -> Result<Vec<i64>> {
-    if let Some((name, _)) = dims
-        .iter()
-        .find(|(name, _)| plan.symbols.iter().all(|symbol| symbol != name))
-    {
+    if let Some((name, _)) = dims.iter().find(|(name, _)| plan.symbols.iter().all(|symbol| symbol != name)) {
         let known = plan.symbols.join("`, `");
         return Err(Error::Usage(match plan.symbols.is_empty() {
             true => {
@@ -516,41 +408,23 @@ fn named_symbols(plan: &Plan, dims: &[(&str, i64)]) -> Result<Vec<i64>> {
             false => format!("the model has no free dimension `{name}`; it has `{known}`"),
         }));
     }
-    let value = |symbol: &String| {
-        dims.iter()
-            .find(|(name, _)| name == symbol)
-            .map(|(_, value)| *value)
-    };
-    let missing: Vec<&str> = plan
-        .symbols
-        .iter()
-        .filter(|symbol| value(symbol).is_none())
-        .map(String::as_str)
-        .collect();
+    let value = |symbol: &String| dims.iter().find(|(name, _)| name == symbol).map(|(_, value)| *value);
+    let missing: Vec<&str> = plan.symbols.iter().filter(|symbol| value(symbol).is_none()).map(String::as_str).collect();
     if !missing.is_empty() {
         let what = missing.join("`, `");
-        return Err(Error::Usage(format!(
-            "the free dimensions `{what}` have no value; give one with --dim {}=N",
-            missing[0]
-        )));
+        return Err(Error::Usage(format!("the free dimensions `{what}` have no value; give one with --dim {}=N", missing[0])));
     }
     Ok(plan.symbols.iter().filter_map(value).collect())
 }
 
 /// Copies the inputs that kernels cannot use in place. Allocates only when an input is longer than ever before.
-fn stage<'v>(
-    staging: &mut [Option<AlignedBytes>],
-    input: impl Fn(usize) -> TensorView<'v>,
-) -> Result<()> {
+fn stage<'v>(staging: &mut [Option<AlignedBytes>], input: impl Fn(usize) -> TensorView<'v>) -> Result<()> {
     for (index, copy) in staging.iter_mut().enumerate() {
         let view = input(index);
         if view.is_padded() {
             continue;
         }
-        if copy
-            .as_ref()
-            .is_none_or(|copy| copy.len() < view.bytes().len())
-        {
+        if copy.as_ref().is_none_or(|copy| copy.len() < view.bytes().len()) {
             *copy = Some(AlignedBytes::zeroed(view.bytes().len())?);
         }
         if let Some(copy) = copy {
@@ -577,10 +451,7 @@ struct Clock {
 impl Clock {
     fn new(steps: usize) -> Clock {
         let never = || (AtomicU64::new(u64::MAX), AtomicU64::new(0));
-        Clock {
-            origin: Instant::now(),
-            steps: (0..steps).map(|_| never()).collect(),
-        }
+        Clock { origin: Instant::now(), steps: (0..steps).map(|_| never()).collect() }
     }
 
     fn now(&self) -> u64 {

@@ -89,9 +89,7 @@ impl AlignedBytes {
     /// Zeroed bytes; an error, not an abort, if there is not enough memory.
     pub(crate) fn zeroed(len: usize) -> Result<AlignedBytes> {
         let mut store = Vec::new();
-        let enough = len
-            .checked_add(SLACK + ALIGN)
-            .filter(|&total| store.try_reserve_exact(total).is_ok());
+        let enough = len.checked_add(SLACK + ALIGN).filter(|&total| store.try_reserve_exact(total).is_ok());
         let total = enough.ok_or_else(|| Error::memory("a tensor", len as u64))?;
         store.resize(total, 0);
         let start = store.as_ptr().addr().wrapping_neg() % ALIGN;
@@ -142,13 +140,9 @@ pub struct TensorView<'a> {
 ///
 /// [`Error::Resource`] if that is more than an address space holds.
 pub fn byte_length(dtype: DType, shape: &[usize]) -> Result<usize> {
-    let count = shape
-        .iter()
-        .try_fold(dtype.size(), |bytes, &extent| bytes.checked_mul(extent));
+    let count = shape.iter().try_fold(dtype.size(), |bytes, &extent| bytes.checked_mul(extent));
     let addressable = count.filter(|&bytes| bytes < isize::MAX as usize);
-    addressable.ok_or_else(|| {
-        Error::Resource(format!("a tensor {} is too large", type_text(dtype, shape)))
-    })
+    addressable.ok_or_else(|| Error::Resource(format!("a tensor {} is too large", type_text(dtype, shape))))
 }
 
 /// A type as the textual IR prints it: `f32[1, 784]`.
@@ -164,11 +158,7 @@ impl Tensor {
     /// [`Error::Resource`] if there is not enough memory.
     pub fn zeros(dtype: DType, shape: &[usize]) -> Result<Tensor> {
         let bytes = AlignedBytes::zeroed(byte_length(dtype, shape)?)?;
-        Ok(Tensor {
-            dtype,
-            shape: shape.to_vec(),
-            bytes,
-        })
+        Ok(Tensor { dtype, shape: shape.to_vec(), bytes })
     }
 
     /// A tensor with these elements, in row-major order.
@@ -187,11 +177,7 @@ impl Tensor {
     /// [`Error::Usage`] if type and shape ask for another number of bytes; [`Error::Resource`] if there is not enough memory.
     pub fn from_bytes(dtype: DType, shape: &[usize], bytes: &[u8]) -> Result<Tensor> {
         let view = TensorView::new(dtype, shape, bytes)?;
-        Ok(Tensor {
-            dtype,
-            shape: shape.to_vec(),
-            bytes: AlignedBytes::copy_of(view.bytes)?,
-        })
+        Ok(Tensor { dtype, shape: shape.to_vec(), bytes: AlignedBytes::copy_of(view.bytes)? })
     }
 
     /// A tensor of pseudo-random elements, the same for the same type, shape and seed on every machine.
@@ -274,24 +260,12 @@ impl Tensor {
 
     /// The tensor as an input for a session, used without a copy.
     pub fn view(&self) -> TensorView<'_> {
-        TensorView {
-            dtype: self.dtype,
-            shape: &self.shape,
-            bytes: &self.bytes,
-            padded: true,
-        }
+        TensorView { dtype: self.dtype, shape: &self.shape, bytes: &self.bytes, padded: true }
     }
 
     /// Smallest, greatest and mean element and the first few.
     pub fn summary(&self) -> Summary {
-        let mut summary = Summary {
-            count: 0,
-            min: f64::INFINITY,
-            max: f64::NEG_INFINITY,
-            mean: 0.0,
-            nans: 0,
-            first: Vec::new(),
-        };
+        let mut summary = Summary { count: 0, min: f64::INFINITY, max: f64::NEG_INFINITY, mean: 0.0, nans: 0, first: Vec::new() };
         for_each_f64(self.dtype, &self.bytes, |value| {
             if summary.first.len() < Summary::FIRST {
                 summary.first.push(value);
@@ -314,10 +288,7 @@ fn expect_dtype<T: Element>(found: DType) -> Result<()> {
     if found == T::DTYPE {
         return Ok(());
     }
-    Err(Error::Usage(format!(
-        "the elements of this tensor are {found}, not {}",
-        T::DTYPE
-    )))
+    Err(Error::Usage(format!("the elements of this tensor are {found}, not {}", T::DTYPE)))
 }
 
 /// The outputs of SplitMix64 for successive states, beginning after `seed`.
@@ -339,9 +310,7 @@ fn write_random(dtype: DType, bits: u64, element: &mut [u8]) {
         DType::F16 => element.copy_from_slice(&f16::from_f32(real).to_le_bytes()),
         DType::BF16 => element.copy_from_slice(&bf16::from_f32(real).to_le_bytes()),
         DType::I8 | DType::I16 | DType::I32 | DType::I64 => element[0] = (bits >> 63) as u8,
-        DType::U8 | DType::U16 | DType::U32 | DType::U64 | DType::Bool => {
-            element[0] = (bits >> 63) as u8
-        }
+        DType::U8 | DType::U16 | DType::U32 | DType::U64 | DType::Bool => element[0] = (bits >> 63) as u8,
     }
 }
 
@@ -351,16 +320,8 @@ impl Clone for Tensor {
         let mut store = vec![0; self.bytes.store.len()];
         let start = store.as_ptr().addr().wrapping_neg() % ALIGN;
         store[start..start + self.bytes.len].copy_from_slice(&self.bytes);
-        let bytes = AlignedBytes {
-            store,
-            start,
-            len: self.bytes.len,
-        };
-        Tensor {
-            dtype: self.dtype,
-            shape: self.shape.clone(),
-            bytes,
-        }
+        let bytes = AlignedBytes { store, start, len: self.bytes.len };
+        Tensor { dtype: self.dtype, shape: self.shape.clone(), bytes }
     }
 }
 
@@ -380,12 +341,7 @@ impl fmt::Debug for Tensor {
 impl fmt::Display for Tensor {
     /// Type and summary on one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}  {}",
-            type_text(self.dtype, &self.shape),
-            self.summary()
-        )
+        write!(f, "{}  {}", type_text(self.dtype, &self.shape), self.summary())
     }
 }
 
@@ -399,17 +355,9 @@ impl<'a> TensorView<'a> {
         let expected = byte_length(dtype, shape)?;
         if bytes.len() != expected {
             let what = type_text(dtype, shape);
-            return Err(Error::Usage(format!(
-                "a tensor {what} has {expected} bytes, found {}",
-                bytes.len()
-            )));
+            return Err(Error::Usage(format!("a tensor {what} has {expected} bytes, found {}", bytes.len())));
         }
-        Ok(TensorView {
-            dtype,
-            shape,
-            bytes,
-            padded: false,
-        })
+        Ok(TensorView { dtype, shape, bytes, padded: false })
     }
 
     /// A view of a slice of numbers, in row-major order.
@@ -475,31 +423,12 @@ impl fmt::Display for Summary {
         if self.first.is_empty() {
             return write!(f, "no elements");
         }
-        write!(
-            f,
-            "min {}  max {}  mean {}  ",
-            Short(self.min),
-            Short(self.max),
-            Short(self.mean)
-        )?;
+        write!(f, "min {}  max {}  mean {}  ", Short(self.min), Short(self.max), Short(self.mean))?;
         if self.nans > 0 {
             write!(f, "{} NaN  ", self.nans)?;
         }
-        let first: Vec<String> = self
-            .first
-            .iter()
-            .map(|&value| Short(value).to_string())
-            .collect();
-        write!(
-            f,
-            "[{}{}]",
-            first.join(", "),
-            if self.count <= first.len() as u64 {
-                ""
-            } else {
-                ", ..."
-            }
-        )
+        let first: Vec<String> = self.first.iter().map(|&value| Short(value).to_string()).collect();
+        write!(f, "[{}{}]", first.join(", "), if self.count <= first.len() as u64 { "" } else { ", ..." })
     }
 }
 
@@ -512,11 +441,7 @@ impl fmt::Display for Short {
         if magnitude != 0.0 && !(1e-4..1e9).contains(&magnitude) {
             return write!(f, "{:.3e}", self.0);
         }
-        let digits = if magnitude < 1.0 {
-            5
-        } else {
-            5 - ((magnitude as u64).ilog10() as usize).min(5)
-        };
+        let digits = if magnitude < 1.0 { 5 } else { 5 - ((magnitude as u64).ilog10() as usize).min(5) };
         let text = format!("{:.digits$}", self.0);
         match text.contains('.') {
             true => f.write_str(text.trim_end_matches('0').trim_end_matches('.')),
@@ -531,9 +456,7 @@ mod tests {
 
     #[test]
     fn bytes_are_aligned_for_every_length_and_survive_moves_and_clones() {
-        let tensors: Vec<Tensor> = (0..200)
-            .map(|n| Tensor::random(DType::U8, &[n], n as u64).unwrap())
-            .collect();
+        let tensors: Vec<Tensor> = (0..200).map(|n| Tensor::random(DType::U8, &[n], n as u64).unwrap()).collect();
         for tensor in &tensors {
             assert_eq!(tensor.bytes().as_ptr().addr() % ALIGN, 0);
             assert!(tensor.bytes.store.len() >= tensor.bytes.start + tensor.bytes.len + SLACK);
@@ -545,85 +468,48 @@ mod tests {
     #[test]
     fn wrong_lengths_and_types_are_sentences() {
         let error = |result: Result<Tensor>| result.unwrap_err().to_string();
-        assert_eq!(
-            error(Tensor::from_slice(&[2, 2], &[1i32])),
-            "a tensor i32[2, 2] has 16 bytes, found 4"
-        );
-        assert_eq!(
-            error(Tensor::zeros(DType::F64, &[usize::MAX, 2])),
-            format!("a tensor f64[{}, 2] is too large", usize::MAX)
-        );
+        assert_eq!(error(Tensor::from_slice(&[2, 2], &[1i32])), "a tensor i32[2, 2] has 16 bytes, found 4");
+        assert_eq!(error(Tensor::zeros(DType::F64, &[usize::MAX, 2])), format!("a tensor f64[{}, 2] is too large", usize::MAX));
         assert!(error(Tensor::zeros(DType::I8, &[1 << 60])).contains("more memory"));
         let tensor = Tensor::from_slice(&[], &[1.5f32]).unwrap();
-        assert_eq!(
-            tensor.as_slice::<f64>().unwrap_err().to_string(),
-            "the elements of this tensor are f32, not f64"
-        );
+        assert_eq!(tensor.as_slice::<f64>().unwrap_err().to_string(), "the elements of this tensor are f32, not f64");
     }
 
     #[test]
     fn random_elements_are_fixed_in_range_and_differ_by_seed() {
         // The published outputs of SplitMix64 from state 0: e220a839..., 6e789e6a..., 06c45d18..., f88bb8a8....
         let first = Tensor::random(DType::F32, &[4], 0).unwrap();
-        assert_eq!(
-            first.as_slice::<f32>().unwrap(),
-            [0.7666216, -0.13694406, -0.94713247, 0.9417639]
-        );
+        assert_eq!(first.as_slice::<f32>().unwrap(), [0.7666216, -0.13694406, -0.94713247, 0.9417639]);
         for dtype in DType::ALL {
             let tensor = Tensor::random(dtype, &[1000], 5).unwrap();
             assert_eq!(tensor, Tensor::random(dtype, &[1000], 5).unwrap());
             assert_ne!(tensor, Tensor::random(dtype, &[1000], 6).unwrap());
             let Summary { min, max, mean, .. } = tensor.summary();
             let is_float = matches!(dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16);
-            let (low, high, middle) = if is_float {
-                (-1.0, 1.0, 0.0)
-            } else {
-                (0.0, 1.0, 0.5)
-            };
-            assert!(
-                min >= low && max <= high && (mean - middle).abs() < 0.06,
-                "{dtype}: {min} {max} {mean}"
-            );
+            let (low, high, middle) = if is_float { (-1.0, 1.0, 0.0) } else { (0.0, 1.0, 0.5) };
+            assert!(min >= low && max <= high && (mean - middle).abs() < 0.06, "{dtype}: {min} {max} {mean}");
         }
     }
 
     #[test]
     fn conversion_to_f32_keeps_the_values() {
         let half = Tensor::from_slice(&[3], &[0.5, -2.0, 65504.0].map(bf16::from_f32)).unwrap();
-        assert_eq!(
-            half.to_f32().unwrap().as_slice::<f32>().unwrap(),
-            [0.5, -2.0, 65536.0]
-        );
+        assert_eq!(half.to_f32().unwrap().as_slice::<f32>().unwrap(), [0.5, -2.0, 65536.0]);
         let flags = Tensor::from_bytes(DType::Bool, &[2], &[0, 1]).unwrap();
-        assert_eq!(
-            flags.to_f32().unwrap().as_slice::<f32>().unwrap(),
-            [0.0, 1.0]
-        );
+        assert_eq!(flags.to_f32().unwrap().as_slice::<f32>().unwrap(), [0.0, 1.0]);
     }
 
     #[test]
     fn summaries_read_well() {
         let check = |tensor: Tensor, expected: &str| assert_eq!(tensor.to_string(), expected);
-        check(
-            Tensor::zeros(DType::I64, &[0, 3]).unwrap(),
-            "i64[0, 3]  no elements",
-        );
-        check(
-            Tensor::from_slice(&[], &[f16::from_f32(0.5)]).unwrap(),
-            "f16[]  min 0.5  max 0.5  mean 0.5  [0.5]",
-        );
+        check(Tensor::zeros(DType::I64, &[0, 3]).unwrap(), "i64[0, 3]  no elements");
+        check(Tensor::from_slice(&[], &[f16::from_f32(0.5)]).unwrap(), "f16[]  min 0.5  max 0.5  mean 0.5  [0.5]");
         check(
             Tensor::from_slice(&[3], &[f32::NAN, 1e-7, 123456.7]).unwrap(),
             "f32[3]  min 1.000e-7  max 123457  mean 61728.4  1 NaN  [NaN, 1.000e-7, 123457]",
         );
         let many: Vec<i32> = (0..100).collect();
-        check(
-            Tensor::from_slice(&[100], &many).unwrap(),
-            "i32[100]  min 0  max 99  mean 49.5  [0, 1, 2, 3, 4, 5, ...]",
-        );
-        check(
-            Tensor::from_bytes(DType::Bool, &[2], &[1, 0]).unwrap(),
-            "bool[2]  min 0  max 1  mean 0.5  [1, 0]",
-        );
+        check(Tensor::from_slice(&[100], &many).unwrap(), "i32[100]  min 0  max 99  mean 49.5  [0, 1, 2, 3, 4, 5, ...]");
+        check(Tensor::from_bytes(DType::Bool, &[2], &[1, 0]).unwrap(), "bool[2]  min 0  max 1  mean 0.5  [1, 0]");
     }
 }

@@ -15,10 +15,7 @@ impl Random {
 
     /// A number below `bound`.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (self.0 >> 33) % bound
     }
 }
@@ -47,11 +44,7 @@ impl Drop for TempDir {
 /// This machine.
 pub(crate) fn host_target() -> TargetInfo {
     let features = host_features().into_iter().map(String::from).collect();
-    TargetInfo {
-        arch: std::env::consts::ARCH.into(),
-        cpu: "native".into(),
-        features,
-    }
+    TargetInfo { arch: std::env::consts::ARCH.into(), cpu: "native".into(), features }
 }
 
 /// A step that calls kernel 0 with one size argument, 0.
@@ -76,17 +69,8 @@ pub(crate) fn times(factor: i64) -> Size {
 
 /// A port of 32-bit floats.
 pub(crate) fn port(name: &str, dims: &[(Size, &str)], buffer: u32) -> Port {
-    let (dims, dim_text) = dims
-        .iter()
-        .map(|(dim, text)| (dim.clone(), text.to_string()))
-        .unzip();
-    Port {
-        name: name.into(),
-        dtype: DType::F32,
-        dims,
-        dim_text,
-        buffer,
-    }
+    let (dims, dim_text) = dims.iter().map(|(dim, text)| (dim.clone(), text.to_string())).unzip();
+    Port { name: name.into(), dtype: DType::F32, dims, dim_text, buffer }
 }
 
 /// Four floats through `steps` steps of kernel 0: `x -> v1 -> v2 -> ... -> y`.
@@ -100,39 +84,23 @@ pub(crate) fn dynamic_chain(steps: u32) -> Plan {
 }
 
 fn chain_of(steps: u32, extent: Size, text: &str, symbols: Vec<String>) -> Plan {
-    let bytes = if symbols.is_empty() {
-        Size::Const(16)
-    } else {
-        times(4)
-    };
+    let bytes = if symbols.is_empty() { Size::Const(16) } else { times(4) };
     let buffer = |id: u32| {
         let place = match id {
             0 => Place::Input(0),
             id if id == steps => Place::Output(0),
             _ => Place::Arena,
         };
-        Buffer {
-            name: format!("v{id}"),
-            bytes: bytes.clone(),
-            place,
-        }
+        Buffer { name: format!("v{id}"), bytes: bytes.clone(), place }
     };
-    let chained = |id: u32| Step {
-        sizes: vec![extent.clone()],
-        ..step(&[id], &[id + 1])
-    };
+    let chained = |id: u32| Step { sizes: vec![extent.clone()], ..step(&[id], &[id + 1]) };
     Plan {
         model: "chain".into(),
         inputs: vec![port("x", &[(extent.clone(), text)], 0)],
         outputs: vec![port("y", &[(extent.clone(), text)], steps)],
         buffers: (0..=steps).map(buffer).collect(),
         steps: (0..steps).map(chained).collect(),
-        kernels: vec![KernelInfo {
-            name: "k0".into(),
-            offset: 0,
-            text: "add".into(),
-            hash: [0; 32],
-        }],
+        kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "add".into(), hash: [0; 32] }],
         symbols,
     }
 }

@@ -31,8 +31,7 @@ unsafe extern "C" fn negate(buffers: *const *mut u8, sizes: *const i64, part: u6
     unsafe {
         let n = *sizes as u64;
         for i in part * n / parts..(part + 1) * n / parts {
-            *(*buffers.add(1)).cast::<f32>().add(i as usize) =
-                -*(*buffers).cast::<f32>().add(i as usize);
+            *(*buffers.add(1)).cast::<f32>().add(i as usize) = -*(*buffers).cast::<f32>().add(i as usize);
         }
     }
 }
@@ -40,19 +39,9 @@ unsafe extern "C" fn negate(buffers: *const *mut u8, sizes: *const i64, part: u6
 /// `x -> v -> y` over `N` floats.
 fn plan() -> Plan {
     let n = || Size::symbol(0);
-    let port = |name: &str, buffer| Port {
-        name: name.into(),
-        dtype: DType::F32,
-        dims: vec![n()],
-        dim_text: vec!["N".into()],
-        buffer,
-    };
+    let port = |name: &str, buffer| Port { name: name.into(), dtype: DType::F32, dims: vec![n()], dim_text: vec!["N".into()], buffer };
     let bytes = || Size::Expr(vec![SizeOp::Symbol(0), SizeOp::Const(4), SizeOp::Mul]);
-    let buffer = |name: &str, place| Buffer {
-        name: name.into(),
-        bytes: bytes(),
-        place,
-    };
+    let buffer = |name: &str, place| Buffer { name: name.into(), bytes: bytes(), place };
     let step = |read, write| Step {
         name: "s".into(),
         kernel: 0,
@@ -69,31 +58,18 @@ fn plan() -> Plan {
         symbols: vec!["N".into()],
         inputs: vec![port("x", 0)],
         outputs: vec![port("y", 2)],
-        buffers: vec![
-            buffer("x", Place::Input(0)),
-            buffer("v", Place::Arena),
-            buffer("y", Place::Output(0)),
-        ],
+        buffers: vec![buffer("x", Place::Input(0)), buffer("v", Place::Arena), buffer("y", Place::Output(0))],
         steps: vec![step(0, 1), step(1, 2)],
-        kernels: vec![KernelInfo {
-            name: "k0".into(),
-            offset: 0,
-            text: "neg".into(),
-            hash: [0; 32],
-        }],
+        kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "neg".into(), hash: [0; 32] }],
     }
 }
 
 #[test]
 fn runs_after_the_first_allocate_nothing() {
     for threads in [1, 3] {
-        let options = Options {
-            threads,
-            ..Options::default()
-        };
+        let options = Options { threads, ..Options::default() };
         // SAFETY: `negate` keeps to the plan.
-        let mut session =
-            unsafe { Session::from_functions(plan(), vec![negate], &[], options) }.unwrap();
+        let mut session = unsafe { Session::from_functions(plan(), vec![negate], &[], options) }.unwrap();
         let sizes = [10usize, 700];
         let inputs = sizes.map(|n| Tensor::random(DType::F32, &[n], 1).unwrap());
         // A bare slice has to be copied each time; the copy must not allocate either.
@@ -101,9 +77,7 @@ fn runs_after_the_first_allocate_nothing() {
         let mut outputs = sizes.map(|n| vec![Tensor::zeros(DType::F32, &[n]).unwrap()]);
         let mut run = |session: &mut Session| {
             for i in 0..2 {
-                session
-                    .run_into(&[("x", inputs[i].view())], &mut outputs[i])
-                    .unwrap();
+                session.run_into(&[("x", inputs[i].view())], &mut outputs[i]).unwrap();
                 let slice = TensorView::of(&sizes[i..=i], &slices[i]).unwrap();
                 session.run_into(&[("x", slice)], &mut outputs[i]).unwrap();
                 assert!(outputs[i][0] == inputs[i]);

@@ -58,15 +58,7 @@ struct Row {
 
 impl Row {
     fn new(threads: usize, fused: bool, latency: &Latency) -> Row {
-        Row {
-            threads,
-            fused,
-            runs: latency.runs,
-            p50_ms: latency.p50,
-            p90_ms: latency.p90,
-            p99_ms: latency.p99,
-            mean_ms: latency.mean,
-        }
+        Row { threads, fused, runs: latency.runs, p50_ms: latency.p50, p90_ms: latency.p90, p99_ms: latency.p99, mean_ms: latency.mean }
     }
 }
 

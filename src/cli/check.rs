@@ -47,6 +47,8 @@ fn parse_tolerance(text: &str) -> Result<f64, String> {
     }
 }
 
+const SCHEMA: &str = "egret.check/1";
+
 #[derive(Serialize)]
 struct Report {
     schema: &'static str,
@@ -54,6 +56,8 @@ struct Report {
     target: String,
     tolerance: f64,
     passed: bool,
+    /// What keeps the model from being compiled; there are outputs only if there is nothing.
+    problems: Vec<String>,
     outputs: Vec<Compared>,
 }
 
@@ -72,36 +76,11 @@ struct Compared {
 
 /// Imports, evaluates, compiles both ways, compares.
 pub fn run(args: Args) -> Result<(), Error> {
-    let progress = Progress::start("Importing");
-    let ready = Ready::open(&args.model, &args.compile, &args.inputs)?;
-    let graph = ready.graph("check a model")?;
-    let mut outputs = Vec::new();
-    let mut reference = None;
-    let mut target = String::new();
-    for fuse in [true, false] {
-        let artifact = ready.artifact(fuse, &progress)?;
-        let mut session = artifact.session(args.threads)?;
-        let inputs = ready.inputs(&session)?;
-        let expected = match &reference {
-            Some(expected) => expected,
-            None => {
-                progress.phase("Evaluating the reference");
-                reference.insert(egret::evaluate(graph, &inputs)?)
-            }
-        };
-        progress.phase("Running");
-        let found = session.run(&ready.named(&inputs))?;
-        let ports = &artifact.plan().outputs;
-        let compared = ports.iter().zip(expected).zip(&found);
-        outputs.extend(compared.map(|((port, expected), found)| {
-            Compared::new(&port.name, fuse, expected, &egret::to_ir(found), args.tolerance)
-        }));
-        target.clone_from(&artifact.target().cpu);
+    let result = compare(&args);
+    if let (Err(Error::Unsupported(problems)), Some(path)) = (&result, &args.json.json) {
+        report::json(path, &Report::refused(&args, problems))?;
     }
-    drop(progress);
-    let passed = outputs.iter().all(|output| output.passed);
-    let (model, tolerance) = (ready.name().to_string(), args.tolerance);
-    let report = Report { schema: "egret.check/1", model, target, tolerance, passed, outputs };
+    let report = result?;
     if !args.json.takes_stdout() {
         report::result(text(&report.outputs))?;
     }
@@ -109,6 +88,49 @@ pub fn run(args: Args) -> Result<(), Error> {
         report::json(path, &report)?;
     }
     verdict(&report)
+}
+
+fn compare(args: &Args) -> Result<Report, Error> {
+    let progress = Progress::start("Importing");
+    let ready = Ready::open(&args.model, &args.compile, &args.inputs)?;
+    let graph = ready.graph("check a model")?;
+    let (fused, unfused) = (ready.artifact(true, &progress)?, ready.artifact(false, &progress)?);
+    let inputs = ready.inputs(&fused.session(args.threads)?)?;
+    progress.phase("Evaluating the reference");
+    let expected = egret::evaluate(graph, &inputs)?;
+    progress.phase("Running");
+    let mut outputs = Vec::new();
+    for (artifact, is_fused) in [(&fused, true), (&unfused, false)] {
+        let found = artifact.session(args.threads)?.run(&ready.named(&inputs))?;
+        let compared = artifact.plan().outputs.iter().zip(&expected).zip(&found);
+        outputs.extend(
+            compared.map(|((port, expected), found)| Compared::new(&port.name, is_fused, expected, &egret::to_ir(found), args.tolerance)),
+        );
+    }
+    Ok(Report {
+        schema: SCHEMA,
+        model: ready.name().to_string(),
+        target: fused.target().cpu.clone(),
+        tolerance: args.tolerance,
+        passed: outputs.iter().all(|output| output.passed),
+        problems: Vec::new(),
+        outputs,
+    })
+}
+
+impl Report {
+    /// The report on a model that cannot be compiled. Problems are separated by empty lines.
+    fn refused(args: &Args, problems: &str) -> Report {
+        Report {
+            schema: SCHEMA,
+            model: args.model.display().to_string(),
+            target: args.compile.target.clone(),
+            tolerance: args.tolerance,
+            passed: false,
+            problems: problems.split("\n\n").map(String::from).collect(),
+            outputs: Vec::new(),
+        }
+    }
 }
 
 fn verdict(report: &Report) -> Result<(), Error> {
@@ -120,11 +142,7 @@ fn verdict(report: &Report) -> Result<(), Error> {
         .collect();
     match failed.is_empty() {
         true => Ok(()),
-        false => Err(Error::Check(format!(
-            "further than {:e} from the reference: {}",
-            report.tolerance,
-            failed.join(", ")
-        ))),
+        false => Err(Error::Check(format!("further than {:e} from the reference: {}", report.tolerance, failed.join(", ")))),
     }
 }
 

@@ -10,8 +10,8 @@ use super::progress::Progress;
 use super::table::{bytes, plural};
 use super::{report, source};
 use clap::ValueEnum;
-use egret::codegen::interpret::kernels_text;
 use egret::codegen::cpu::{self, Form};
+use egret::codegen::interpret::kernels_text;
 use egret::codegen::plan;
 use egret::ir::text::{Options, print};
 use egret::{Compiler, Error, Graph, Target};
@@ -61,12 +61,11 @@ pub fn run(args: Args) -> Result<(), Error> {
     let graph = source::graph(&args.model, &compiler)?.ok_or_else(already_compiled)?;
     let Some(emit) = args.emit else {
         let path = args.output.unwrap_or_else(|| named_after(&args.model, "egret"));
-        let artifact = progress.compile(&compiler, &graph)?;
-        artifact.write(&path)?;
+        let compiled = progress.compile(&compiler, &graph)?;
+        progress.phase("Writing");
+        compiled.write(&path)?;
         drop(progress);
-        let (kernels, size) = (artifact.plan().kernels.len(), artifact.bytes().len());
-        let text = format!("{}, {}, in {:.1} s", plural(kernels, "kernel"), bytes(size as u64), begin.elapsed().as_secs_f64());
-        report::done("Compiled", format_args!("{}: {text}", path.display()));
+        report::done("Compiled", summary(&path, compiled.kernels.len(), begin));
         return Ok(());
     };
     progress.phase("Compiling");
@@ -77,6 +76,13 @@ pub fn run(args: Args) -> Result<(), Error> {
         (None, Emit::Obj) => write(&named_after(&args.model, "o"), &content),
         (None, Emit::Ir | Emit::Kernels | Emit::Llvm | Emit::Asm) => report::result(String::from_utf8_lossy(&content)),
     }
+}
+
+/// `model.egret: 12 kernels, 240.1 KiB, in 0.8 s`.
+fn summary(path: &Path, kernels: usize, begin: Instant) -> String {
+    let size = std::fs::metadata(path).map_or(0, |file| file.len());
+    let seconds = begin.elapsed().as_secs_f64();
+    format!("{}: {}, {}, in {seconds:.1} s", path.display(), plural(kernels, "kernel"), bytes(size))
 }
 
 fn already_compiled() -> Error {

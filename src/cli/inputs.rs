@@ -57,10 +57,8 @@ fn assign(options: &InputOptions, declared: &[Declared]) -> Result<Vec<PathBuf>,
         found.map(|(_, file)| file.clone())
     };
     let numbered = |index: usize| options.input_dir.as_ref().map(|dir| dir.join(format!("input_{index}.npy")));
-    let files: Vec<Option<PathBuf>> =
-        declared.iter().enumerate().map(|(i, input)| named(input).or_else(|| numbered(i))).collect();
-    let missing: Vec<&Declared> =
-        declared.iter().zip(&files).filter(|(_, file)| file.is_none()).map(|(input, _)| input).collect();
+    let files: Vec<Option<PathBuf>> = declared.iter().enumerate().map(|(i, input)| named(input).or_else(|| numbered(i))).collect();
+    let missing: Vec<&Declared> = declared.iter().zip(&files).filter(|(_, file)| file.is_none()).map(|(input, _)| input).collect();
     if !missing.is_empty() {
         return Err(Error::Usage(missing_inputs(&missing)));
     }
@@ -170,13 +168,7 @@ fn check_extents(input: &Declared, given: &Given, bindings: &Bindings) -> Result
 fn mismatch(input: &Declared, given: &Given, found: &str) -> Error {
     let Given { file, tensor } = given;
     let shape = tensor.shape();
-    Error::Usage(format!(
-        "input `{}` is {}; {} is {}{shape:?}: {found}",
-        input.name,
-        input.ty,
-        file.display(),
-        tensor.dtype()
-    ))
+    Error::Usage(format!("input `{}` is {}; {} is {}{shape:?}: {found}", input.name, input.ty, file.display(), tensor.dtype()))
 }
 
 /// The free dimensions of the inputs, in the order in which they appear.
@@ -196,10 +188,7 @@ mod tests {
     use egret::Dim;
 
     fn declared() -> Vec<Declared> {
-        let input = |name: &str, dims: Vec<Dim>| Declared {
-            name: name.into(),
-            ty: TensorType::new(DType::F32, dims),
-        };
+        let input = |name: &str, dims: Vec<Dim>| Declared { name: name.into(), ty: TensorType::new(DType::F32, dims) };
         let n = || Dim::symbol("N");
         vec![input("x", vec![n(), 4.into()]), input("mask", vec![n() * 2, n()])]
     }

@@ -17,7 +17,7 @@ use super::report;
 use super::source::Ready;
 use super::table::{Align, bytes, columns, count, plural};
 use egret::plan::{Place, Plan, Port, Step};
-use egret::{Artifact, Error, Graph, memory};
+use egret::{Artifact, Error, Graph, Summary, memory};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -71,10 +71,14 @@ struct Typed {
 /// What a model consists of, before it is compiled.
 #[derive(Serialize)]
 struct Contents {
-    nodes: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    producer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    opset: Option<i64>,
     parameters: u64,
     parameter_bytes: u64,
-    ops: BTreeMap<&'static str, usize>,
+    /// How often each operator occurs: ONNX's, or of a graph in text the IR's.
+    ops: BTreeMap<String, usize>,
 }
 
 /// One call of a kernel.
@@ -113,7 +117,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     let ready = Ready::unbound(&args.model, &args.compile)?;
     let artifact = ready.artifact(!args.no_fuse, &progress)?;
     drop(progress);
-    let contents = ready.graph("look into").ok().map(Contents::of);
+    let contents = ready.graph("look into").ok().map(|graph| Contents::of(graph, ready.summary()));
     let report = Report::new(ready.name(), &artifact, contents, ready.dims())?;
     if !args.json.takes_stdout() {
         report::result(report.text())?;
@@ -122,15 +126,16 @@ pub fn run(args: Args) -> Result<(), Error> {
 }
 
 impl Contents {
-    fn of(graph: &Graph) -> Contents {
-        let mut ops = BTreeMap::new();
-        graph.nodes().iter().for_each(|node| *ops.entry(node.op.name()).or_insert(0) += 1);
+    fn of(graph: &Graph, summary: Option<&Summary>) -> Contents {
         let tensors = || graph.constants().filter_map(|(id, _)| graph.constant(id));
+        let mut own = BTreeMap::new();
+        graph.nodes().iter().for_each(|node| *own.entry(node.op.name().to_string()).or_insert(0) += 1);
         Contents {
-            nodes: graph.nodes().len(),
-            parameters: tensors().map(|tensor| tensor.count() as u64).sum(),
+            producer: summary.map(|summary| summary.producer.clone()),
+            opset: summary.map(|summary| summary.opset),
+            parameters: summary.map_or_else(|| tensors().map(|tensor| tensor.count() as u64).sum(), |s| s.parameters),
             parameter_bytes: tensors().map(|tensor| tensor.bytes().len() as u64).sum(),
-            ops,
+            ops: summary.map_or(own, |summary| summary.ops.clone()),
         }
     }
 }
@@ -141,20 +146,12 @@ impl Report {
         let symbols: Vec<i64> = plan.symbols.iter().map(|name| *dims.entry(name.clone()).or_insert(1)).collect();
         let memory = memory::MemoryMap::of(plan, &symbols).map_err(Error::Usage)?;
         let kernels: Vec<Call> = plan.steps.iter().map(|step| Call::of(plan, step, &symbols)).collect();
-        let section = |name, section: &egret::Section| Section {
-            name,
-            offset: section.offset,
-            bytes: section.bytes,
-            blake3: hex(&section.hash),
-        };
+        let section =
+            |name, section: &egret::Section| Section { name, offset: section.offset, bytes: section.bytes, blake3: hex(&section.hash) };
         Ok(Report {
             schema: "egret.inspect/1",
             model: model.to_string(),
-            target: Target {
-                arch: header.target.arch.clone(),
-                cpu: header.target.cpu.clone(),
-                features: header.target.features.clone(),
-            },
+            target: Target { arch: header.target.arch.clone(), cpu: header.target.cpu.clone(), features: header.target.features.clone() },
             inputs: typed(&plan.inputs),
             outputs: typed(&plan.outputs),
             graph,
@@ -162,11 +159,7 @@ impl Report {
             scratch_bytes: memory.arena_bytes,
             memory: placed(plan, &symbols, &memory)?,
             kernels,
-            sections: vec![
-                section("manifest", &header.manifest),
-                section("code", &header.code),
-                section("weights", &header.weights),
-            ],
+            sections: vec![section("manifest", &header.manifest), section("code", &header.code), section("weights", &header.weights)],
             dims,
         })
     }
@@ -181,7 +174,7 @@ impl Report {
         section("Inputs", names(&self.inputs));
         section("Outputs", names(&self.outputs));
         if let Some(graph) = &self.graph {
-            section("Ops", counts(&graph.ops));
+            section("Operators", counts(&graph.ops));
         }
         section("Kernels, in the order of their calls", self.calls());
         section("Memory map of the intermediate values", self.memory_map());
@@ -200,7 +193,9 @@ impl Report {
         if let Some(graph) = &self.graph {
             let size = bytes(graph.parameter_bytes);
             rows.push(("parameters", format!("{} ({size})", count(graph.parameters as f64))));
-            rows.push(("nodes", graph.nodes.to_string()));
+            if let (Some(producer), Some(opset)) = (&graph.producer, graph.opset) {
+                rows.push(("made by", format!("{producer}, opset {opset}")));
+            }
         }
         let distinct: std::collections::BTreeSet<&str> = self.kernels.iter().map(|call| call.hash.as_str()).collect();
         rows.push(("kernels", format!("{} of {}", plural(self.kernels.len(), "call"), plural(distinct.len(), "kernel"))));
@@ -210,7 +205,8 @@ impl Report {
     }
 
     fn calls(&self) -> String {
-        let header = [("", Align::Right), ("kernel", Align::Left), ("computes", Align::Left), ("FLOP", Align::Right), ("from", Align::Left)];
+        let header =
+            [("", Align::Right), ("kernel", Align::Left), ("computes", Align::Left), ("FLOP", Align::Right), ("from", Align::Left)];
         let row = |(i, call): (usize, &Call)| {
             let Call { kernel, computes, flops, origins, .. } = call;
             vec![i.to_string(), kernel.clone(), computes.clone(), count(*flops as f64), origins.join(" ")]
@@ -282,8 +278,8 @@ fn names(values: &[Typed]) -> String {
 }
 
 /// The most frequent first.
-fn counts(ops: &BTreeMap<&'static str, usize>) -> String {
-    let mut ops: Vec<(&str, usize)> = ops.iter().map(|(name, count)| (*name, *count)).collect();
+fn counts(ops: &BTreeMap<String, usize>) -> String {
+    let mut ops: Vec<(&str, usize)> = ops.iter().map(|(name, count)| (name.as_str(), *count)).collect();
     ops.sort_by_key(|(name, count)| (std::cmp::Reverse(*count), *name));
     columns(&[("", Align::Left), ("", Align::Right)], ops.iter().map(|(name, count)| vec![name.to_string(), count.to_string()]))
 }

@@ -69,11 +69,7 @@ pub fn alone(side: &mut Side<'_>, min_time: Duration) -> Result<Vec<Duration>, E
 }
 
 /// The times of both sides' runs, made in turns; each side's together last `min_time` or longer.
-pub fn in_turns(
-    one: &mut Side<'_>,
-    other: &mut Side<'_>,
-    min_time: Duration,
-) -> Result<(Vec<Duration>, Vec<Duration>), Error> {
+pub fn in_turns(one: &mut Side<'_>, other: &mut Side<'_>, min_time: Duration) -> Result<(Vec<Duration>, Vec<Duration>), Error> {
     one.warm_up()?;
     other.warm_up()?;
     let (mut ones, mut others) = (Vec::new(), Vec::new());

@@ -72,9 +72,8 @@ fn read(path: &Path, compiler: &Compiler) -> Result<Graph, Error> {
         let text = std::io::read_to_string(std::io::stdin()).map_err(|error| Error::File(format!("stdin: {error}")))?;
         return compiler.bind(&egret::parse_text("stdin", &text)?);
     }
-    source::graph(path, compiler)?.ok_or_else(|| {
-        Error::Usage("passes cannot be run on a compiled file; give the .onnx model it was compiled from".to_string())
-    })
+    source::graph(path, compiler)?
+        .ok_or_else(|| Error::Usage("passes cannot be run on a compiled file; give the .onnx model it was compiled from".to_string()))
 }
 
 fn timings(reports: &[Report]) -> String {

@@ -60,7 +60,7 @@ pub struct MeasureOptions {
     /// Thread counts to measure, separated by commas
     #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "1", value_parser = parse_threads)]
     pub threads: Vec<usize>,
-    /// Measure at least this long for each row, such as 500ms or 3s
+    /// Measure at least this long for each row, such as 500ms or 3s (or 200000 runs, if that is sooner)
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_duration)]
     pub min_time: Duration,
 }

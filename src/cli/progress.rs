@@ -6,12 +6,32 @@
 //! ⠹ Compiling 37/54 kernels
 //! ```
 
-use egret::{Artifact, Compiler, Error, Graph, Stage};
+use egret::codegen::Compiled;
+use egret::{Compiler, Error, Graph, Stage};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// How often the line is redrawn.
 const TICK: Duration = Duration::from_millis(100);
+
+/// The line that stands on the terminal now.
+static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Prints something else on the terminal, with the line out of its way.
+pub fn make_way<T>(print: impl FnOnce() -> T) -> T {
+    let shown = SHOWN.try_lock().ok().and_then(|shown| shown.clone());
+    match shown {
+        Some(bar) => bar.suspend(print),
+        None => print(),
+    }
+}
+
+fn show(bar: Option<ProgressBar>) {
+    if let Ok(mut shown) = SHOWN.lock() {
+        *shown = bar;
+    }
+}
 
 /// A line that says what is being done; it disappears when dropped.
 pub struct Progress(ProgressBar);
@@ -24,6 +44,7 @@ impl Progress {
         bar.set_style(style);
         bar.set_message(phase);
         bar.enable_steady_tick(TICK);
+        show(Some(bar.clone()));
         Progress(bar)
     }
 
@@ -34,10 +55,10 @@ impl Progress {
     }
 
     /// Compiles a graph and shows how far it is.
-    pub fn compile(&self, compiler: &Compiler, graph: &Graph) -> Result<Artifact, Error> {
+    pub fn compile(&self, compiler: &Compiler, graph: &Graph) -> Result<Compiled, Error> {
         self.phase("Optimising");
         let grouped = compiler.optimise(graph)?;
-        let show = |stage, done, total| {
+        let report = |stage, done, total| {
             let (phase, what) = match stage {
                 Stage::Lower => ("Lowering", "values"),
                 Stage::Code => ("Generating code", "kernels"),
@@ -45,12 +66,13 @@ impl Progress {
             self.phase(phase);
             self.0.set_prefix(format!("{done}/{total} {what}"));
         };
-        compiler.generate_with(&grouped, &show)
+        compiler.generate_with(&grouped, &report)
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
+        show(None);
         self.0.finish_and_clear();
     }
 }

@@ -8,6 +8,7 @@
 //! warning: opset 27 is newer than the newest known (23)
 //! ```
 
+use super::progress;
 use egret::Error;
 use owo_colors::OwoColorize;
 use serde::Serialize;
@@ -69,5 +70,5 @@ pub fn aside(text: impl Display) {
 
 /// One line on stderr. If even that is impossible there is nobody left to tell.
 fn line(text: std::fmt::Arguments<'_>) {
-    let _ = writeln!(anstream::stderr(), "{text}");
+    let _ = progress::make_way(|| writeln!(anstream::stderr(), "{text}"));
 }

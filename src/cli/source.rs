@@ -11,7 +11,7 @@
 use super::inputs::{self, Declared, Given, did_you_mean};
 use super::options::{CompileOptions, InputOptions};
 use super::{progress::Progress, report};
-use egret::{Artifact, Bindings, Compiler, Error, Graph, Session, Tensor, TensorView};
+use egret::{Artifact, Bindings, Compiler, Error, Graph, Import, Session, Summary, Tensor, TensorView};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
@@ -51,15 +51,16 @@ impl Source {
         Ok(inputs.into_iter().map(|(name, ty)| Declared { name, ty }).collect())
     }
 
-    /// The graph with these extents; `None` for an artifact, which has none any more.
-    fn graph(&self, compiler: &Compiler) -> Result<Option<Graph>, Error> {
+    /// The graph with these extents, and what an ONNX file says about itself; `None` for an artifact, which has no graph
+    /// any more.
+    fn graph(&self, compiler: &Compiler) -> Result<Option<(Graph, Option<Summary>)>, Error> {
         match self {
             Source::Artifact(_) => Ok(None),
-            Source::Text(graph) => compiler.bind(graph).map(Some),
+            Source::Text(graph) => Ok(Some((compiler.bind(graph)?, None))),
             Source::Onnx(path) => {
-                let import = compiler.import(path)?;
-                import.warnings.iter().for_each(|warning| report::warning(&warning.message));
-                Ok(Some(import.graph))
+                let Import { graph, warnings, summary } = compiler.import(path)?;
+                warnings.iter().for_each(|warning| report::warning(&warning.message));
+                Ok(Some((graph, Some(summary))))
             }
         }
     }
@@ -74,7 +75,7 @@ fn begins_as_artifact(path: &Path) -> bool {
 
 /// The graph of a file, with the extents that the compiler was told; `None` for an artifact.
 pub fn graph(path: &Path, compiler: &Compiler) -> Result<Option<Graph>, Error> {
-    Source::open(path)?.graph(compiler)
+    Ok(Source::open(path)?.graph(compiler)?.map(|(graph, _)| graph))
 }
 
 /// A model whose inputs and extents are known.
@@ -82,6 +83,7 @@ pub struct Ready {
     name: String,
     source: Source,
     graph: Option<Graph>,
+    summary: Option<Summary>,
     options: CompileOptions,
     declared: Vec<Declared>,
     given: Option<Vec<Given>>,
@@ -93,6 +95,7 @@ impl Ready {
     /// Reads the model and the inputs given for it, and settles the free dimensions.
     pub fn open(path: &Path, options: &CompileOptions, inputs: &InputOptions) -> Result<Ready, Error> {
         let source = Source::open(path)?;
+        check_target(&source, options)?;
         let declared = source.declared()?;
         check_dims(&options.free.dims, &declared)?;
         let given = inputs::read(inputs, &declared)?;
@@ -102,8 +105,18 @@ impl Ready {
         };
         let mut options = options.clone();
         options.free.dims = dims.iter().map(|(name, extent)| (name.to_string(), *extent)).collect();
-        let graph = source.graph(&options.compiler(true))?;
-        Ok(Ready { name: name_of(path), source, graph, options, declared, given, dims, seed: inputs.seed })
+        let (graph, summary) = source.graph(&options.compiler(true))?.unzip();
+        Ok(Ready {
+            name: path.display().to_string(),
+            source,
+            graph,
+            summary: summary.flatten(),
+            options,
+            declared,
+            given,
+            dims,
+            seed: inputs.seed,
+        })
     }
 
     /// Reads the model with only those free dimensions fixed that `--dim` names, to look at it and not to run it.
@@ -112,24 +125,49 @@ impl Ready {
         let declared = source.declared()?;
         check_dims(&options.free.dims, &declared)?;
         let dims = options.free.dims.iter().map(|(name, extent)| (name.as_str().into(), *extent)).collect();
-        let graph = source.graph(&options.compiler(true))?;
-        Ok(Ready { name: name_of(path), source, graph, options: options.clone(), declared, given: None, dims, seed: 0 })
+        let (graph, summary) = source.graph(&options.compiler(true))?.unzip();
+        Ok(Ready {
+            name: path.display().to_string(),
+            source,
+            graph,
+            summary: summary.flatten(),
+            options: options.clone(),
+            declared,
+            given: None,
+            dims,
+            seed: 0,
+        })
     }
 
     /// The graph, for a verb that needs one; an artifact has none, which is an error.
     pub fn graph(&self, purpose: &str) -> Result<&Graph, Error> {
-        self.graph.as_ref().ok_or_else(|| {
-            Error::Usage(format!("a compiled file cannot be used to {purpose}; give the .onnx model it was compiled from"))
-        })
+        self.graph
+            .as_ref()
+            .ok_or_else(|| Error::Usage(format!("a compiled file cannot be used to {purpose}; give the .onnx model it was compiled from")))
+    }
+
+    /// What the ONNX file says about itself, if the model came from one.
+    pub fn summary(&self) -> Option<&Summary> {
+        self.summary.as_ref()
     }
 
     /// The compiled model: compiled now, or what the file holds.
     pub fn artifact(&self, fuse: bool, progress: &Progress) -> Result<Rc<Artifact>, Error> {
         if let Source::Artifact(artifact) = &self.source {
-            return Ok(artifact.clone());
+            return self.as_compiled(artifact, fuse);
         }
         let graph = self.graph("compile")?;
-        Ok(Rc::new(progress.compile(&self.options.compiler(fuse), graph)?))
+        Ok(Rc::new(Artifact::of(&progress.compile(&self.options.compiler(fuse), graph)?)?))
+    }
+
+    /// What was compiled before is used as it is; options that ask for other code cannot be met.
+    fn as_compiled(&self, artifact: &Rc<Artifact>, fuse: bool) -> Result<Rc<Artifact>, Error> {
+        let asked = match (fuse, self.options.target.as_str()) {
+            (false, _) => "--no-fuse",
+            (true, "native") => return Ok(artifact.clone()),
+            (true, _) => "--target",
+        };
+        Err(Error::Usage(format!("{asked} has no effect on a compiled file; give it to `egret compile`, or give the .onnx model here")))
     }
 
     /// The tensors to run on, in the order of the model's inputs: those given, or pseudo-random ones.
@@ -139,8 +177,7 @@ impl Ready {
         }
         let symbols = &session.plan().symbols;
         let dims: Vec<(&str, i64)> = self.dims.iter().map(|(name, extent)| (&**name, *extent)).collect();
-        let free: Vec<(&str, i64)> =
-            dims.into_iter().filter(|(name, _)| symbols.iter().any(|symbol| symbol == name)).collect();
+        let free: Vec<(&str, i64)> = dims.into_iter().filter(|(name, _)| symbols.iter().any(|symbol| symbol == name)).collect();
         Ok(session.random_inputs(self.seed, &free)?)
     }
 
@@ -149,7 +186,7 @@ impl Ready {
         self.declared.iter().zip(tensors).map(|(input, tensor)| (input.name.as_str(), tensor.view())).collect()
     }
 
-    /// The name of the file without its extension: exporters call most graphs `main_graph`.
+    /// The file as it was given. Exporters call most graphs `main_graph`, so the graph's name says nothing.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -160,8 +197,19 @@ impl Ready {
     }
 }
 
-fn name_of(path: &Path) -> String {
-    path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+/// Refuses to compile for another machine what is to be run on this one.
+fn check_target(source: &Source, options: &CompileOptions) -> Result<(), Error> {
+    if let Source::Artifact(_) = source {
+        return Ok(());
+    }
+    let target = options.compiler(true).chosen_target()?;
+    match target.runs_here() {
+        true => Ok(()),
+        false => Err(Error::Usage(format!(
+            "code for `{}` does not run on this machine; `egret compile` writes it to a file for another",
+            options.target
+        ))),
+    }
 }
 
 /// Refuses a `--dim` that the model does not have.

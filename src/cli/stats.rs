@@ -97,11 +97,7 @@ impl Speedup {
         let mut ratios: Vec<f64> = (0..REPLICATES).map(|_| replicate()).collect();
         ratios.sort_by(f64::total_cmp);
         let once = vec![1; before.stretches];
-        Speedup {
-            ratio: before.median(&once) / after.median(&once),
-            low: percentile(&ratios, 2.5),
-            high: percentile(&ratios, 97.5),
-        }
+        Speedup { ratio: before.median(&once) / after.median(&once), low: percentile(&ratios, 2.5), high: percentile(&ratios, 97.5) }
     }
 }
 
@@ -115,8 +111,7 @@ impl Side {
     fn new(samples: &[Duration]) -> Side {
         let stretches = samples.len().min(STRETCHES);
         let stretch = |i: usize| i * stretches / samples.len();
-        let mut sorted: Vec<(f64, usize)> =
-            samples.iter().enumerate().map(|(i, sample)| (milliseconds(sample), stretch(i))).collect();
+        let mut sorted: Vec<(f64, usize)> = samples.iter().enumerate().map(|(i, sample)| (milliseconds(sample), stretch(i))).collect();
         sorted.sort_by(|a, b| f64::total_cmp(&a.0, &b.0));
         Side { sorted, stretches }
     }

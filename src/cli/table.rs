@@ -85,11 +85,7 @@ mod tests {
         let rows = [["unfused", "21.400", "x"], ["fused", "2.810", "a longer one"]];
         let rows = rows.map(|row| row.map(String::from).to_vec());
         let header = [("", Align::Left), ("p50 ms", Align::Right), ("note", Align::Left)];
-        let expected = [
-            "          p50 ms   note",
-            "unfused   21.400   x",
-            "fused      2.810   a longer one",
-        ];
+        let expected = ["          p50 ms   note", "unfused   21.400   x", "fused      2.810   a longer one"];
         assert_eq!(columns(&header, rows.clone()).lines().collect::<Vec<_>>(), expected);
         let bare = columns(&[("", Align::Left); 3], rows);
         assert_eq!(bare, "unfused   21.400   x\nfused     2.810    a longer one\n");

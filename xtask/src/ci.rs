@@ -29,9 +29,7 @@ fn format() -> Result {
 }
 
 fn lints() -> Result {
-    process::run(&mut cargo(
-        "clippy --workspace --all-targets -- -D warnings",
-    ))
+    process::run(&mut cargo("clippy --workspace --all-targets -- -D warnings"))
 }
 
 /// The lints of rustdoc, such as broken links, are seen by no other step.

@@ -15,16 +15,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("egret-frontend", &["egret-ir"]),
     ("egret-passes", &["egret-ir"]),
     ("egret-codegen", &["egret-ir", "egret-runtime"]),
-    (
-        "egret",
-        &[
-            "egret-ir",
-            "egret-runtime",
-            "egret-frontend",
-            "egret-passes",
-            "egret-codegen",
-        ],
-    ),
+    ("egret", &["egret-ir", "egret-runtime", "egret-frontend", "egret-passes", "egret-codegen"]),
     ("xtask", &[]),
 ];
 
@@ -48,10 +39,7 @@ pub(crate) fn run() -> Result {
     let runtime = tree(&["--package", RUNTIME, "--prefix=none"])?;
     match violations(&parse_direct(&workspace), &parse_names(&runtime)).as_slice() {
         [] => Ok(()),
-        found => Err(format!(
-            "a crate reaches past its layer:\n  {}",
-            found.join("\n  ")
-        )),
+        found => Err(format!("a crate reaches past its layer:\n  {}", found.join("\n  "))),
     }
 }
 
@@ -77,48 +65,32 @@ fn parse_direct(tree: &str) -> BTreeMap<&str, Vec<&str>> {
 
 /// The first word of each line: the name of a crate.
 fn parse_names(tree: &str) -> Vec<&str> {
-    tree.lines()
-        .filter_map(|line| line.split_whitespace().next())
-        .collect()
+    tree.lines().filter_map(|line| line.split_whitespace().next()).collect()
 }
 
 fn violations(direct: &BTreeMap<&str, Vec<&str>>, shipped: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for (&name, dependencies) in direct {
         let Some((_, allowed)) = LAYERS.iter().find(|(layer, _)| *layer == name) else {
-            found.push(format!(
-                "`{name}` has no layer yet: add it to LAYERS in xtask/src/layers.rs"
-            ));
+            found.push(format!("`{name}` has no layer yet: add it to LAYERS in xtask/src/layers.rs"));
             continue;
         };
         for dependency in dependencies {
             if direct.contains_key(dependency) && !allowed.contains(dependency) {
-                found.push(format!(
-                    "`{name}` depends on `{dependency}`, which is not below it"
-                ));
+                found.push(format!("`{name}` depends on `{dependency}`, which is not below it"));
             }
             if let Some(owner) = owner(dependency).filter(|owner| *owner != name) {
-                found.push(format!(
-                    "`{name}` depends on `{dependency}`, which only `{owner}` may know"
-                ));
+                found.push(format!("`{name}` depends on `{dependency}`, which only `{owner}` may know"));
             }
         }
     }
     let foreign = |name: &&&str| owner(name).is_some_and(|owner| owner != RUNTIME);
-    found.extend(
-        shipped
-            .iter()
-            .filter(foreign)
-            .map(|name| format!("`{RUNTIME}` ships `{name}`")),
-    );
+    found.extend(shipped.iter().filter(foreign).map(|name| format!("`{RUNTIME}` ships `{name}`")));
     found
 }
 
 fn owner(library: &str) -> Option<&'static str> {
-    HIDDEN
-        .iter()
-        .find(|(name, _)| *name == library)
-        .map(|(_, owner)| *owner)
+    HIDDEN.iter().find(|(name, _)| *name == library).map(|(_, owner)| *owner)
 }
 
 #[cfg(test)]
@@ -126,10 +98,7 @@ mod tests {
     use super::*;
 
     fn check(workspace: &str, runtime: &str, expected: &[&str]) {
-        assert_eq!(
-            violations(&parse_direct(workspace), &parse_names(runtime)),
-            expected
-        );
+        assert_eq!(violations(&parse_direct(workspace), &parse_names(runtime)), expected);
     }
 
     #[test]
@@ -138,11 +107,7 @@ mod tests {
             0egret v0.1.0 (/egret)\n1clap v4.6.7\n1egret-ir v0.1.0 (/egret/ir)\n1egret-codegen v0.1.0 (/egret/codegen)\n\n\
             0egret-codegen v0.1.0 (/egret/codegen)\n1egret-ir v0.1.0 (/egret/ir)\n1inkwell v0.11.0\n\n\
             0egret-ir v0.1.0 (/egret/ir)\n1petgraph v0.8.3\n";
-        check(
-            workspace,
-            "egret-runtime v0.1.0\nmemmap2 v0.9.9\nlibc v0.2.0 (*)\n",
-            &[],
-        );
+        check(workspace, "egret-runtime v0.1.0\nmemmap2 v0.9.9\nlibc v0.2.0 (*)\n", &[]);
     }
 
     #[test]
@@ -165,19 +130,11 @@ mod tests {
 
     #[test]
     fn the_runtime_ships_no_compiler_at_any_depth() {
-        check(
-            "",
-            "egret-runtime v0.1.0\nsome-crate v1.0.0\nllvm-sys v221.1.2\n",
-            &["`egret-runtime` ships `llvm-sys`"],
-        );
+        check("", "egret-runtime v0.1.0\nsome-crate v1.0.0\nllvm-sys v221.1.2\n", &["`egret-runtime` ships `llvm-sys`"]);
     }
 
     #[test]
     fn a_new_crate_needs_a_layer() {
-        check(
-            "0egret-new v0.1.0\n",
-            "",
-            &["`egret-new` has no layer yet: add it to LAYERS in xtask/src/layers.rs"],
-        );
+        check("0egret-new v0.1.0\n", "", &["`egret-new` has no layer yet: add it to LAYERS in xtask/src/layers.rs"]);
     }
 }

@@ -37,26 +37,14 @@ enum Action {
 }
 
 const TASKS: &[Task] = &[
-    Task {
-        name: "setup",
-        about: "install what the build needs: a C++ compiler and LLVM",
-        action: Action::Plain(setup::run),
-    },
-    Task {
-        name: "demo",
-        about: "compile the example models, run them, compare fused with unfused",
-        action: Action::Plain(demo::run),
-    },
+    Task { name: "setup", about: "install what the build needs: a C++ compiler and LLVM", action: Action::Plain(setup::run) },
+    Task { name: "demo", about: "compile the example models, run them, compare fused with unfused", action: Action::Plain(demo::run) },
     Task {
         name: "test",
         about: "run the test suite, or with ARGS for the test runner a part of it",
         action: Action::Forwarding(test::run),
     },
-    Task {
-        name: "ci",
-        about: "everything CI checks: format, lints, layers, documentation, tests",
-        action: Action::Plain(ci::run),
-    },
+    Task { name: "ci", about: "everything CI checks: format, lints, layers, documentation, tests", action: Action::Plain(ci::run) },
 ];
 
 fn main() -> ExitCode {
@@ -73,8 +61,7 @@ fn main() -> ExitCode {
 /// Every task works from the root of the repository, wherever it was called.
 fn enter_workspace() -> Result {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    std::env::set_current_dir(&root)
-        .map_err(|error| format!("cannot enter {}: {error}", root.display()))
+    std::env::set_current_dir(&root).map_err(|error| format!("cannot enter {}: {error}", root.display()))
 }
 
 fn dispatch(args: &[String]) -> Result {
@@ -92,13 +79,8 @@ fn dispatch(args: &[String]) -> Result {
 }
 
 fn usage() -> String {
-    let rows = TASKS
-        .iter()
-        .map(|task| format!("  {:6} {}", task.name, task.about));
-    format!(
-        "usage: cargo xtask TASK [ARGS]\n{}",
-        rows.collect::<Vec<_>>().join("\n")
-    )
+    let rows = TASKS.iter().map(|task| format!("  {:6} {}", task.name, task.about));
+    format!("usage: cargo xtask TASK [ARGS]\n{}", rows.collect::<Vec<_>>().join("\n"))
 }
 
 #[cfg(test)]

@@ -16,19 +16,12 @@ pub(crate) fn cargo(words: &str) -> Command {
 /// Runs the command with its output shown; a failure names the command.
 pub(crate) fn run(command: &mut Command) -> Result {
     let status = command.status().map_err(|error| failure(command, &error))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(failure(command, &status))
-    }
+    if status.success() { Ok(()) } else { Err(failure(command, &status)) }
 }
 
 /// What the command printed on stdout; its stderr is shown.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
-    let output = command
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|error| failure(command, &error))?;
+    let output = command.stderr(Stdio::inherit()).output().map_err(|error| failure(command, &error))?;
     if !output.status.success() {
         return Err(failure(command, &output.status));
     }
@@ -37,10 +30,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 
 /// Whether the program is there: its `--version` succeeds.
 pub(crate) fn is_installed(program: &str) -> bool {
-    Command::new(program)
-        .arg("--version")
-        .output()
-        .is_ok_and(|output| output.status.success())
+    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
 /// ``` `cargo fmt --check`: exit status: 1 ```

@@ -22,17 +22,9 @@ struct Need {
 }
 
 const NEEDS: &[Need] = &[
-    Need {
-        what: "LLVM 22 with its headers",
-        package: "llvm-22-dev",
-        is_met: has_llvm,
-    },
+    Need { what: "LLVM 22 with its headers", package: "llvm-22-dev", is_met: has_llvm },
     // A C compiler alone does not do: LLVM's library is linked against libstdc++, which comes with g++.
-    Need {
-        what: "a C++ compiler",
-        package: "g++",
-        is_met: || process::is_installed("g++"),
-    },
+    Need { what: "a C++ compiler", package: "g++", is_met: || process::is_installed("g++") },
 ];
 
 /// Installs the packages of the unmet needs with apt-get.
@@ -50,10 +42,7 @@ pub(crate) fn run() -> Result {
     install(&missing)?;
     match self::missing().as_slice() {
         [] => Ok(()),
-        still => Err(format!(
-            "apt-get succeeded, but {} cannot be found",
-            list(still, " and ", |need| need.what)
-        )),
+        still => Err(format!("apt-get succeeded, but {} cannot be found", list(still, " and ", |need| need.what))),
     }
 }
 
@@ -72,9 +61,7 @@ fn install(needs: &[&Need]) -> Result {
         return Err(format!("there is no apt-get here; {by_hand}"));
     }
     if !is_root() && !process::is_installed("sudo") {
-        return Err(format!(
-            "{packages} cannot be installed without root or sudo; {by_hand}"
-        ));
+        return Err(format!("{packages} cannot be installed without root or sudo; {by_hand}"));
     }
     eprintln!("xtask: installing {packages}");
     apt_get("update")
@@ -96,10 +83,7 @@ fn apt_get(words: &str) -> Result {
 }
 
 fn is_root() -> bool {
-    Command::new("id")
-        .arg("-u")
-        .output()
-        .is_ok_and(|output| output.stdout == b"0\n")
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n")
 }
 
 /// llvm-sys accepts any LLVM from 22 on, and fails to link with a later one: the release is compared here.
@@ -113,8 +97,7 @@ fn has_llvm() -> bool {
         Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let is_release = ask("--version").is_some_and(|version| is_llvm_release(&version));
-    is_release
-        && ask("--includedir").is_some_and(|dir| Path::new(&dir).join("llvm-c/Core.h").exists())
+    is_release && ask("--includedir").is_some_and(|dir| Path::new(&dir).join("llvm-c/Core.h").exists())
 }
 
 fn is_llvm_release(version: &str) -> bool {

@@ -21,6 +21,14 @@ use crate::kernel::{Axis, Contract, Panels, Split};
 use egret_ir::{DType, Dim};
 use inkwell::values::{IntValue, PointerValue};
 
+/// A loop over `k` this long is summed by itself before it is added to what the outer loops have summed: then the additions
+/// and the memory traffic of the totals are at most one instruction in twenty.
+const LONG_SUM: i64 = 64;
+
+fn is_long(axis: &Axis) -> bool {
+    axis.extent.as_const().is_some_and(|k| k >= LONG_SUM)
+}
+
 /// An epilogue of more instructions than this goes through memory: unrolled for every accumulator it would be 10 KB of code,
 /// at the same speed.
 const SHORT_EPILOGUE: usize = 8;
@@ -99,7 +107,9 @@ impl<'c> Gen<'_, 'c> {
         self.when(last, |g| {
             g.once(&c.cols.name, at, range, |g| {
                 let masks = match rest.as_const() {
-                    Some(rest) => (0..(rest + lanes - 1) / lanes).map(|j| (rest < (j + 1) * lanes).then(|| g.lanes_below(rest - j * lanes))).collect(),
+                    Some(rest) => {
+                        (0..(rest + lanes - 1) / lanes).map(|j| (rest < (j + 1) * lanes).then(|| g.lanes_below(rest - j * lanes))).collect()
+                    }
                     None => (0..vectors)
                         .map(|j| {
                             let left = g.index(&(c.cols.extent.clone() - c.cols.index() - j * lanes));
@@ -228,6 +238,7 @@ impl<'c> Gen<'_, 'c> {
     }
 
     /// The loops over `k`, outermost first; gives the accumulators and the pointer into `b` at the end.
+    #[allow(clippy::too_many_arguments)]
     fn down_k(
         &mut self,
         c: &Contract,
@@ -254,13 +265,34 @@ impl<'c> Gen<'_, 'c> {
         let end = self.repeat(&axis.name, run, carried, |g, mut carried| {
             let b = carried.pop().expect("b is carried").into_pointer_value();
             let a: Vec<PointerValue> = carried.split_off(count).into_iter().map(|p| p.into_pointer_value()).collect();
-            let (mut next, after) = g.down_k(c, panel, rows, inner, carried, a.clone(), b);
+            let (mut next, after) = match inner {
+                [innermost] if is_long(innermost) => g.partial_sums(c, panel, rows, inner, carried, a.clone(), b),
+                _ => g.down_k(c, panel, rows, inner, carried, a.clone(), b),
+            };
             next.extend(a.iter().map(|&p| Value::from(g.e.offset(p, a_stride, F32))));
             let b = b_stride.map_or(after, |s| g.e.offset(b, s, F32));
             next.push(b.into());
             next
         });
         (end[..count].to_vec(), end[count + pointers].into_pointer_value())
+    }
+
+    /// The innermost loop from zero, its sums then added to `totals`: the rounding error of a sum grows with its length, so
+    /// a row of the kernel at a time is more accurate than all of `k` in one chain. LLVM keeps the totals in memory meanwhile.
+    #[allow(clippy::too_many_arguments)]
+    fn partial_sums(
+        &mut self,
+        c: &Contract,
+        panel: &Panel<'c>,
+        rows: &Rows<'c>,
+        innermost: &[Axis],
+        totals: Vec<Value<'c>>,
+        a: Vec<PointerValue<'c>>,
+        b: PointerValue<'c>,
+    ) -> (Vec<Value<'c>>, PointerValue<'c>) {
+        let zero = self.e.zero(self.e.vector_type(self.e.register_type(DType::F32), self.e.lanes).into());
+        let (sums, after) = self.down_k(c, panel, rows, innermost, vec![zero; totals.len()], a, b);
+        (totals.into_iter().zip(sums).map(|(total, sum)| self.e.fadd(total, sum)).collect(), after)
     }
 
     /// One step down `k`.

@@ -14,10 +14,10 @@ use inkwell::builder::{Builder, BuilderError};
 use inkwell::context::Context;
 use inkwell::intrinsics::Intrinsic;
 use inkwell::llvm_sys::core::LLVMBuildGEP2;
-use inkwell::module::{Linkage, Module};
+use inkwell::module::Module;
 use inkwell::types::{AsTypeRef, BasicType, BasicTypeEnum, VectorType};
 use inkwell::values::{
-    AsValueRef, BasicMetadataValueEnum, BasicValue, BasicValueEnum, FastMathFlags, FunctionValue, InstructionOpcode, IntValue, PointerValue, VectorValue,
+    AsValueRef, BasicMetadataValueEnum, BasicValue, BasicValueEnum, FunctionValue, InstructionOpcode, IntValue, PointerValue, VectorValue,
 };
 use inkwell::{AddressSpace, FloatPredicate, IntPredicate};
 
@@ -374,15 +374,6 @@ impl<'c> Emit<'c> {
         built(self.builder.build_call(function, &args, "")).try_as_basic_value().basic()
     }
 
-    /// The lanes of a float vector added up in LLVM's order (pairwise).
-    pub(crate) fn reduce_fadd(&self, v: Value<'c>) -> Value<'c> {
-        let start = self.float_of(self.element_type(v), -0.0);
-        let sum = self.intrinsic("llvm.vector.reduce.fadd", &[v.get_type()], &[start, v]);
-        let call = sum.as_instruction_value().expect("a call");
-        call.set_fast_math_flags(FastMathFlags::AllowReassoc).expect("the call returns a float");
-        sum
-    }
-
     // ---- memory
 
     /// `base + index*size` bytes.
@@ -410,7 +401,8 @@ impl<'c> Emit<'c> {
         let element = self.int_type(8 * size).as_type_ref();
         // SAFETY: `getelementptr` with one pointer and a vector of indices gives a vector of pointers, which inkwell's own
         // method cannot say. It claims nothing about bounds; the lanes that are masked off are never accessed.
-        unsafe { VectorValue::new(LLVMBuildGEP2(self.builder.as_mut_ptr(), element, base.as_value_ref(), &mut index, 1, c"".as_ptr())) }.into()
+        unsafe { VectorValue::new(LLVMBuildGEP2(self.builder.as_mut_ptr(), element, base.as_value_ref(), &mut index, 1, c"".as_ptr())) }
+            .into()
     }
 
     pub(crate) fn load(&self, ty: BasicTypeEnum<'c>, at: PointerValue<'c>, align: usize) -> Value<'c> {
@@ -440,7 +432,14 @@ impl<'c> Emit<'c> {
     }
 
     /// Loads `base[index]` lane by lane; zero in the lanes not in `mask`.
-    pub(crate) fn gather(&self, ty: BasicTypeEnum<'c>, base: PointerValue<'c>, index: VectorValue<'c>, size: usize, mask: Value<'c>) -> Value<'c> {
+    pub(crate) fn gather(
+        &self,
+        ty: BasicTypeEnum<'c>,
+        base: PointerValue<'c>,
+        index: VectorValue<'c>,
+        size: usize,
+        mask: Value<'c>,
+    ) -> Value<'c> {
         let at = self.lane_addresses(base, index, size);
         let vector: BasicTypeEnum = self.vector_type(ty, self.lanes).into();
         let intrinsic = Intrinsic::find("llvm.masked.gather").expect("LLVM has gathers");
@@ -459,12 +458,6 @@ impl<'c> Emit<'c> {
         call.set_alignment_attribute(AttributeLoc::Param(1), size as u32);
     }
 
-    /// Asks for the cache line at `at`, soon.
-    pub(crate) fn prefetch(&self, at: PointerValue<'c>) {
-        let int = |v| Value::from(self.cx.i32_type().const_int(v, false));
-        self.call("llvm.prefetch", &[self.ptr_type()], &[at.into(), int(0), int(3), int(1)]);
-    }
-
     /// Bytes on the stack, allocated once per call of the kernel.
     pub(crate) fn scratch(&self, bytes: usize) -> PointerValue<'c> {
         let here = self.block();
@@ -477,22 +470,6 @@ impl<'c> Emit<'c> {
         slot.as_instruction().expect("an alloca").set_alignment(64).expect("a power of two");
         self.builder.position_at_end(here);
         slot
-    }
-
-    /// A table of constants in the image, 64-byte aligned.
-    pub(crate) fn table(&self, values: &[Value<'c>]) -> PointerValue<'c> {
-        let ty = values[0].get_type();
-        let array = match ty {
-            BasicTypeEnum::IntType(t) => t.const_array(&values.iter().map(|v| v.into_int_value()).collect::<Vec<_>>()),
-            BasicTypeEnum::FloatType(t) => t.const_array(&values.iter().map(|v| v.into_float_value()).collect::<Vec<_>>()),
-            other => unreachable!("no tables of {other:?}"),
-        };
-        let global = self.module.add_global(array.get_type(), None, "table");
-        global.set_initializer(&array);
-        global.set_constant(true);
-        global.set_linkage(Linkage::Private);
-        global.set_alignment(64);
-        global.as_pointer_value()
     }
 
     // ---- control flow

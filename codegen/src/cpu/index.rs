@@ -164,12 +164,16 @@ impl<'c> Gen<'_, 'c> {
         match atom {
             Atom::Symbol(name) => self.level_of_symbol(name).map_or((-HUGE, HUGE), |_| self.symbol(name).range),
             Atom::Div(a, b) => match (self.range(a), self.range(b)) {
-                ((low, high), (b_low, b_high)) if b_low > 0 => (low.div_euclid(if low < 0 { b_low } else { b_high }), high.div_euclid(if high < 0 { b_high } else { b_low })),
+                ((low, high), (b_low, b_high)) if b_low > 0 => {
+                    (low.div_euclid(if low < 0 { b_low } else { b_high }), high.div_euclid(if high < 0 { b_high } else { b_low }))
+                }
                 ((low, high), _) if low >= 0 && self.range(b).0 >= 0 => (0, high),
                 _ => (-HUGE, HUGE),
             },
             Atom::Mod(a, b) => match (self.range(a), self.range(b)) {
-                ((low, high), (b_low, b_high)) if b_low >= 0 => (0, if low >= 0 { high.min((b_high - 1).max(0)) } else { (b_high - 1).max(0) }),
+                ((low, high), (b_low, b_high)) if b_low >= 0 => {
+                    (0, if low >= 0 { high.min((b_high - 1).max(0)) } else { (b_high - 1).max(0) })
+                }
                 _ => (-HUGE, HUGE),
             },
             Atom::Max(a, b) => {

@@ -12,6 +12,8 @@ use super::point::Point;
 use super::scope::{Gen, Run};
 use super::split::{self, LANE_BLOCK};
 use crate::kernel::{Axis, Block, Expr, ExprKind, Map};
+use egret_ir::Dim;
+use egret_ir::dim::Atom;
 use egret_ir::scalar::{BinOp, UnOp};
 use inkwell::values::IntValue;
 use std::collections::HashSet;
@@ -30,12 +32,15 @@ impl<'c> Gen<'_, 'c> {
         for piece in &map.pieces {
             let extents: Vec<_> = piece.axes.iter().map(|a| a.extent.clone()).collect();
             self.unless_empty(&extents, |g| {
-                let (axes, block) = split::piece_axes(&piece.axes);
-                g.for_part(&axes, |g| match piece.axes.last() {
+                let axes = split::piece_axes(piece, g.e.lanes);
+                g.for_part(&axes.outer, |g| match piece.axes.last() {
                     None => g.block(&piece.block, vec![Point::scalar()]),
                     Some(lane) => {
-                        let (start, end) = g.lane_bounds(lane, block.as_ref());
-                        g.lanes(lane, start, end, vectors_for(&piece.block), |g, points| g.block(&piece.block, points));
+                        let (start, end) = g.lane_bounds(lane, axes.block.as_ref());
+                        match &axes.turned {
+                            Some(t) => g.turned(piece, &t.axis, &t.block, &t.loads, (start, end)),
+                            None => g.lanes(lane, start, end, vectors_for(&piece.block), |g, points| g.block(&piece.block, points)),
+                        }
                     }
                 });
             });
@@ -56,7 +61,14 @@ impl<'c> Gen<'_, 'c> {
     }
 
     /// Runs `body` over `start..end` of an axis with vectors: many at a time, then one, then the last lanes.
-    pub(crate) fn lanes(&mut self, lane: &Axis, start: IntValue<'c>, end: IntValue<'c>, vectors: usize, mut body: impl FnMut(&mut Self, Vec<Point<'c>>)) {
+    pub(crate) fn lanes(
+        &mut self,
+        lane: &Axis,
+        start: IntValue<'c>,
+        end: IntValue<'c>,
+        vectors: usize,
+        mut body: impl FnMut(&mut Self, Vec<Point<'c>>),
+    ) {
         self.lanes_carrying(lane, (start, end), vectors, vec![], |g, points, carried| {
             body(g, points);
             carried
@@ -121,10 +133,12 @@ fn node_weight(expr: &Expr, seen: &mut HashSet<*const ExprKind>) -> usize {
     }
     let own = match &*expr.kind {
         ExprKind::Const(_) | ExprKind::Var(_) => 0,
+        ExprKind::Load(_, d) | ExprKind::Index(d) if !is_affine(d) => 8,
         ExprKind::Load(..) | ExprKind::Index(_) | ExprKind::Select(..) | ExprKind::Cast(_) => 1,
         ExprKind::Un(op, _) => match op {
             UnOp::Neg | UnOp::Abs | UnOp::Sign | UnOp::Not | UnOp::Sqrt | UnOp::Floor | UnOp::Ceil | UnOp::Round | UnOp::IsNan => 1,
-            UnOp::Exp | UnOp::Log | UnOp::Tanh | UnOp::Erf => 16,
+            UnOp::Exp => 16,
+            UnOp::Log | UnOp::Tanh | UnOp::Erf => 32,
             _ => 64,
         },
         ExprKind::Bin(op, x, _) => match op {
@@ -134,4 +148,9 @@ fn node_weight(expr: &Expr, seen: &mut HashSet<*const ExprKind>) -> usize {
         },
     };
     own + expr.operands().into_iter().map(|o| node_weight(o, seen)).sum::<usize>()
+}
+
+/// Whether an index is a sum of products of symbols, which costs nothing in a loop.
+fn is_affine(d: &Dim) -> bool {
+    d.terms().iter().flat_map(|t| &t.atoms).all(|a| matches!(a, Atom::Symbol(_)))
 }

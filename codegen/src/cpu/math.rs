@@ -120,7 +120,11 @@ fn split_exponent<'c>(e: &Emit<'c>, x: Value<'c>) -> (Value<'c>, Value<'c>) {
     let raw = e.bitcast(x, e.int_type(bits));
     let k = e.ashr(e.sub(raw, e.int(raw, root_half)), mantissa);
     let m = e.bitcast(e.sub(raw, e.shl(k, mantissa)), e.element_type(x));
-    let k = e.convert(InstructionOpcode::SIToFP, if single { k } else { e.convert(InstructionOpcode::Trunc, k, e.int_type(32)) }, e.element_type(x));
+    let k = e.convert(
+        InstructionOpcode::SIToFP,
+        if single { k } else { e.convert(InstructionOpcode::Trunc, k, e.int_type(32)) },
+        e.element_type(x),
+    );
     let k = e.select(subnormal, e.fsub(k, e.float(k, up)), k);
     (k, e.fsub(m, e.float(m, 1.0)))
 }
@@ -170,12 +174,16 @@ pub(crate) fn tanh<'c>(e: &Emit<'c>, x: Value<'c>) -> Value<'c> {
         return e.copysign(y, x);
     }
     let square = e.fmul(x, x);
-    let p = polynomial(e, square, &[-5.704_988_727_45e-3, 2.063_908_879_54e-2, -5.373_971_555_31e-2, 1.333_144_220_36e-1, -3.333_328_194_22e-1]);
+    let p = polynomial(
+        e,
+        square,
+        &[-5.704_988_727_45e-3, 2.063_908_879_54e-2, -5.373_971_555_31e-2, 1.333_144_220_36e-1, -3.333_328_194_22e-1],
+    );
     let near = e.fma(e.fmul(p, square), x, x);
     let limit = e.float(x, 20.0);
     let held = e.select(e.fcmp(OGT, size, limit), limit, size);
     let far = e.fsub(one, e.fdiv(two, e.fadd(exp(e, e.fmul(held, two)), one)));
-    e.select(e.fcmp(OLT, size, e.float(x, 0.625)), near, e.copysign(far, x))
+    e.copysign(e.select(e.fcmp(OLT, size, e.float(x, 0.625)), near, far), x)
 }
 
 /// The error function.
@@ -256,7 +264,7 @@ const ERF_MIDDLE: ([f64; 7], [f64; 7]) = (
 );
 const ERF_FAR: ([f64; 8], [f64; 9]) = (
     [
-        -9.814_324_344_169_145_485_92e+00,
+        -9.814_329_344_169_145_485_92e+00,
         -8.128_743_550_630_659_342_46e+01,
         -1.846_050_929_067_110_359_94e+02,
         -1.623_966_694_625_734_703_55e+02,
@@ -397,7 +405,13 @@ fn sin_cos<'c>(e: &Emit<'c>, x: Value<'c>) -> (Value<'c>, Value<'c>, Value<'c>) 
     let p = polynomial(
         e,
         z,
-        &[1.589_690_995_211_550_102_21e-10, -2.505_076_025_340_686_341_95e-08, 2.755_731_370_707_006_767_89e-06, -1.984_126_982_985_794_931_34e-04, 8.333_333_333_322_489_461_24e-03],
+        &[
+            1.589_690_995_211_550_102_21e-10,
+            -2.505_076_025_340_686_341_95e-08,
+            2.755_731_370_707_006_767_89e-06,
+            -1.984_126_982_985_794_931_34e-04,
+            8.333_333_333_322_489_461_24e-03,
+        ],
     );
     let cube = e.fmul(z, y);
     let correction = e.fsub(e.fmul(z, e.fsub(e.fmul(half, low), e.fmul(cube, p))), low);
@@ -469,9 +483,9 @@ fn atan_double<'c>(e: &Emit<'c>, x: Value<'c>) -> Value<'c> {
     let c = |v| e.float(a, v);
     let pieces = [
         (0.4375, e.fsub(e.fadd(a, a), c(1.0)), e.fadd(c(2.0), a), 4.636_476_090_008_060_935_15e-01, 2.269_877_745_296_168_709_24e-17),
-        (0.6875, e.fsub(a, c(1.0)), e.fadd(a, c(1.0)), 7.853_981_633_974_482_789_99e-01, 3.061_616_997_868_383_017_93e-17),
+        (0.6875, e.fsub(a, c(1.0)), e.fadd(a, c(1.0)), std::f64::consts::FRAC_PI_4, 3.061_616_997_868_383_017_93e-17),
         (1.1875, e.fsub(a, c(1.5)), e.fma(c(1.5), a, c(1.0)), 9.827_937_232_473_290_540_82e-01, 1.390_331_103_123_099_845_16e-17),
-        (2.4375, c(-1.0), a, 1.570_796_326_794_896_558_00e+00, 6.123_233_995_736_766_035_87e-17),
+        (2.4375, c(-1.0), a, std::f64::consts::FRAC_PI_2, 6.123_233_995_736_766_035_87e-17),
     ];
     let (mut top, mut bottom, mut high, mut low) = (a, c(1.0), c(0.0), c(0.0));
     for (from, numerator, denominator, angle, rest) in pieces {

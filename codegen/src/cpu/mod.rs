@@ -1,7 +1,7 @@
 //! Native code for processors: one function per kernel, through LLVM, in one position-independent image.
 //!
-//! Every skeleton of the kernel IR has one emitter; below them are expressions ([`point`]), loops and offsets ([`scope`],
-//! [`index`]), and a thin layer over LLVM's builder ([`emit`]). **Invariant.** The image calls nothing, allocates nothing and
+//! Every skeleton of the kernel IR has one emitter; below them are expressions (`point`), loops and offsets (`scope`,
+//! `index`), and a thin layer over LLVM's builder (`emit`). **Invariant.** The image calls nothing, allocates nothing and
 //! refers to nothing outside itself, and the same kernels and target give the same bytes, whatever the number of threads.
 //!
 //! ```text
@@ -11,7 +11,10 @@
 mod contract;
 mod emit;
 mod index;
+mod lanes;
 mod map;
+// Constants stand as they are published.
+#[allow(clippy::excessive_precision)]
 mod math;
 mod ops;
 mod point;
@@ -19,9 +22,10 @@ mod recur;
 mod rows;
 mod scope;
 mod split;
-mod tile;
 #[cfg(test)]
 mod tests;
+mod tile;
+mod transpose;
 
 pub use tile::choose_tile;
 
@@ -40,6 +44,9 @@ use std::sync::{Mutex, Once};
 
 /// Compiled kernels: the image and the offset of each kernel's entry, in the order of the kernels.
 pub type CompiledCode = Image;
+
+/// The object file of one kernel.
+type Compiled = Result<Vec<u8>, CompileError>;
 
 /// Why kernels did not become code; each is a mistake of Egret, not of a model.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,7 +84,7 @@ pub enum CompileError {
 pub fn compile(kernels: &[Kernel], target: &Target, threads: usize) -> Result<CompiledCode, CompileError> {
     prepare();
     let next = AtomicUsize::new(0);
-    let objects: Mutex<Vec<Option<Result<Vec<u8>, CompileError>>>> = Mutex::new(vec![None; kernels.len()]);
+    let objects: Mutex<Vec<Option<Compiled>>> = Mutex::new(vec![None; kernels.len()]);
     std::thread::scope(|s| {
         for _ in 0..threads.clamp(1, kernels.len().max(1)) {
             s.spawn(|| {
@@ -155,7 +162,8 @@ pub fn translate(kernels: &[Kernel], target: &Target, form: Form) -> Result<Vec<
         Form::Object => FileType::Object,
     };
     let all = || kernels.iter().map(|k| k.to_string()).collect::<String>();
-    let buffer = machine.write_to_memory_buffer(&whole, kind).map_err(|e| CompileError::Malformed { kernel: all(), reason: e.to_string() })?;
+    let buffer =
+        machine.write_to_memory_buffer(&whole, kind).map_err(|e| CompileError::Malformed { kernel: all(), reason: e.to_string() })?;
     Ok(buffer.as_slice().to_vec())
 }
 
@@ -180,7 +188,13 @@ fn malformed(kernel: &Kernel, reason: String) -> CompileError {
 }
 
 /// Emits the function of a kernel.
-fn emitted<'c>(context: &'c Context, kernel: &Kernel, target: &Target, machine: &TargetMachine, i: usize) -> Result<Emit<'c>, CompileError> {
+fn emitted<'c>(
+    context: &'c Context,
+    kernel: &Kernel,
+    target: &Target,
+    machine: &TargetMachine,
+    i: usize,
+) -> Result<Emit<'c>, CompileError> {
     CURRENT.with(|c| *c.borrow_mut() = kernel.to_string());
     let e = Emit::new(context, target, &entry_name(i), &machine.get_target_data());
     let mut kernel_gen = Gen::new(e, kernel, target.vregs);

@@ -37,7 +37,13 @@ impl<'c> Gen<'_, 'c> {
         let int = dtype.is_int() || dtype == DType::Bool;
         match op {
             UnOp::Neg if int => e.sub(e.int(x, 0), x),
-            UnOp::Abs if int => if dtype.is_signed_int() { e.imax(x, e.sub(e.int(x, 0), x), true) } else { x },
+            UnOp::Abs if int => {
+                if dtype.is_signed_int() {
+                    e.imax(x, e.sub(e.int(x, 0), x), true)
+                } else {
+                    x
+                }
+            }
             UnOp::Sign if dtype.is_signed_int() => e.imin(e.imax(x, e.int(x, -1), true), e.int(x, 1), true),
             UnOp::Sign if int => e.imin(x, e.int(x, 1), false),
             UnOp::Not => e.not(x),

@@ -6,18 +6,21 @@
 
 use super::emit::Value;
 use super::ops::{needs_loop, widened};
-use super::scope::{Facts, Gen, HUGE, Symbol};
+use super::scope::{Facts, Gen, Symbol};
 use crate::kernel::{Block, BufferId, Expr, ExprKind, Let, Literal, Store};
-use egret_ir::dim::{Atom, Term};
+use egret_ir::dim::Term;
 use egret_ir::{DType, Dim};
 use inkwell::types::BasicTypeEnum;
-use inkwell::values::{InstructionOpcode, VectorValue};
+use inkwell::values::{InstructionOpcode, IntValue, VectorValue};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Indices below this are computed in 32-bit lanes; far enough from the end for lanes that run over an extent.
-const SMALL_INDEX: i128 = 1 << 30;
+/// Below this a stride times a lane fits 32 bits.
+const SMALL_STRIDE: i64 = 1 << 26;
+
+/// Elements up to this far apart are picked out of whole vectors; beyond it a gather is as good.
+const MOST_SPACED: i64 = 4;
 
 /// The axis that runs over the lanes of a vector.
 #[derive(Clone)]
@@ -40,7 +43,7 @@ pub(crate) struct Point<'c> {
     /// Indices read from data that are the same for all lanes and copies.
     shared: BTreeMap<Arc<str>, Dim>,
     /// Indices read from data that vary over the lanes, as i64.
-    vectors: BTreeMap<Arc<str>, (Value<'c>, i128)>,
+    pub(crate) vectors: BTreeMap<Arc<str>, (Value<'c>, i128)>,
     memo: HashMap<*const ExprKind, Value<'c>>,
 }
 
@@ -50,8 +53,10 @@ enum Access<'c> {
     Uniform,
     /// Neighbouring elements.
     Contiguous,
-    /// `address + lane * stride`.
-    Lanes(Dim, VectorValue<'c>),
+    /// Elements a small number apart, or neighbours in reverse.
+    Spaced(i64),
+    /// `uniform + base + lanes`.
+    Lanes { uniform: Dim, base: IntValue<'c>, lanes: VectorValue<'c> },
 }
 
 impl<'c> Point<'c> {
@@ -100,7 +105,7 @@ impl<'c> Point<'c> {
     }
 
     /// Whether an index differs between lanes.
-    fn varies(&self, d: &Dim) -> bool {
+    pub(crate) fn varies(&self, d: &Dim) -> bool {
         let lane = self.lane.as_ref().is_some_and(|l| d.mentions(&l.symbol));
         lane || self.vectors.keys().any(|v| d.mentions(v))
     }
@@ -347,12 +352,51 @@ impl<'c> Gen<'_, 'c> {
                 let pointer = self.pointer(buffer, at);
                 self.e.masked_load(vector, pointer, mask, size)
             }
-            (Access::Lanes(base, lanes), mask) => {
-                let pointer = self.pointer(buffer, &base);
+            (Access::Spaced(apart), None) => self.read_spaced(buffer, at, apart),
+            (Access::Spaced(apart), Some(mask)) => {
+                let (pointer, lanes) = (self.pointer(buffer, at), self.e.iota(32, apart));
+                self.e.gather(element, pointer, lanes, size, mask)
+            }
+            (Access::Lanes { uniform, base, lanes }, mask) => {
+                let pointer = self.pointer(buffer, &uniform);
+                let pointer = self.e.offset(pointer, base, size);
                 let mask = mask.unwrap_or_else(|| self.all_lanes());
                 self.e.gather(element, pointer, lanes, size, mask)
             }
         }
+    }
+
+    /// Elements a small number apart: whole vectors, of which the lanes are picked. They end at most 3 elements behind the
+    /// last one, in the slack behind the buffer.
+    fn read_spaced(&mut self, buffer: BufferId, at: &Dim, apart: i64) -> Value<'c> {
+        let dtype = self.kernel.buffers[buffer.0].dtype;
+        let (lanes, size) = (self.e.lanes, dtype.size());
+        let vector = self.e.vector_type(self.e.memory_type(dtype), lanes).into();
+        if apart < 0 {
+            let first = self.pointer(buffer, &(at.clone() - (lanes as i64 - 1)));
+            let forward = self.e.load(vector, first, size);
+            return self.e.shuffle(forward, forward, &(0..lanes).rev().collect::<Vec<_>>());
+        }
+        let (pointer, apart) = (self.pointer(buffer, at), apart as usize);
+        let parts = (0..apart).map(|i| self.e.load(vector, self.e.displaced(pointer, (i * lanes * size) as i64), size));
+        let parts: Vec<Value> = parts.collect();
+        // Lane l is element l*apart; each step takes from the next part what lies in it.
+        let mut picked = parts[0];
+        for (i, &part) in parts.iter().enumerate().skip(1) {
+            let lane = |l: usize| match (l * apart) / lanes {
+                before if before < i => {
+                    if i == 1 {
+                        l * apart
+                    } else {
+                        l
+                    }
+                }
+                here if here == i => lanes + l * apart - i * lanes,
+                _ => l,
+            };
+            picked = self.e.shuffle(picked, part, &(0..lanes).map(lane).collect::<Vec<_>>());
+        }
+        picked
     }
 
     /// Stores an element, or one per lane; the value has the memory's type.
@@ -375,8 +419,14 @@ impl<'c> Gen<'_, 'c> {
                 let (value, pointer) = (self.e.splat(value), self.pointer(buffer, &at));
                 self.e.masked_store(value, pointer, mask, size);
             }
-            (Access::Lanes(base, lanes), mask) => {
-                let (value, pointer) = (self.e.splat(value), self.pointer(buffer, &base));
+            (Access::Spaced(apart), mask) => {
+                let (value, pointer) = (self.e.splat(value), self.pointer(buffer, &at));
+                let mask = mask.unwrap_or_else(|| self.all_lanes());
+                self.e.scatter(value, pointer, self.e.iota(32, apart), size, mask);
+            }
+            (Access::Lanes { uniform, base, lanes }, mask) => {
+                let (value, pointer) = (self.e.splat(value), self.pointer(buffer, &uniform));
+                let pointer = self.e.offset(pointer, base, size);
                 let mask = mask.unwrap_or_else(|| self.all_lanes());
                 self.e.scatter(value, pointer, lanes, size, mask);
             }
@@ -403,16 +453,19 @@ impl<'c> Gen<'_, 'c> {
         match at.linear_in(&lane) {
             Some((stride, rest)) if !point.vectors.keys().any(|v| stride.mentions(v) || rest.mentions(v)) => match stride.as_const() {
                 Some(1) => Access::Contiguous,
-                Some(s) if (i128::from(s) * self.e.lanes as i128).abs() < SMALL_INDEX => Access::Lanes(at.clone(), self.e.iota(32, s)),
+                Some(s @ (-1 | 2..=MOST_SPACED)) => Access::Spaced(s),
+                Some(s) if s.abs() < SMALL_STRIDE => Access::Lanes { uniform: at.clone(), base: self.e.i64(0), lanes: self.e.iota(32, s) },
                 _ => {
                     let stride = self.index(&stride);
-                    Access::Lanes(at.clone(), self.e.mul(self.e.iota(64, 1).into(), stride.into()).into_vector_value())
+                    let lanes = self.e.mul(self.e.iota(64, 1).into(), stride.into()).into_vector_value();
+                    Access::Lanes { uniform: at.clone(), base: self.e.i64(0), lanes }
                 }
             },
             _ => {
-                let (varying, base): (Vec<Term>, Vec<Term>) = at.terms().iter().cloned().partition(|t| point.varies(&Dim::from_terms(vec![t.clone()])));
-                let lanes = self.lane_index(point, &Dim::from_terms(varying));
-                Access::Lanes(Dim::from_terms(base), lanes)
+                let (varying, base): (Vec<Term>, Vec<Term>) =
+                    at.terms().iter().cloned().partition(|t| point.varies(&Dim::from_terms(vec![t.clone()])));
+                let index = self.lane_index(point, &Dim::from_terms(varying));
+                Access::Lanes { uniform: Dim::from_terms(base), base: index.base, lanes: index.lanes.into_vector_value() }
             }
         }
     }
@@ -432,129 +485,9 @@ impl<'c> Gen<'_, 'c> {
                 self.e.add(first.into(), self.e.iota(64, stride).into())
             }
             None => {
-                let lanes = self.lane_index(point, &at).into();
-                match self.e.bits(lanes) {
-                    64 => lanes,
-                    _ => self.e.convert(InstructionOpcode::SExt, lanes, self.e.int_type(64)),
-                }
+                let lanes = self.lane_index(point, &at);
+                self.whole_lanes(lanes)
             }
         }
     }
-
-    /// An index per lane, in 32 bits where it provably fits.
-    fn lane_index(&mut self, point: &Point<'c>, d: &Dim) -> VectorValue<'c> {
-        let bits = if self.is_small(point, d) { 32 } else { 64 };
-        self.lane_dim(point, d, bits).into_vector_value()
-    }
-
-    fn lane_dim(&mut self, point: &Point<'c>, d: &Dim, bits: usize) -> Value<'c> {
-        if !point.varies(d) {
-            let scalar = self.index(d).into();
-            let scalar = if bits == 64 { scalar } else { self.e.convert(InstructionOpcode::Trunc, scalar, self.e.int_type(bits)) };
-            return self.e.splat(scalar);
-        }
-        let (varying, fixed): (Vec<Term>, Vec<Term>) = d.terms().iter().cloned().partition(|t| point.varies(&Dim::from_terms(vec![t.clone()])));
-        let mut sum = (!fixed.is_empty()).then(|| self.lane_dim(point, &Dim::from_terms(fixed), bits));
-        for term in varying {
-            let mut product: Option<Value> = None;
-            for atom in &term.atoms {
-                let value = self.lane_atom(point, atom, bits);
-                product = Some(product.map_or(value, |p| self.e.mul(p, value)));
-            }
-            let product = product.expect("a varying term has atoms");
-            let product = if term.coefficient == 1 { product } else { self.e.mul(product, self.e.int(product, term.coefficient)) };
-            sum = Some(sum.map_or(product, |s| self.e.add(s, product)));
-        }
-        sum.expect("a varying index has terms")
-    }
-
-    fn lane_atom(&mut self, point: &Point<'c>, atom: &Atom, bits: usize) -> Value<'c> {
-        match atom {
-            Atom::Symbol(name) => {
-                if let Some(&(value, _)) = point.vectors.get(name) {
-                    return if bits == 64 { value } else { self.e.convert(InstructionOpcode::Trunc, value, self.e.int_type(bits)) };
-                }
-                let mut first: Value = self.symbol(name).value.into();
-                if bits != 64 {
-                    first = self.e.convert(InstructionOpcode::Trunc, first, self.e.int_type(bits));
-                }
-                match point.lane.as_ref().is_some_and(|l| l.symbol == *name) {
-                    true => self.e.add(first, self.e.iota(bits, 1).into()),
-                    false => self.e.splat(first),
-                }
-            }
-            Atom::Div(a, b) => self.lane_quotient(point, a, b, bits),
-            Atom::Mod(a, b) => {
-                let quotient = self.lane_quotient(point, a, b, bits);
-                let (a, b) = (self.lane_dim(point, a, bits), self.lane_dim(point, b, bits));
-                self.e.sub(a, self.e.mul(quotient, b))
-            }
-            Atom::Max(a, b) => {
-                let (a, b) = (self.lane_dim(point, a, bits), self.lane_dim(point, b, bits));
-                self.e.imax(a, b, true)
-            }
-            Atom::Min(a, b) => {
-                let (a, b) = (self.lane_dim(point, a, bits), self.lane_dim(point, b, bits));
-                self.e.imin(a, b, true)
-            }
-        }
-    }
-
-    fn lane_quotient(&mut self, point: &Point<'c>, a: &Dim, b: &Dim, bits: usize) -> Value<'c> {
-        let natural = self.lane_range(point, a).0 >= 0;
-        if let Some(c) = b.as_const().filter(|c| *c > 0) {
-            let a = self.lane_dim(point, a, bits);
-            return match (natural, (c as u64).is_power_of_two()) {
-                (_, true) => self.e.ashr(a, c.trailing_zeros().into()),
-                (true, _) => self.e.op(InstructionOpcode::UDiv, a, self.e.int(a, c)),
-                (false, _) => self.floor_div(a, self.e.int(a, c)),
-            };
-        }
-        let (a, b) = (self.lane_dim(point, a, bits), self.lane_dim(point, b, bits));
-        let zero = self.e.icmp(inkwell::IntPredicate::EQ, b, self.e.int(b, 0));
-        let b = self.e.select(zero, self.e.int(b, 1), b);
-        self.floor_div(a, b)
-    }
-
-    /// The range of an index over the lanes.
-    fn lane_range(&self, point: &Point<'c>, d: &Dim) -> (i128, i128) {
-        let mut bound = d.clone();
-        for (name, (_, last)) in &point.vectors {
-            // A number as large as the index can get bounds what grows with it.
-            bound = bound.substitute(&|n| (*n == **name).then(|| Dim::from((*last).min(HUGE) as i64)));
-        }
-        let (low, high) = self.range(&bound);
-        match point.vectors.keys().any(|v| d.mentions(v)) {
-            true if all_positive(d) => (0, high),
-            true => (-HUGE, HUGE),
-            false => (low, high),
-        }
-    }
-
-    /// Whether an index and all its parts fit 32-bit lanes.
-    fn is_small(&self, point: &Point<'c>, d: &Dim) -> bool {
-        let fits = |d: &Dim| {
-            let (low, high) = self.lane_range(point, d);
-            low > -SMALL_INDEX && high < SMALL_INDEX
-        };
-        let part = |t: &Term| {
-            let inner = t.atoms.iter().all(|a| match a {
-                Atom::Symbol(_) => true,
-                Atom::Div(a, b) | Atom::Mod(a, b) | Atom::Max(a, b) | Atom::Min(a, b) => self.is_small(point, a) && self.is_small(point, b),
-            });
-            inner && fits(&Dim::from_terms(vec![t.clone()])) && i128::from(t.coefficient).abs() < SMALL_INDEX
-        };
-        fits(d) && d.terms().iter().all(part)
-    }
-}
-
-/// Whether an index can only grow with its symbols.
-fn all_positive(d: &Dim) -> bool {
-    let atom = |a: &Atom| match a {
-        Atom::Symbol(_) => true,
-        Atom::Div(a, b) => all_positive(a) && b.as_const().is_some_and(|c| c > 0),
-        Atom::Mod(..) => false,
-        Atom::Max(a, b) | Atom::Min(a, b) => all_positive(a) && all_positive(b),
-    };
-    d.as_const().is_some_and(|c| c >= 0) || !d.terms().is_empty() && d.terms().iter().all(|t| t.coefficient > 0 && t.atoms.iter().all(atom))
 }

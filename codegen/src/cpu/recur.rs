@@ -384,7 +384,7 @@ impl Layer<'_> {
         let weights = g.pointer(r.weights, &(self.unit.index() * (r.hidden * all) + gates.start * g.e.lanes));
         let row = self.row.index() * r.hidden;
         let state = match tile.stage {
-            Stage::Candidate => g.pointer(r.h0, &row),
+            Stage::Candidate => g.pointer(r.h, &row),
             Stage::Lstm | Stage::LinearGru | Stage::ResetGates | Stage::Plain(_) => {
                 let row = g.index(&row);
                 g.e.offset(tile.before, row, self.size)

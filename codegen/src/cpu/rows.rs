@@ -31,8 +31,20 @@ const PARTIAL_VECTORS: usize = 4;
 /// A round of a pass has at most about this many instructions' worth of work.
 const ROUND_WEIGHT: usize = 64;
 
+/// About how many instructions the unrolled points of a pass may take, for all rows done together: 7x7 taps for 7 rows.
+const UNROLLED_WEIGHT: usize = 1200;
+
+/// About how many instructions one point may take for all rows done together.
+const TILE_WEIGHT: usize = 128;
+
 /// Reduced points up to this many are unrolled: 7x7 taps.
 const MOST_UNROLLED: i64 = 49;
+
+/// A row of a tile has a sum and a loaded vector that it shares with its neighbours.
+const REGISTERS_PER_ROW: usize = 2;
+
+/// The f32s of a cache line: tiles walk over whole lines, so that none is fetched twice.
+const CACHE_LINE: usize = 16;
 
 /// Most statistics that are kept for all the rows done together, so that they stay in registers.
 const MOST_KEPT: usize = 16;
@@ -87,14 +99,18 @@ impl<'c> Gen<'_, 'c> {
     }
 
     fn partial_vectors(&self, pass: &Pass, lane: &Axis) -> usize {
-        let work = weight(pass.block.exprs().chain(pass.reduces.iter().map(|r| &r.value)));
-        let most = (ROUND_WEIGHT / work.max(1)).clamp(1, PARTIAL_VECTORS);
+        let most = (ROUND_WEIGHT / pass_weight(pass)).clamp(1, PARTIAL_VECTORS);
         let there = lane.extent.as_const().map_or(most, |n| (n as usize / self.e.lanes).max(1));
         most.min(there)
     }
 
     /// Loops over axes, outermost first, with values that go around all of them.
-    fn nest_carrying(&mut self, axes: &[Axis], carried: Vec<Value<'c>>, body: &mut dyn FnMut(&mut Self, Vec<Value<'c>>) -> Vec<Value<'c>>) -> Vec<Value<'c>> {
+    fn nest_carrying(
+        &mut self,
+        axes: &[Axis],
+        carried: Vec<Value<'c>>,
+        body: &mut dyn FnMut(&mut Self, Vec<Value<'c>>) -> Vec<Value<'c>>,
+    ) -> Vec<Value<'c>> {
         let Some((first, rest)) = axes.split_first() else { return body(self, carried) };
         let run = self.whole(first, false);
         self.repeat(&first.name, run, carried, |g, carried| g.nest_carrying(rest, carried, body))
@@ -130,7 +146,15 @@ impl<'c> Gen<'_, 'c> {
     /// Several partial results, pairwise.
     fn combine_all(&mut self, reduce: &Reduce, mut parts: Vec<Value<'c>>) -> Value<'c> {
         while parts.len() > 1 {
-            parts = parts.chunks(2).map(|pair| pair.iter().copied().reduce(|x, y| combine(&self.e, reduce.fold, reduce.value.dtype, x, y)).expect("chunks are not empty")).collect();
+            parts = parts
+                .chunks(2)
+                .map(|pair| {
+                    pair.iter()
+                        .copied()
+                        .reduce(|x, y| combine(&self.e, reduce.fold, reduce.value.dtype, x, y))
+                        .expect("chunks are not empty")
+                })
+                .collect();
         }
         parts[0]
     }
@@ -152,16 +176,17 @@ impl<'c> Gen<'_, 'c> {
     /// The rows of a stretch of the lane axis, and all points of the tiled axis.
     fn lane_rows(&mut self, rows: &Rows, lane: &Axis, (start, end): (IntValue<'c>, IntValue<'c>)) {
         let tiled = rows.axes.iter().rev().nth(1).filter(|_| rows.tile > 1);
-        let vectors = if tiled.is_some() { 1 } else { together(rows) };
+        let vectors = if tiled.is_some() { (CACHE_LINE / self.e.lanes).max(1) } else { together(rows) };
         self.lanes(lane, start, end, vectors, |g, points| match tiled {
             None => g.passes_at(rows, points),
-            Some(axis) => g.tiles(rows, axis, &points[0]),
+            Some(axis) => g.tiles(rows, axis, &points),
         });
     }
 
     /// The points of the tiled axis, `tile` at a time, then those that are left together where that is known.
-    fn tiles(&mut self, rows: &Rows, axis: &Axis, point: &Point<'c>) {
-        let step = even_tile(axis, rows.tile) as i64;
+    fn tiles(&mut self, rows: &Rows, axis: &Axis, points: &[Point<'c>]) {
+        let most = (TILE_WEIGHT / heaviest(rows)).clamp(1, self.vregs / REGISTERS_PER_ROW);
+        let step = even_tile(axis, rows.tile.min(most)) as i64;
         let whole = axis.extent.floor_div(&step.into());
         let rest = axis.extent.clone() - whole.clone() * step;
         let range = self.axis_range(axis);
@@ -173,8 +198,9 @@ impl<'c> Gen<'_, 'c> {
         };
         for (start, end, step) in steps {
             self.repeat(&axis.name, Run { start, end, step, certain: false, range }, vec![], |g, _| {
-                let points = (0..step).map(|t| point.renewed().moved(&axis.name, t)).collect();
-                g.passes_at(rows, points);
+                for point in points {
+                    g.passes_at(rows, (0..step).map(|t| point.renewed().moved(&axis.name, t)).collect());
+                }
                 vec![]
             });
         }
@@ -207,7 +233,8 @@ impl<'c> Gen<'_, 'c> {
     }
 
     fn pass_over_taps(&mut self, rows: &Rows, pass: &Pass, points: &[Point<'c>]) -> Vec<Value<'c>> {
-        let (looped, unrolled) = rows.reduced.split_at(looped_axes(&rows.reduced));
+        let most = (UNROLLED_WEIGHT / (points.len() * pass_weight(pass))) as i64;
+        let (looped, unrolled) = rows.reduced.split_at(looped_axes(&rows.reduced, most.min(MOST_UNROLLED)));
         let start: Vec<Value> = pass.reduces.iter().map(|r| self.e.splat(identity(&self.e, r.fold, r.value.dtype))).collect();
         self.nest_carrying(looped, start.repeat(points.len()), &mut |g, mut carried| {
             for tap in taps(unrolled) {
@@ -221,9 +248,18 @@ impl<'c> Gen<'_, 'c> {
 
 /// How many rows along the lanes are done together, in vectors.
 fn together(rows: &Rows) -> usize {
-    let work: usize = rows.passes.iter().map(|p| weight(p.block.exprs().chain(p.reduces.iter().map(|r| &r.value)))).max().unwrap_or(1);
     let kept: usize = rows.passes.iter().map(|p| p.reduces.len()).sum();
-    (ROUND_WEIGHT / work.max(1)).min(MOST_KEPT / kept.max(1)).clamp(1, PARTIAL_VECTORS)
+    (ROUND_WEIGHT / heaviest(rows)).min(MOST_KEPT / kept.max(1)).clamp(1, PARTIAL_VECTORS)
+}
+
+/// About how many instructions a point of a pass takes.
+fn pass_weight(pass: &Pass) -> usize {
+    weight(pass.block.exprs().chain(pass.reduces.iter().map(|r| &r.value))).max(1)
+}
+
+/// About how many instructions a point of the longest pass takes.
+fn heaviest(rows: &Rows) -> usize {
+    rows.passes.iter().map(pass_weight).max().unwrap_or(1)
 }
 
 /// The tile, or less where that leaves the last one as large as the others.
@@ -235,11 +271,11 @@ fn even_tile(axis: &Axis, tile: usize) -> usize {
 }
 
 /// How many of the outer reduced axes stay loops.
-fn looped_axes(axes: &[Axis]) -> usize {
+fn looped_axes(axes: &[Axis], most: i64) -> usize {
     let mut product = 1i64;
     for (i, axis) in axes.iter().enumerate().rev() {
         product = product.saturating_mul(axis.extent.as_const().unwrap_or(i64::MAX));
-        if product > MOST_UNROLLED {
+        if product > most {
             return i + 1;
         }
     }

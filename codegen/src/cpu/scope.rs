@@ -91,7 +91,8 @@ impl<'a, 'c> Gen<'a, 'c> {
         let argument = |i| e.function.get_nth_param(i).expect("a kernel has four parameters");
         let (table, sizes) = (argument(0).into_pointer_value(), argument(1).into_pointer_value());
         let (part, parts) = (argument(2).into_int_value(), argument(3).into_int_value());
-        let bases = (0..kernel.buffers.len() as i64).map(|i| e.load(e.ptr_type(), e.displaced(table, 8 * i), 8).into_pointer_value()).collect();
+        let bases =
+            (0..kernel.buffers.len() as i64).map(|i| e.load(e.ptr_type(), e.displaced(table, 8 * i), 8).into_pointer_value()).collect();
         let mut entry = Level::default();
         for (i, name) in kernel.sizes().into_iter().enumerate() {
             let value = e.load(e.int_type(64), e.displaced(sizes, 8 * i as i64), 8).into_int_value();

@@ -9,7 +9,8 @@
 //! ```
 
 use super::scope::{Gen, Run};
-use crate::kernel::{Axis, Body, Contract, Kernel, Map, Rows, Split};
+use super::transpose::turned_axis;
+use crate::kernel::{Axis, Body, BufferId, Contract, Kernel, Map, Piece, Rows, Split};
 use egret_ir::Dim;
 use inkwell::values::IntValue;
 
@@ -24,7 +25,7 @@ impl Kernel {
     /// How many units of work the parts divide on a target with `lanes` lanes: the greatest useful number of parts.
     pub fn units(&self, lanes: usize) -> Dim {
         match &self.body {
-            Body::Map(map) => map_units(map),
+            Body::Map(map) => map_units(map, lanes),
             Body::Rows(rows) => units(&row_axes(rows).0),
             Body::Contract(contract) => units(&contract_axes(contract, lanes)),
             Body::Recur(recur) => recur.batch.clone(),
@@ -32,8 +33,8 @@ impl Kernel {
     }
 }
 
-fn map_units(map: &Map) -> Dim {
-    let pieces: Vec<Dim> = map.pieces.iter().map(|p| units(&piece_axes(&p.axes).0)).collect();
+fn map_units(map: &Map, lanes: usize) -> Dim {
+    let pieces: Vec<Dim> = map.pieces.iter().map(|p| units(&piece_axes(p, lanes).outer)).collect();
     pieces.iter().fold(Dim::ONE, |most, p| p.maximum(&most))
 }
 
@@ -54,12 +55,37 @@ fn numbered(axes: &[Axis]) -> usize {
     axes.len()
 }
 
-/// The axes around the lane axis of a nest, and the block of lanes as one more where there are too few.
-pub(crate) fn piece_axes(axes: &[Axis]) -> (Vec<Axis>, Option<Axis>) {
-    match axes.split_last() {
-        None => (vec![], None),
-        Some((lane, outer)) => with_blocks(outer, lane),
-    }
+/// The loops of a piece around the one over its lanes.
+pub(crate) struct PieceAxes {
+    /// Outermost first.
+    pub(crate) outer: Vec<Axis>,
+    /// The block of lanes, if they are divided; one of `outer`.
+    pub(crate) block: Option<Axis>,
+    /// Where the piece is done in squares, the axis that is read along, and its blocks, which are one of `outer`.
+    pub(crate) turned: Option<Turned>,
+}
+
+/// How a piece is done in squares.
+pub(crate) struct Turned {
+    pub(crate) axis: Axis,
+    pub(crate) block: Axis,
+    pub(crate) loads: Vec<(BufferId, Dim)>,
+}
+
+/// The loops of a piece.
+pub(crate) fn piece_axes(piece: &Piece, lanes: usize) -> PieceAxes {
+    let Some((lane, outer)) = piece.axes.split_last() else {
+        return PieceAxes { outer: vec![], block: None, turned: None };
+    };
+    let mut outer = outer.to_vec();
+    let turned = turned_axis(piece, lanes).map(|(i, loads)| {
+        let axis = outer[i].clone();
+        let block = Axis::new(format!("{}'square", axis.name), axis.extent.ceil_div(&lanes.into()));
+        outer[i] = block.clone();
+        Turned { axis, block, loads }
+    });
+    let (outer, block) = with_blocks(&outer, lane);
+    PieceAxes { outer, block, turned }
 }
 
 /// The axes of the rows without the lane axis and the tiled one, and the block of lanes as one more where needed.
@@ -147,7 +173,13 @@ impl<'c> Gen<'_, 'c> {
         }
     }
 
-    fn for_units(&mut self, name: &std::sync::Arc<str>, (start, end): (IntValue<'c>, IntValue<'c>), extent: i128, body: impl FnOnce(&mut Self)) {
+    fn for_units(
+        &mut self,
+        name: &std::sync::Arc<str>,
+        (start, end): (IntValue<'c>, IntValue<'c>),
+        extent: i128,
+        body: impl FnOnce(&mut Self),
+    ) {
         let run = Run { start, end, step: 1, certain: false, range: (0, extent - 1) };
         self.repeat(name, run, vec![], |g, _| {
             body(g);

@@ -12,7 +12,10 @@ use crate::target::Target;
 const LATENCY: usize = 8;
 
 /// Relative cost of a load against a multiply-add; chosen so that 7x2, 12x2, 8x3 and 6x4 are about equal, as measured.
-const LOAD_COST: f64 = 0.15;
+const LOAD_COST: f64 = 0.3;
+
+/// How often an unknown number of rows is taken to be 1.
+const ONE_ROW: f64 = 0.05;
 
 /// Most accumulators with 32 vector registers; with 28, the loads no longer fit and it runs at half the speed.
 const MOST_ACCUMULATORS: [(usize, usize); 2] = [(32, 24), (16, 12)];
@@ -20,22 +23,26 @@ const MOST_ACCUMULATORS: [(usize, usize); 2] = [(32, 24), (16, 12)];
 /// More rows than this need more address registers than there are when the row pitch is not a number.
 const MOST_ROWS: usize = 14;
 
+/// More vectors than this are never better: eight accumulators hide the latency for a single row.
+const MOST_VECTORS: usize = 8;
+
 /// A tile for `acc[m, n] = sum over k`. An extent that is not known until run time is `None` and counts as large.
 pub fn choose_tile(m: Option<usize>, n: Option<usize>, k: Option<usize>, target: &Target) -> Tile {
     let _ = k; // Panels are read in one go up to any k that occurs: splitting k was measured to gain nothing up to 4608.
-    let candidates = candidates(m, target);
     let cost = |t: &Tile| cost(*t, m, n, target.lanes);
-    candidates.into_iter().min_by(|x, y| cost(x).total_cmp(&cost(y))).expect("there are always tiles")
+    candidates(m, n, target).into_iter().min_by(|x, y| cost(x).total_cmp(&cost(y))).expect("there are always tiles")
 }
 
 /// Every tile that fits the registers.
-fn candidates(m: Option<usize>, target: &Target) -> Vec<Tile> {
+fn candidates(m: Option<usize>, n: Option<usize>, target: &Target) -> Vec<Tile> {
     let most = MOST_ACCUMULATORS.iter().find(|(registers, _)| target.vregs >= *registers).map_or(4, |(_, most)| *most);
     let most_rows = m.unwrap_or(MOST_ROWS).clamp(1, MOST_ROWS);
+    // No wider than the columns: panels are packed at the tile's width, what fills them included.
+    let most_vectors = n.map_or(MOST_VECTORS, |n| n.div_ceil(target.lanes)).clamp(1, MOST_VECTORS);
     let mut tiles = vec![];
-    for vectors in 1..=8 {
+    for vectors in 1..=most_vectors {
         for rows in 1..=most_rows {
-            if rows * vectors <= most && rows * vectors + vectors + 2 <= target.vregs {
+            if rows * vectors <= most && rows * vectors + vectors < target.vregs {
                 tiles.push(Tile { rows, vectors });
             }
         }
@@ -45,27 +52,29 @@ fn candidates(m: Option<usize>, target: &Target) -> Vec<Tile> {
 
 /// Time per useful multiply-add.
 fn cost(tile: Tile, m: Option<usize>, n: Option<usize>, lanes: usize) -> f64 {
-    let (rows, vectors) = (tile.rows as f64, tile.vectors as f64);
-    let accumulators = tile.rows * tile.vectors;
-    let loads = 1.0 + LOAD_COST * (rows + 2.0 * vectors) / (rows * vectors);
-    let latency = (LATENCY as f64 / accumulators as f64).max(1.0);
-    waste(m, tile.rows) * waste_of_columns(n, tile.vectors, lanes) * loads * latency
-}
-
-/// The part of the work that is done for nothing when `extent` is covered in steps, plus 1.
-fn waste(extent: Option<usize>, step: usize) -> f64 {
-    match extent {
-        None | Some(0) => 1.0,
-        Some(n) => n.div_ceil(step) as f64 * step as f64 / n as f64,
+    let whole = cost_of(tile.rows, tile.vectors);
+    let rows = match m.filter(|m| *m > 0) {
+        // A number of rows that is not known is 1 now and then, and then only the vectors hide the latency.
+        None => 1.0 + ONE_ROW * cost_of(1, tile.vectors),
+        Some(m) => m.div_ceil(tile.rows) as f64 * tile.rows as f64 / m as f64,
+    };
+    match n.filter(|n| *n > 0) {
+        None => rows * whole,
+        Some(n) => {
+            // The last panel has no more vectors than there are columns for.
+            let (all, panels) = (n.div_ceil(lanes), n.div_ceil(lanes) / tile.vectors);
+            let last = all - panels * tile.vectors;
+            let columns = (panels * tile.vectors) as f64 * whole + if last > 0 { last as f64 * cost_of(tile.rows, last) } else { 0.0 };
+            rows * columns * lanes as f64 / n as f64
+        }
     }
 }
 
-/// Columns are covered in whole vectors; a last panel that is narrower than the others costs a little more per vector.
-fn waste_of_columns(extent: Option<usize>, vectors: usize, lanes: usize) -> f64 {
-    let Some(n) = extent else { return 1.0 };
-    let (all, panels) = (n.div_ceil(lanes), n.div_ceil(lanes * vectors));
-    let partial = if all % vectors == 0 { 0.0 } else { 0.5 * (vectors - all % vectors) as f64 };
-    waste(Some(n), lanes) * (1.0 + partial / (panels * vectors) as f64)
+/// Time per multiply-add of a tile.
+fn cost_of(rows: usize, vectors: usize) -> f64 {
+    let loads = 1.0 + LOAD_COST * (rows + 2 * vectors) as f64 / (rows * vectors) as f64;
+    let latency = (LATENCY as f64 / (rows * vectors) as f64).max(1.0);
+    loads * latency
 }
 
 #[cfg(test)]
@@ -95,7 +104,7 @@ mod tests {
     fn all_tiles_fit_the_registers() {
         for target in ["x86-64-v3", "x86-64-v4", "aarch64"] {
             let target = Target::named(target).unwrap();
-            for t in candidates(None, &target) {
+            for t in candidates(None, None, &target) {
                 assert!(t.rows * t.vectors + t.vectors < target.vregs, "{t:?}");
             }
         }

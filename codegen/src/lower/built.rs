@@ -94,7 +94,10 @@ impl Build<'_> {
         let wanted: Dim = self.domain.reduced.as_ref()?.extents.iter().cloned().product();
         let subsets = 1u32..1 << free.len().min(16);
         let chosen = |set: u32| free.iter().rev().enumerate().filter(move |(i, _)| set >> i & 1 == 1).map(|(_, a)| *a);
-        let set = subsets.into_iter().filter(|set| chosen(*set).map(|a| a.extent.clone()).product::<Dim>() == wanted).min_by_key(|set| set.count_ones())?;
+        let set = subsets
+            .into_iter()
+            .filter(|set| chosen(*set).map(|a| a.extent.clone()).product::<Dim>() == wanted)
+            .min_by_key(|set| set.count_ones())?;
         Some(chosen(set).map(|a| a.name.clone()).collect())
     }
 
@@ -103,7 +106,8 @@ impl Build<'_> {
         let is_stored_once = |s: &Store| {
             let (inner, outer): (Vec<_>, Vec<_>) = self.domain.loops.iter().partition(|l| l.inner);
             let mentions = |l: &&super::domain::Loop| s.offset.mentions(&l.axis.name);
-            outer.iter().copied().all(|l| mentions(&l)) && (inner.iter().copied().all(|l| mentions(&l)) || !inner.iter().copied().any(|l| mentions(&l)))
+            outer.iter().copied().all(|l| mentions(&l))
+                && (inner.iter().copied().all(|l| mentions(&l)) || !inner.iter().copied().any(|l| mentions(&l)))
         };
         match stores.iter().all(is_stored_once) {
             true => Ok(()),

@@ -184,7 +184,10 @@ impl Lowering<'_> {
         names.set(loops.cols.name.clone(), "n".to_string());
         names.number(loops.k.iter().map(|a| a.name.clone()), "k", 0);
         names.number(built.lets.iter().map(|l| l.name.clone()), "g", 0);
-        let contract = named(&names, Contract { batch: loops.batch, rows: loops.rows, cols: loops.cols, k: loops.k, a: product.a, b, tile, split, epilogue });
+        let contract = named(
+            &names,
+            Contract { batch: loops.batch, rows: loops.rows, cols: loops.cols, k: loops.k, a: product.a, b, tile, split, epilogue },
+        );
         (contract, buffers)
     }
 

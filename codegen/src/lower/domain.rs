@@ -43,6 +43,8 @@ pub struct Domain {
     pub index: Vec<Dim>,
     /// What is reduced, once something is.
     pub reduced: Option<Reduced>,
+    /// Extents of loops that have been cut: what is left of them runs only where they did.
+    before_cuts: Vec<Dim>,
     names: usize,
     doubtful: usize,
 }
@@ -53,7 +55,7 @@ const MOST_DOUBTFUL_CUTS: usize = 4;
 impl Domain {
     /// One loop per extent that is not 1.
     pub fn new(dims: &[Dim]) -> Domain {
-        let mut domain = Domain { loops: vec![], index: vec![], reduced: None, names: 0, doubtful: 0 };
+        let mut domain = Domain { loops: vec![], index: vec![], reduced: None, before_cuts: vec![], names: 0, doubtful: 0 };
         domain.index = dims.iter().map(|d| domain.add_loop(d, false)).collect();
         domain
     }
@@ -77,7 +79,9 @@ impl Domain {
 
     /// The ranges of the loop variables.
     pub fn ranges(&self) -> Ranges {
-        Ranges::of(self.loops.iter().map(|l| &l.axis))
+        let mut ranges = Ranges::of(self.loops.iter().map(|l| &l.axis));
+        self.before_cuts.iter().for_each(|extent| ranges.runs(extent));
+        ranges
     }
 
     /// Inner loops over these extents.
@@ -109,6 +113,7 @@ impl Domain {
             part.doubtful += usize::from(is_doubtful(at));
             let Some(i) = part.loops.iter().position(|l| &*l.axis.name == name) else { return part };
             let extent = part.loops[i].axis.extent.clone();
+            part.before_cuts.push(extent.clone());
             let axis = part.fresh(if above { extent - at.clone() } else { at.clone() });
             let index = axis.index() + if above { at.clone() } else { Dim::ZERO };
             part.loops[i].axis = axis;

@@ -75,7 +75,11 @@ impl<'a> Rewrite<'a> {
     }
 
     /// A rewrite of offsets, buffers and names.
-    pub fn new(dim: &'a dyn Fn(&Dim) -> Dim, buffer: &'a dyn Fn(BufferId) -> BufferId, name: &'a dyn Fn(&Arc<str>) -> Arc<str>) -> Rewrite<'a> {
+    pub fn new(
+        dim: &'a dyn Fn(&Dim) -> Dim,
+        buffer: &'a dyn Fn(BufferId) -> BufferId,
+        name: &'a dyn Fn(&Arc<str>) -> Arc<str>,
+    ) -> Rewrite<'a> {
         Rewrite { dim, buffer, name, memo: HashMap::new() }
     }
 
@@ -104,7 +108,11 @@ impl<'a> Rewrite<'a> {
     pub fn block(&mut self, block: &Block) -> Block {
         let lets = block.lets.iter().map(|l| Let { name: (self.name)(&l.name), value: self.expr(&l.value), extent: (self.dim)(&l.extent) });
         let lets = lets.collect();
-        let stores = block.stores.iter().map(|s| Store { buffer: (self.buffer)(s.buffer), offset: (self.dim)(&s.offset), value: self.expr(&s.value) });
+        let stores = block.stores.iter().map(|s| Store {
+            buffer: (self.buffer)(s.buffer),
+            offset: (self.dim)(&s.offset),
+            value: self.expr(&s.value),
+        });
         Block { lets, stores: stores.collect() }
     }
 }

@@ -51,9 +51,22 @@ impl Build<'_> {
         Ok(Some(extents.iter().map(|d| if d.is(1) { Dim::ZERO } else { found.next().unwrap_or(Dim::ZERO) }).collect()))
     }
 
+    /// Whether an index depends on the outer loops only.
+    pub fn is_outer(&self, at: &[Dim]) -> bool {
+        at.iter().all(|d| !self.ranges.mentions_read(d) && !self.domain.axes(true).any(|a| d.mentions(&a.name)))
+    }
+
+    /// What a fold runs over, at one of its points.
+    pub fn element(&mut self, x: ValueId, at: &[Dim]) -> Valued {
+        let before = std::mem::replace(&mut self.in_element, true);
+        let element = self.value(x, at);
+        self.in_element = before;
+        element
+    }
+
     /// A new fold, as a variable.
     pub fn fold(&mut self, node: ValueId, at: Vec<Dim>, fold: Fold, value: Expr) -> Valued {
-        if self.product.is_some() || self.in_memory || at.iter().any(|d| self.ranges.mentions_read(d)) {
+        if self.product.is_some() || self.in_memory || !self.is_outer(&at) {
             return Err(Stop::Materialise(node));
         }
         let var: Arc<str> = Arc::from(format!("%v{}", self.folds.len()));
@@ -73,7 +86,7 @@ impl Build<'_> {
     pub fn reduction(&mut self, value: ValueId, reduction: Reduction, axes: &[usize], x: ValueId, at: &[Dim]) -> Valued {
         let extents: Vec<Dim> = axes.iter().map(|&a| self.ty(x).dims[a].clone()).collect();
         let Some(inner) = self.inner(value, &extents)? else { return self.value(x, at) };
-        let element = self.value(x, &with(at, axes, &inner))?;
+        let element = self.element(x, &with(at, axes, &inner))?;
         let fold = match reduction {
             Reduction::Sum | Reduction::Mean => Fold::Sum,
             Reduction::Max => Fold::Max,
@@ -93,7 +106,7 @@ impl Build<'_> {
         let Some(inner) = self.inner(value, std::slice::from_ref(&extent))? else { return Ok(Expr::literal(0.0, DType::I64)) };
         let point = with(at, &[axis], &inner);
         let outer = with(at, &[axis], &[Dim::ZERO]);
-        let element = self.value(x, &point)?;
+        let element = self.element(x, &point)?;
         let best = self.fold(value, outer.clone(), if largest { Fold::Max } else { Fold::Min }, element.clone())?;
         let mut is_it = bin(BinOp::Eq, &element, &best);
         if element.dtype.is_float() {
@@ -107,7 +120,9 @@ impl Build<'_> {
 
     /// The largest or the mean of each window.
     pub fn pool(&mut self, value: ValueId, node: &Node, at: &[Dim]) -> Valued {
-        let (Op::max_pool { kernel, stride, pad, dilation, ceil, layout } | Op::avg_pool { kernel, stride, pad, dilation, ceil, layout, .. }) = &node.op else {
+        let (Op::max_pool { kernel, stride, pad, dilation, ceil, layout }
+        | Op::avg_pool { kernel, stride, pad, dilation, ceil, layout, .. }) = &node.op
+        else {
             return Err(Stop::Fail(value, "it is no pool".to_string()));
         };
         if *ceil || pad.iter().any(|&p| p != 0) {
@@ -123,7 +138,7 @@ impl Build<'_> {
             index
         };
         let taps = self.inner(value, &extents)?;
-        let element = self.value(node.operands[0], &position(&taps.clone().unwrap_or(vec![Dim::ZERO; kernel.len()])))?;
+        let element = self.element(node.operands[0], &position(&taps.clone().unwrap_or(vec![Dim::ZERO; kernel.len()])))?;
         if taps.is_none() {
             return Ok(element);
         }

@@ -1,16 +1,16 @@
 //! From a group of nodes to kernels.
 //!
-//! A group's results are computed over a [`Domain`]: its loops. Each value is asked what it is at the loops' point (see
-//! [`value`]); what comes back are expressions over offsets, in which all views have disappeared. What it contains then says
+//! A group's results are computed over a `Domain`: its loops. Each value is asked what it is at the loops' point (see
+//! `value`); what comes back are expressions over offsets, in which all views have disappeared. What it contains then says
 //! which skeleton it fills: a contraction makes a [`Contract`](crate::kernel::Contract), folds make
-//! [`Rows`](crate::kernel::Rows), everything else is a piece of a [`Map`](crate::kernel::Map).
+//! [`Rows`](crate::kernel::Rows), everything else is a piece of a [`Map`].
 //!
 //! ```text
 //! y = relu(add(matmul(x, w), b))          x: f32[N, 784], w: f32[784, 128], b: f32[128]
 //! =>
 //! contract rows m0 in N, cols n in 128, k k0 in 784 {
 //!     acc = sum(x[784*m0 + k0] * w.panels[0])
-//!     y[128*m0 + n] = max((acc + b[n]), 0)
+//!     y[128*m0 + n] = max((acc + b[n]), 0.0)
 //! }
 //! ```
 //!
@@ -24,6 +24,8 @@ mod domain;
 mod exprs;
 mod finish;
 mod fold;
+#[cfg(test)]
+mod fuzz;
 mod map;
 mod product;
 mod ranges;
@@ -33,12 +35,14 @@ mod resize;
 mod rows;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod text_tests;
 mod value;
 
 pub use exprs::visit_shared;
 pub use region::Region;
 
-use crate::kernel::{Body, Kernel, Map};
+use crate::kernel::{Axis, Block, Body, BufferId, Expr, Kernel, Map, Store};
 use crate::pack::Packing;
 use crate::target::Target;
 use domain::Domain;
@@ -94,6 +98,17 @@ pub enum Data {
 }
 
 impl Data {
+    /// Its length in bytes.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Data::Tensor(tensor) => tensor.bytes().len() as u64,
+            Data::Packed(packing) => {
+                let (dtype, count) = packing.size();
+                (count * dtype.size()) as u64
+            }
+        }
+    }
+
     /// A name for people, and the type of the elements.
     fn describe(&self) -> (Arc<str>, DType) {
         match self {
@@ -131,11 +146,8 @@ const MOST_ATTEMPTS: usize = 1000;
 /// # Errors
 /// When a value of it has no kernel.
 pub fn lower(region: &Region, target: &Target) -> Result<Lowered, Failure> {
-    let mut lowering = Lowering {
-        scope: Scope { region, computed: HashMap::new(), as_fold: HashSet::new() },
-        target,
-        lowered: Lowered::default(),
-    };
+    let mut lowering =
+        Lowering { scope: Scope { region, computed: HashMap::new(), as_fold: HashSet::new() }, target, lowered: Lowered::default() };
     for &result in &region.graph.results {
         if let Some(node) = lowering.recurrence_of(result).filter(|_| lowering.scope.place(result).is_none()) {
             lowering.recurrence(node)?;
@@ -208,6 +220,7 @@ impl Lowering<'_> {
     fn compute(&mut self, outputs: &[(ValueId, Place)]) -> Result<(), Failure> {
         let mut domains = vec![Domain::new(&self.widest(outputs))];
         let mut map = Pieces::default();
+        let before = self.lowered.launches.len();
         let mut attempts = 0;
         while let Some(mut domain) = domains.pop() {
             attempts += 1;
@@ -216,7 +229,11 @@ impl Lowering<'_> {
                 Err(stop) => stop,
             };
             match stop {
-                _ if attempts > MOST_ATTEMPTS => return Err(Failure { value: outputs[0].0, reason: "its loops do not come to an end".to_string() }),
+                _ if attempts > MOST_ATTEMPTS => {
+                    return Err(Failure { value: outputs[0].0, reason: "its loops do not come to an end".to_string() });
+                }
+                // A value that is the same on both sides of the cut would be stored twice.
+                Stop::Cut(..) if self.differ(outputs) => return self.separately(outputs),
                 Stop::Cut(name, at) => domains.extend(domain.cut(&name, &at).into_iter().rev()),
                 Stop::Factor(name, by) => {
                     domain.factor(&name, &by);
@@ -226,7 +243,9 @@ impl Lowering<'_> {
                     domain.reduce(extents);
                     domains.push(domain);
                 }
-                Stop::Materialise(value) if outputs.len() > 1 && outputs.iter().any(|(v, _)| *v == value) => return self.separately(outputs),
+                Stop::Materialise(value) if outputs.len() > 1 && outputs.iter().any(|(v, _)| *v == value) => {
+                    return self.separately(outputs);
+                }
                 Stop::Materialise(value) => {
                     self.materialise(value, outputs)?;
                     domain.forget_reduced();
@@ -241,6 +260,9 @@ impl Lowering<'_> {
                 Stop::Fail(value, reason) => return Err(Failure { value, reason }),
             }
         }
+        if map.pieces.is_empty() && self.lowered.launches.len() == before {
+            map = self.nothing(outputs);
+        }
         if !map.pieces.is_empty() {
             self.launch(Body::Map(Map { pieces: map.pieces }), &map.buffers, outputs[0].0);
         }
@@ -248,8 +270,27 @@ impl Lowering<'_> {
         Ok(())
     }
 
+    /// A nest that runs zero times: values without elements are written, too.
+    fn nothing(&self, outputs: &[(ValueId, Place)]) -> Pieces {
+        let axis = Axis { name: "%none".into(), extent: Dim::ZERO };
+        let store = |(i, (value, _)): (usize, &(ValueId, Place))| Store {
+            buffer: BufferId(i),
+            offset: axis.index(),
+            value: Expr::literal(0.0, self.scope.graph().ty(*value).dtype),
+        };
+        let block = Block { lets: vec![], stores: outputs.iter().enumerate().map(store).collect() };
+        let piece = map::nest(vec![axis.clone()], block, &ranges::Ranges::default(), &[], self.names());
+        Pieces { buffers: outputs.iter().map(|(_, place)| place.clone()).collect(), pieces: vec![piece] }
+    }
+
     fn separately(&mut self, outputs: &[(ValueId, Place)]) -> Result<(), Failure> {
         outputs.iter().try_for_each(|output| self.compute(std::slice::from_ref(output)))
+    }
+
+    /// Whether some values have other extents than others.
+    fn differ(&self, outputs: &[(ValueId, Place)]) -> bool {
+        let dims = |(value, _): &(ValueId, Place)| &self.scope.graph().ty(*value).dims;
+        outputs.iter().any(|o| dims(o) != dims(&outputs[0]))
     }
 
     /// The extents of the largest of some compatible values.

@@ -45,7 +45,7 @@ impl Build<'_> {
         if as_product {
             return self.product(value, node, at, [&x, &w]);
         }
-        let (x, w) = (self.value(node.operands[0], &x)?, self.value(node.operands[1], &w)?);
+        let (x, w) = (self.element(node.operands[0], &x)?, self.element(node.operands[1], &w)?);
         let dtype = x.dtype;
         let element = bin(BinOp::Mul, &cast(&x, wide(dtype)), &cast(&w, wide(dtype)));
         match inner {
@@ -69,7 +69,8 @@ impl Build<'_> {
     }
 
     fn product(&mut self, value: ValueId, node: &Node, at: &[Dim], [x, w]: [&[Dim]; 2]) -> Valued {
-        if self.product.is_some() || self.in_memory || !self.folds.is_empty() {
+        let taken = self.product.is_some() || !self.folds.is_empty();
+        if taken || self.in_memory || self.in_element || !self.is_outer(at) {
             return Err(Stop::Materialise(value));
         }
         let operands = [node.operands[0], node.operands[1]];
@@ -136,11 +137,14 @@ impl Build<'_> {
         extents.push(inputs.clone());
         let points = move |k: &[Dim]| {
             let (taps, channel) = k.split_at(n);
-            let position: Vec<Dim> = (0..n).map(|i| at[spatial + i].clone() * stride[i] as i64 + taps[i].clone() * dilation[i] as i64).collect();
+            let position: Vec<Dim> =
+                (0..n).map(|i| at[spatial + i].clone() * stride[i] as i64 + taps[i].clone() * dilation[i] as i64).collect();
             let input = first_input.clone() + channel[0].clone();
             match layout {
-                Layout::First => [[&[at[0].clone(), input][..], &position].concat(), [&[output.clone(), channel[0].clone()][..], taps].concat()],
-                Layout::Last => [[&at[..1], &position, &[input]].concat(), [taps, channel, &[output.clone()]].concat()],
+                Layout::First => {
+                    [[&[at[0].clone(), input][..], &position].concat(), [&[output.clone(), channel[0].clone()][..], taps].concat()]
+                }
+                Layout::Last => [[&at[..1], &position, &[input]].concat(), [taps, channel, std::slice::from_ref(&output)].concat()],
             }
         };
         Ok((extents, Box::new(points)))

@@ -24,8 +24,8 @@ pub struct Ranges {
     extents: BTreeMap<Arc<str>, Dim>,
     /// Those that are read from data; a loop variable can be split, they cannot.
     read: BTreeSet<Arc<str>>,
-    /// Symbols of the model that are at least 1, since a loop over them runs.
-    positive: BTreeSet<Arc<str>>,
+    /// What symbols of the model are at least, since loops over them run; others are at least 0.
+    least: BTreeMap<Arc<str>, i64>,
     /// Expressions that are at least 0, since a loop over one more runs.
     facts: BTreeSet<Dim>,
 }
@@ -51,18 +51,42 @@ impl Ranges {
 
     /// Adds a loop variable that lies in `0..extent`.
     pub fn add(&mut self, symbol: &Arc<str>, extent: &Dim) {
+        self.runs(extent);
+        self.extents.insert(symbol.clone(), of_running(extent));
+    }
+
+    /// Notes that a loop over this extent runs, so that the extent is at least 1.
+    pub fn runs(&mut self, extent: &Dim) {
         let extent = of_running(extent);
-        match extent.terms() {
-            [] => {}
-            [Term { atoms, .. }] => {
-                let symbols = atoms.iter().filter_map(|a| if let Atom::Symbol(s) = a { Some(s.clone()) } else { None });
-                self.positive.extend(symbols);
+        if let [Term { atoms, coefficient: 1.. }] = extent.terms()
+            && let [Atom::Min(a, b)] = &atoms[..]
+        {
+            return [a, b].into_iter().for_each(|d| self.runs(d));
+        }
+        let symbols = extent.symbols();
+        let line = symbols.first().filter(|_| symbols.len() == 1).and_then(|s| Some((s, extent.linear_in(s)?)));
+        match (extent.terms(), line) {
+            ([], _) => {}
+            // factor*symbol + rest >= 1
+            (_, Some((symbol, (factor, rest)))) => {
+                if let (Some(factor @ 1..), Some(rest)) = (factor.as_const(), rest.as_const()) {
+                    self.at_least(symbol, (factor - rest).div_euclid(factor));
+                }
             }
+            ([Term { atoms, .. }], None) => atoms.iter().for_each(|atom| {
+                if let Atom::Symbol(symbol) = atom {
+                    self.at_least(symbol, 1);
+                }
+            }),
             _ => {
-                self.facts.insert(extent.clone() - 1);
+                self.facts.insert(extent - 1);
             }
         }
-        self.extents.insert(symbol.clone(), extent);
+    }
+
+    fn at_least(&mut self, symbol: &Arc<str>, least: i64) {
+        let known = self.least.entry(symbol.clone()).or_default();
+        *known = least.max(*known);
     }
 
     /// An equal expression with fewer quotients and remainders.
@@ -70,7 +94,8 @@ impl Ranges {
         if d.terms().iter().all(|t| t.atoms.iter().all(|a| matches!(a, Atom::Symbol(_)))) {
             return d.clone();
         }
-        let terms = d.terms().iter().map(|t| t.atoms.iter().fold(Dim::from(t.coefficient), |product, atom| product * self.simplify_atom(atom)));
+        let terms =
+            d.terms().iter().map(|t| t.atoms.iter().fold(Dim::from(t.coefficient), |product, atom| product * self.simplify_atom(atom)));
         recombine(terms.fold(Dim::ZERO, |sum, term| sum + term))
     }
 
@@ -218,9 +243,9 @@ impl Ranges {
         self.has_no_negative_term(d) || self.facts.iter().any(|fact| self.has_no_negative_term(&(d.clone() - fact.clone())))
     }
 
-    /// Whether no term is negative for any extents, the positive symbols counted from 1.
+    /// Whether no term is negative for any extents, symbols counted from the least that they are.
     fn has_no_negative_term(&self, d: &Dim) -> bool {
-        let shifted = d.substitute(&|s| self.positive.contains(s).then(|| Dim::symbol(s) + 1));
+        let shifted = d.substitute(&|s| self.least.get(s).map(|&least| Dim::symbol(s) + least));
         match shifted.as_const() {
             Some(c) => c >= 0,
             None => shifted.terms().iter().all(|t| t.coefficient >= 0) && !self.is_bounded(&shifted),

@@ -56,7 +56,9 @@ impl Lowering<'_> {
         let graph = &self.scope.region.graph;
         let node = graph.node(node);
         let fail = |reason: &str| Failure { value: node.results[0], reason: reason.to_string() };
-        let (Some((cell, reverse)), [x, w, r, bias, h0, ..]) = (cell(&node.op), &node.operands[..]) else { return Err(fail("it is no recurrence")) };
+        let (Some((cell, reverse)), [x, w, r, bias, h0, ..]) = (cell(&node.op), &node.operands[..]) else {
+            return Err(fail("it is no recurrence"));
+        };
         let operands = Operands { x: *x, w: *w, r: *r, bias: *bias, h0: *h0, c0: node.operands.get(5).copied() };
         if graph.ty(operands.x).dtype != DType::F32 {
             return Err(fail("recurrences are computed in f32 only"));
@@ -135,7 +137,9 @@ impl Lowering<'_> {
                 *place = match place {
                     Place::Value(v) => match region.graph.params().iter().position(|p| p == v) {
                         Some(i) => params[i].clone(),
-                        None => Place::Table(region.constant(*v).ok_or_else(|| fail("a value is read before it is made".to_string()))?.clone()),
+                        None => {
+                            Place::Table(region.constant(*v).ok_or_else(|| fail("a value is read before it is made".to_string()))?.clone())
+                        }
                     },
                     Place::Result(i) => results[*i].clone(),
                     Place::Scratch(i) => Place::Scratch(first_scratch + *i),
@@ -158,12 +162,29 @@ impl Lowering<'_> {
             return Ok(self.add_data(Data::Packed(packing)));
         }
         let r = self.in_memory(node, operands.r)?;
-        let packed = super::contract::PackAtRunTime { name: "r.panels".to_string(), from: r, offset, batch: vec![], k: vec![k, gate], cols: lane, zeros_behind: true };
+        let packed = super::contract::PackAtRunTime {
+            name: "r.panels".to_string(),
+            from: r,
+            offset,
+            batch: vec![],
+            k: vec![k, gate],
+            cols: lane,
+            zeros_behind: true,
+        };
         Ok(self.pack_at_run_time(packed, self.target.lanes, node.results[0]).0)
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn steps(&mut self, node: &Node, operands: &Operands, cell: Cell, reverse: bool, hidden: usize, [gates, weights]: [Place; 2], candidate: Option<Place>) -> Result<(), Failure> {
+    fn steps(
+        &mut self,
+        node: &Node,
+        operands: &Operands,
+        cell: Cell,
+        reverse: bool,
+        hidden: usize,
+        [gates, weights]: [Place; 2],
+        candidate: Option<Place>,
+    ) -> Result<(), Failure> {
         let mut buffers = vec![gates, weights];
         let mut add = |place: Place| {
             buffers.push(place);

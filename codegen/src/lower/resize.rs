@@ -62,7 +62,8 @@ impl Build<'_> {
     }
 
     fn taps(&mut self, value: ValueId, axis: &Axis, o: &Dim) -> Result<Vec<Tap>, Stop> {
-        let numbers = axis.input.as_const().zip(axis.output.as_const()).and_then(|(i, o)| Some((usize::try_from(i).ok()?, usize::try_from(o).ok()?)));
+        let numbers =
+            axis.input.as_const().zip(axis.output.as_const()).and_then(|(i, o)| Some((usize::try_from(i).ok()?, usize::try_from(o).ok()?)));
         match numbers {
             Some((input, output)) => Ok(self.known_taps(axis, input, output, o)),
             None => self.computed_taps(value, axis, o),

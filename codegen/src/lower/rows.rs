@@ -23,6 +23,10 @@ use std::sync::Arc;
 /// Fewer reduced elements than this in a run make a poor lane axis: most lanes of a vector would idle.
 const FEWEST_LANES: i64 = 8;
 
+/// Cost of a vector of elements that lie apart, in vectors that lie together: a gather is one load per lane, 8 or 16 of them,
+/// of which the rest of the loop hides some.
+const COST_OF_GATHER: usize = 8;
+
 /// Neighbouring points that are computed together where they share loads, best first: seven is what the extents of image
 /// networks divide by, and eight accumulators hide the latency of a fused multiply-add.
 const TILES: [i64; 5] = [8, 7, 6, 5, 4];
@@ -111,7 +115,9 @@ fn with_reciprocals(e: &Expr, inner: &HashSet<Arc<str>>) -> Expr {
             return done.clone();
         }
         let kind = match &*e.kind {
-            ExprKind::Bin(BinOp::Div, x, y) if matches!(e.dtype, DType::F32 | DType::F64) && is_constant_in_row(y, inner) && !is_constant_in_row(x, inner) => {
+            ExprKind::Bin(BinOp::Div, x, y)
+                if matches!(e.dtype, DType::F32 | DType::F64) && is_constant_in_row(y, inner) && !is_constant_in_row(x, inner) =>
+            {
                 let reciprocal = bin(BinOp::Div, &Expr::literal(1.0, e.dtype), &walk(y, inner, memo));
                 ExprKind::Bin(BinOp::Mul, walk(x, inner, memo), reciprocal)
             }
@@ -134,10 +140,13 @@ fn carry(store: &mut Store, level: usize, folds: &[(usize, Reduce)], inner: &Has
     let mut parts: Vec<&Expr> = vec![];
     visit_shared([&store.value], &mut |e| parts.push(e));
     // The largest part first: operands were visited before what uses them.
-    let (part, at) = parts.into_iter().rev().filter(|e| e.dtype == store.value.dtype && is_costly(e) && !is_constant_in_row(e, inner)).find_map(|part| {
-        let earlier = folds.iter().find(|(l, fold)| *l < level && contains(&fold.value, part));
-        earlier.map(|(l, _)| (part.clone(), *l))
-    })?;
+    let (part, at) =
+        parts.into_iter().rev().filter(|e| e.dtype == store.value.dtype && is_costly(e) && !is_constant_in_row(e, inner)).find_map(
+            |part| {
+                let earlier = folds.iter().find(|(l, fold)| *l < level && contains(&fold.value, part));
+                earlier.map(|(l, _)| (part.clone(), *l))
+            },
+        )?;
     let early = Store { value: part.clone(), ..store.clone() };
     let stored = Expr::new(part.dtype, ExprKind::Load(store.buffer, store.offset.clone()));
     store.value = replace(&store.value, &part, &stored);
@@ -170,7 +179,10 @@ fn is_costly(e: &Expr) -> bool {
     let mut costly = false;
     visit_shared([e], &mut |e| {
         costly |= match &*e.kind {
-            ExprKind::Un(op, _) => !matches!(op, UnOp::Neg | UnOp::Abs | UnOp::Sign | UnOp::Not | UnOp::Floor | UnOp::Ceil | UnOp::Round | UnOp::IsNan | UnOp::Sqrt),
+            ExprKind::Un(op, _) => !matches!(
+                op,
+                UnOp::Neg | UnOp::Abs | UnOp::Sign | UnOp::Not | UnOp::Floor | UnOp::Ceil | UnOp::Round | UnOp::IsNan | UnOp::Sqrt
+            ),
             ExprKind::Bin(op, ..) => *op == BinOp::Pow,
             _ => false,
         }
@@ -185,9 +197,9 @@ fn finish(built: &Built, passes: Vec<Pass>, mut names: Names) -> Rows {
     dims.extend(passes.iter().flat_map(|p| p.reduces.iter().flat_map(|r| dims_in(&r.value))));
     let merged = merge(groups, &dims, &built.ranges);
     let [mut axes, mut reduced] = <[Vec<Axis>; 2]>::try_from(merged.groups.clone()).unwrap_or_default();
-    let walks: Vec<Dim> = passes.iter().filter(|p| p.over_row).flat_map(|p| row_offsets(p)).map(|d| merged.apply(&d)).collect();
+    let walks: Vec<Dim> = passes.iter().filter(|p| p.over_row).flat_map(row_offsets).map(|d| merged.apply(&d)).collect();
     let lanes_outside = choose_lanes(&mut axes, &mut reduced, &walks);
-    let tile = choose_tile(&axes, lanes_outside, &walks);
+    let tile = choose_tile(&mut axes, lanes_outside, &walks);
     names.number(axes.iter().map(|a| a.name.clone()), "i", 0);
     names.number(reduced.iter().map(|a| a.name.clone()), "r", 0);
     names.number(built.lets.iter().map(|l| l.name.clone()), "g", 0);
@@ -224,33 +236,47 @@ fn row_offsets(pass: &Pass) -> Vec<Dim> {
     offsets
 }
 
-/// Brings the best lane axis of both groups to their ends; whether the outer one is the better of the two.
+/// Whether the lanes run along one of the outer axes; brings the lane axis to the end of its group.
 fn choose_lanes(axes: &mut Vec<Axis>, reduced: &mut Vec<Axis>, walks: &[Dim]) -> bool {
-    let runs = |a: &Axis| walks.iter().filter(|d| d.linear_in(&a.name).is_some_and(|(stride, _)| stride.is(1))).count();
-    let last_is_best = |group: &mut Vec<Axis>| {
-        let Some(best) = (0..group.len()).rev().max_by_key(|&i| (runs(&group[i]), i)) else { return 0 };
-        let axis = group.remove(best);
-        let count = runs(&axis);
-        group.push(axis);
-        count
+    let cost = |a: &Axis| walks.iter().map(|d| cost_of_lanes(d, a)).sum::<usize>();
+    // Of equals, the innermost.
+    let cheapest = |group: &[Axis]| (0..group.len()).rev().min_by_key(|&i| cost(&group[i])).map(|i| (i, cost(&group[i])));
+    let is_short = |a: &Axis| a.extent.as_const().is_some_and(|n| n < FEWEST_LANES);
+    let (outside, inside) = (cheapest(axes), cheapest(reduced));
+    let lanes_outside = match (outside, inside) {
+        (None, _) => false,
+        (Some(_), None) => true,
+        (Some((o, _)), Some((i, _))) if is_short(&axes[o]) != is_short(&reduced[i]) => is_short(&reduced[i]),
+        (Some((_, outside)), Some((_, inside))) => outside < inside,
     };
-    let (outside, inside) = (last_is_best(axes), last_is_best(reduced));
-    let is_short = |a: Option<&Axis>| a.and_then(|a| a.extent.as_const()).is_some_and(|n| n < FEWEST_LANES);
-    match axes.last() {
-        None => false,
-        Some(_) if is_short(reduced.last()) && !is_short(axes.last()) => true,
-        Some(_) => outside > inside,
+    let (group, chosen) = if lanes_outside { (axes, outside) } else { (reduced, inside) };
+    if let Some((i, _)) = chosen {
+        let axis = group.remove(i);
+        group.push(axis);
+    }
+    lanes_outside
+}
+
+/// What touching memory at `d` costs when the lanes run along an axis: nothing where all lanes touch one element, little
+/// where they touch neighbours, much where each is on its own.
+fn cost_of_lanes(d: &Dim, lanes: &Axis) -> usize {
+    match d.linear_in(&lanes.name) {
+        Some((stride, _)) if stride.is(0) => 0,
+        Some((stride, _)) if stride.is(1) => 1,
+        Some(_) | None => COST_OF_GATHER,
     }
 }
 
-/// How many neighbouring points share loads that do not depend on which of them it is.
-fn choose_tile(axes: &[Axis], lanes_outside: bool, walks: &[Dim]) -> usize {
-    let at = axes.len().checked_sub(if lanes_outside { 2 } else { 1 });
-    let Some(axis) = at.map(|i| &axes[i]).filter(|_| lanes_outside) else { return 1 };
-    let depends = |d: &&Dim| d.mentions(&axis.name);
-    if walks.iter().all(|d| depends(&d)) || !walks.iter().any(|d| depends(&d)) {
-        return 1;
-    }
+/// How many neighbouring points are computed together because they share loads; brings their axis next to the lanes.
+fn choose_tile(axes: &mut Vec<Axis>, lanes_outside: bool, walks: &[Dim]) -> usize {
+    let Some(before_lanes) = axes.len().checked_sub(1).filter(|_| lanes_outside) else { return 1 };
+    let depends = |d: &Dim, axis: &Axis| d.mentions(&axis.name);
+    let shares = |axis: &Axis| walks.iter().any(|d| depends(d, axis)) && !walks.iter().all(|d| depends(d, axis));
+    let Some(at) = (0..before_lanes).rev().find(|&i| shares(&axes[i])) else { return 1 };
+    let axis = axes.remove(at);
     let wasted = |tile: i64| axis.extent.as_const().map_or(0, |n| (tile - n % tile) % tile);
-    TILES.into_iter().min_by_key(|&t| wasted(t)).filter(|&t| axis.extent.as_const().is_none_or(|n| n >= t)).unwrap_or(1) as usize
+    let fits = |tile: &i64| axis.extent.as_const().is_none_or(|n| n >= *tile);
+    let tile = TILES.into_iter().filter(fits).min_by_key(|&t| wasted(t)).unwrap_or(1);
+    axes.insert(before_lanes - 1, axis);
+    tile as usize
 }

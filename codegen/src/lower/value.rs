@@ -19,7 +19,7 @@ use super::fold::Folded;
 use super::product::Product;
 use super::ranges::Ranges;
 use super::{Place, Scope};
-use crate::kernel::{BufferId, Expr, ExprKind, Let};
+use crate::kernel::{BufferId, Expr, ExprKind, Let, Literal};
 use egret_ir::attr::PadMode;
 use egret_ir::scalar::{BinOp, TypedKind};
 use egret_ir::{DType, Def, Dim, Kind, Node, Op, Tensor, TensorType, ValueId};
@@ -63,6 +63,8 @@ pub struct Build<'a> {
     pub product: Option<Product>,
     /// Whether constants are read from memory even where a literal would do: operands of contractions.
     pub in_memory: bool,
+    /// Whether the element of a fold is being built.
+    pub in_element: bool,
     memo: HashMap<(ValueId, Vec<Dim>), Expr>,
 }
 
@@ -73,7 +75,18 @@ impl<'a> Build<'a> {
     /// Nothing yet.
     pub fn new(scope: &'a Scope<'a>, domain: &'a Domain, buffers: Vec<Place>) -> Build<'a> {
         let ranges = domain.ranges();
-        Build { scope, domain, ranges, buffers, lets: vec![], folds: vec![], product: None, in_memory: false, memo: HashMap::new() }
+        Build {
+            scope,
+            domain,
+            ranges,
+            buffers,
+            lets: vec![],
+            folds: vec![],
+            product: None,
+            in_memory: false,
+            in_element: false,
+            memo: HashMap::new(),
+        }
     }
 
     /// The type of a value.
@@ -203,7 +216,8 @@ impl<'a> Build<'a> {
         match self.ranges.cut(x, end) {
             Some((name, at)) => {
                 let axis = self.domain.axes(false).find(|a| a.name == name);
-                let at = axis.map(|a| self.ranges.held(&at, &a.extent)).filter(|at| self.domain.may_cut(at));
+                // What holds inside of the loop need not hold where its parts are counted.
+                let at = axis.map(|a| Ranges::default().held(&at, &a.extent)).filter(|at| self.domain.may_cut(at));
                 Err(at.map_or(Stop::Materialise(value), |at| Stop::Cut(name, at)))
             }
             None => Err(Stop::Materialise(value)),
@@ -248,6 +262,9 @@ impl<'a> Build<'a> {
             && self.ranges.within(d, extent)
         {
             return d.clone();
+        }
+        if let (ExprKind::Const(Literal::Int(i)), Some(n)) = (&*value.kind, extent.as_const()) {
+            return Dim::from(if *i < 0 { i.saturating_add(n) } else { *i }.clamp(0, (n - 1).max(0)));
         }
         let from_end = bin(BinOp::Add, &value, &index(extent, DType::I64));
         let negative = bin(BinOp::Lt, &value, &Expr::literal(0.0, DType::I64));

@@ -12,16 +12,18 @@
 
 mod shape;
 mod size;
+#[cfg(test)]
+mod tests;
 mod weights;
 mod work;
 
 pub use weights::Weights;
 
-use crate::error::Error;
+use crate::error::{CannotLower, Error};
 use crate::kernel::Kernel;
 use crate::lower::{self, Data, Launch, Lowered, Place, Region};
 use crate::target::Target;
-use egret_ir::{DType, Dim, Graph, Kind, Node, TensorType, ValueId};
+use egret_ir::{Dim, Graph, Kind, Node, TensorType, ValueId};
 use egret_runtime::plan::{self, Buffer, KernelInfo, Plan, Port, Size, Step};
 use indexmap::IndexMap;
 use size::{Symbols, element_type};
@@ -105,10 +107,10 @@ impl<'a> Builder<'a> {
     fn inputs(&mut self) -> Result<(), Error> {
         for (i, &param) in self.graph.params().iter().enumerate() {
             let value = self.graph.value(param);
+            let port = self.port(&value.name, &value.ty, self.plan.buffers.len() as u32)?;
             let bytes = self.bytes(&value.ty)?;
             let buffer = self.add_buffer(&value.name, bytes, plan::Place::Input(i as u32));
             self.buffers.insert(param, buffer);
-            let port = self.port(&value.name, &value.ty, buffer)?;
             self.plan.inputs.push(port);
         }
         Ok(())
@@ -178,7 +180,8 @@ impl<'a> Builder<'a> {
         });
         let scratch: Vec<u32> = scratch.collect::<Result<_, Error>>()?;
         for launch in &lowered.launches {
-            let buffers = launch.places.iter().map(|place| self.place(node, &region, &lowered, &scratch, place)).collect::<Result<Vec<_>, _>>()?;
+            let buffers =
+                launch.places.iter().map(|place| self.place(node, &region, &lowered, &scratch, place)).collect::<Result<Vec<_>, _>>()?;
             let text = text_of(node, &region, &lowered, launch);
             self.step(node, launch, buffers, text)?;
         }
@@ -206,7 +209,9 @@ impl<'a> Builder<'a> {
                 Some(operand) => self.value(node.operands[operand]),
                 None => {
                     let name = region.graph.value(*value).name.clone();
-                    let tensor = region.constant(*value).ok_or_else(|| self.refused(node, node.results[0], format!("`{name}` is read before it is made")))?;
+                    let tensor = region
+                        .constant(*value)
+                        .ok_or_else(|| self.refused(node, node.results[0], format!("`{name}` is read before it is made")))?;
                     Ok(self.data(&name, &Data::Tensor(tensor.clone())))
                 }
             },
@@ -250,39 +255,39 @@ impl<'a> Builder<'a> {
     }
 
     fn finish(mut self) -> Program {
+        let places: Vec<plan::Place> = self.plan.buffers.iter().map(|b| b.place).collect();
+        let is_own = |b: u32| places[b as usize] == plan::Place::Arena;
+        self.plan.steps.iter_mut().for_each(|s| s.in_place = s.in_place.filter(|(r, w)| is_own(*r) && is_own(*w)));
         let kernels = self.kernels.into_iter().enumerate();
-        let (kernels, infos) = kernels
-            .map(|(i, (hash, (kernel, text)))| (kernel, KernelInfo { name: format!("k{i}"), offset: 0, text, hash }))
-            .unzip();
+        let (kernels, infos) =
+            kernels.map(|(i, (hash, (kernel, text)))| (kernel, KernelInfo { name: format!("k{i}"), offset: 0, text, hash })).unzip();
         self.plan.kernels = infos;
         Program { plan: self.plan, kernels, weights: self.weights }
     }
 
+    /// The error for a value of a node's region.
     fn failed(&self, node: &Node, region: &Region, failure: lower::Failure) -> Error {
-        let value = region.graph.value(failure.value);
         let made_by = region.graph.producer(failure.value).map(|n| region.graph.node(n));
-        let operands = made_by.map_or(vec![], |n| n.operands.iter().map(|&v| region.graph.ty(v).to_string()).collect());
-        Error::Lower {
+        self.cannot_lower(node, &region.graph, failure.value, made_by, failure.reason)
+    }
+
+    /// The error for a value of the graph itself.
+    fn refused(&self, node: &Node, value: ValueId, reason: String) -> Error {
+        self.cannot_lower(node, self.graph, value, Some(node), reason)
+    }
+
+    fn cannot_lower(&self, node: &Node, graph: &Graph, value: ValueId, made_by: Option<&Node>, reason: String) -> Error {
+        let operands = made_by.map_or(vec![], |n| n.operands.iter().map(|&v| graph.ty(v).to_string()).collect());
+        let value = graph.value(value);
+        let error = CannotLower {
             value: value.name.to_string(),
             op: made_by.map_or("a parameter", |n| n.op.name()).to_string(),
             operands: operands.join(", "),
             result: value.ty.to_string(),
             origin: origin_of(node),
-            reason: failure.reason,
-        }
-    }
-
-    fn refused(&self, node: &Node, value: ValueId, reason: String) -> Error {
-        let value = self.graph.value(value);
-        let operands: Vec<String> = node.operands.iter().map(|&v| self.graph.ty(v).to_string()).collect();
-        Error::Lower {
-            value: value.name.to_string(),
-            op: node.op.name().to_string(),
-            operands: operands.join(", "),
-            result: value.ty.to_string(),
-            origin: origin_of(node),
             reason,
-        }
+        };
+        error.into()
     }
 }
 
@@ -304,7 +309,9 @@ fn text_of(node: &Node, region: &Region, lowered: &Lowered, launch: &Launch) -> 
 }
 
 fn node_text(graph: &Graph) -> String {
-    let ops = |views: bool| -> Vec<&str> { graph.nodes().iter().map(|n| &n.op).filter(|op| views || op.def().kind != Kind::View).map(|op| op.name()).collect() };
+    let ops = |views: bool| -> Vec<&str> {
+        graph.nodes().iter().map(|n| &n.op).filter(|op| views || op.def().kind != Kind::View).map(|op| op.name()).collect()
+    };
     let named = ops(false);
     (if named.is_empty() { ops(true) } else { named }).join(" · ")
 }

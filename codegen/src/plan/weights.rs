@@ -29,13 +29,13 @@ impl Weights {
         let part = match self.known.get(&key) {
             Some(&part) => part,
             None => {
-                self.offsets.push(self.layout.place(bytes_of(data)));
+                self.offsets.push(self.layout.place(data.bytes()));
                 self.parts.push(data.clone());
                 self.known.insert(key, self.parts.len() - 1);
                 self.parts.len() - 1
             }
         };
-        (self.offsets[part], bytes_of(data))
+        (self.offsets[part], data.bytes())
     }
 
     fn hash(&mut self, tensor: &Arc<Tensor>) -> blake3::Hash {
@@ -59,15 +59,5 @@ impl Weights {
     /// Every part with its offset.
     pub fn data(&self) -> impl Iterator<Item = (u64, &Data)> {
         self.offsets.iter().copied().zip(&self.parts)
-    }
-}
-
-fn bytes_of(data: &Data) -> u64 {
-    match data {
-        Data::Tensor(tensor) => tensor.bytes().len() as u64,
-        Data::Packed(packing) => {
-            let (dtype, count) = packing.size();
-            (count * dtype.size()) as u64
-        }
     }
 }

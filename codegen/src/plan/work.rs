@@ -1,6 +1,6 @@
 //! How much a kernel does: what decides into how many parts it is worth dividing.
 
-use crate::kernel::{Axis, Block, Body, Expr, ExprKind, Kernel, Panels};
+use crate::kernel::{Axis, Block, Body, Expr, ExprKind, Kernel};
 use crate::lower::visit_shared;
 use egret_ir::Dim;
 use egret_ir::scalar::{BinOp, UnOp};
@@ -45,9 +45,7 @@ impl Work {
                 let shared = points(&c.batch) * k;
                 let weights = shared.clone() * c.cols.extent.clone() * 4;
                 work.bytes = shared * points(&c.rows) * 4 + weights;
-                if let Panels::Strided(..) | Panels::Packed(..) = &c.b {
-                    work.add_block(kernel, &c.epilogue, &results);
-                }
+                work.add_block(kernel, &c.epilogue, &results);
             }
             Body::Recur(r) => {
                 let gates = r.cell.gates() as i64;

@@ -9,7 +9,7 @@ use crate::ops::strided::permute;
 use crate::tensor::Tensor;
 use crate::ty::TensorType;
 
-/// x: [t, b, i], w: [g*h, i], r: [g*h, h], bias: [2*g*h], states: [b, h] each -> all h: [t, b, h], and the last of each state.
+/// `x: [t, b, i], w: [g*h, i], r: [g*h, h], bias: [2*g*h]`, states `[b, h]` each; gives all h `[t, b, h]` and the last of each state.
 ///
 /// # Errors
 /// When the operands do not fit each other.

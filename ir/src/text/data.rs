@@ -39,22 +39,13 @@ pub(super) fn data(cursor: &mut Cursor, dtype: DType) -> Result<Data, String> {
 
 impl Data {
     /// The tensor of this type, and how it was written.
-    pub(super) fn tensor(
-        self,
-        ty: &TensorType,
-        resolver: Option<Resolver>,
-    ) -> Result<(Tensor, Source), String> {
+    pub(super) fn tensor(self, ty: &TensorType, resolver: Option<Resolver>) -> Result<(Tensor, Source), String> {
         if let Some(symbolic) = ty.dims.iter().find(|d| d.as_const().is_none()) {
-            return Err(format!(
-                "expected a constant of known extents, found {symbolic} in {ty}"
-            ));
+            return Err(format!("expected a constant of known extents, found {symbolic} in {ty}"));
         }
         match self {
             Data::Elements(elements) => Ok((listed(elements, ty)?, Source::Data)),
-            Data::Splat(value) => Ok((
-                Tensor::splat(ty.dtype, generated(ty)?, value),
-                Source::Splat,
-            )),
+            Data::Splat(value) => Ok((Tensor::splat(ty.dtype, generated(ty)?, value), Source::Splat)),
             Data::Random(seed) => {
                 generated(ty)?;
                 Ok((random(seed, ty)?, Source::Random(seed)))
@@ -66,19 +57,14 @@ impl Data {
 
 /// Reads `[...]` or a single element.
 pub(super) fn read_data(text: &str, ty: &TensorType) -> Result<Tensor, String> {
-    data(&mut Cursor::new(text), ty.dtype)?
-        .tensor(ty, None)
-        .map(|(tensor, _)| tensor)
+    data(&mut Cursor::new(text), ty.dtype)?.tensor(ty, None).map(|(tensor, _)| tensor)
 }
 
 fn listed(elements: Vec<Element>, ty: &TensorType) -> Result<Tensor, String> {
     let shape = check::allocatable(ty)?;
     let count: usize = shape.iter().product();
     if elements.len() != count {
-        return Err(format!(
-            "expected {count} elements for {ty}, found {}",
-            elements.len()
-        ));
+        return Err(format!("expected {count} elements for {ty}, found {}", elements.len()));
     }
     Ok(Tensor::from_elements(ty.dtype, shape, elements))
 }
@@ -86,21 +72,14 @@ fn listed(elements: Vec<Element>, ty: &TensorType) -> Result<Tensor, String> {
 /// The shape of a tensor whose data the file does not spell out.
 fn generated(ty: &TensorType) -> Result<Vec<usize>, String> {
     let shape = ty.static_dims().unwrap_or_default();
-    let bytes = shape
-        .iter()
-        .try_fold(ty.dtype.size(), |n, &d| n.checked_mul(d.max(1)));
+    let bytes = shape.iter().try_fold(ty.dtype.size(), |n, &d| n.checked_mul(d.max(1)));
     match bytes {
         Some(bytes) if bytes <= MAX_GENERATED => Ok(shape),
-        _ => Err(format!(
-            "expected a constant of at most {MAX_GENERATED} bytes, found {ty}"
-        )),
+        _ => Err(format!("expected a constant of at most {MAX_GENERATED} bytes, found {ty}")),
     }
 }
 
-fn parenthesized<T>(
-    cursor: &mut Cursor,
-    inner: impl FnOnce(&mut Cursor) -> Result<T, String>,
-) -> Result<T, String> {
+fn parenthesized<T>(cursor: &mut Cursor, inner: impl FnOnce(&mut Cursor) -> Result<T, String>) -> Result<T, String> {
     cursor.expect("(")?;
     let value = inner(cursor)?;
     cursor.expect(")")?;
@@ -109,19 +88,14 @@ fn parenthesized<T>(
 
 fn seed(cursor: &mut Cursor) -> Result<u64, String> {
     let found = cursor.found();
-    cursor
-        .integer()
-        .and_then(|v| u64::try_from(v).ok())
-        .ok_or_else(|| format!("expected a seed below 2^64, found {found}"))
+    cursor.integer().and_then(|v| u64::try_from(v).ok()).ok_or_else(|| format!("expected a seed below 2^64, found {found}"))
 }
 
 fn hash(cursor: &mut Cursor) -> Result<String, String> {
     cursor.expect("blake3")?;
     cursor.expect(":")?;
     let rest = cursor.rest();
-    let hash = &rest[..rest
-        .find(|c: char| !c.is_ascii_hexdigit())
-        .unwrap_or(rest.len())];
+    let hash = &rest[..rest.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(rest.len())];
     cursor.expect(hash)?;
     Ok(hash.to_string())
 }
@@ -132,13 +106,10 @@ fn resolved(hash: &str, ty: &TensorType, resolver: Option<Resolver>) -> Result<T
             "the data of blake3:{hash} is not in this text; read it with the model it was printed from at hand, or write `random(1)` in its place"
         ));
     };
-    let tensor = resolver(hash).ok_or_else(|| format!("the data of blake3:{hash} is not in the model at hand; was the text printed from another one?"))?;
+    let tensor = resolver(hash)
+        .ok_or_else(|| format!("the data of blake3:{hash} is not in the model at hand; was the text printed from another one?"))?;
     if tensor.ty() != *ty || content_hash(&tensor) != hash {
-        return Err(format!(
-            "expected {ty} with hash {hash}, found {} with hash {}",
-            tensor.ty(),
-            content_hash(&tensor)
-        ));
+        return Err(format!("expected {ty} with hash {hash}, found {} with hash {}", tensor.ty(), content_hash(&tensor)));
     }
     Ok(tensor)
 }
@@ -155,18 +126,10 @@ fn element(cursor: &mut Cursor, dtype: DType) -> Result<Element, String> {
         _ if ahead.clone().number().is_some_and(|(_, is_float)| is_float) => ("an integer", None),
         _ => {
             let value = ahead.integer().map(Element::Int);
-            (
-                "an integer in range",
-                value.filter(|v| v.rounded(dtype) == *v),
-            )
+            ("an integer in range", value.filter(|v| v.rounded(dtype) == *v))
         }
     };
-    let element = element.ok_or_else(|| {
-        format!(
-            "expected {expected} for an element of {dtype}, found {}",
-            cursor.found()
-        )
-    })?;
+    let element = element.ok_or_else(|| format!("expected {expected} for an element of {dtype}, found {}", cursor.found()))?;
     *cursor = ahead;
     Ok(element)
 }

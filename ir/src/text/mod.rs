@@ -63,26 +63,16 @@ pub fn name(name: &str) -> Cow<'_, str> {
         && !name.is_empty()
         && name.chars().all(is_name_char)
         && !KEYWORDS.contains(&name);
-    if plain {
-        name.into()
-    } else {
-        quoted(name).into()
-    }
+    if plain { name.into() } else { quoted(name).into() }
 }
 
 /// A symbol as it stands in an extent, where `-` and `/` are no part of a name.
 pub fn symbol(name: &str) -> Cow<'_, str> {
     let plain = !name.starts_with(|c: char| c.is_ascii_digit() || c == '.')
         && !name.is_empty()
-        && name
-            .chars()
-            .all(|c| c.is_alphanumeric() || matches!(c, '_' | '.'))
+        && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '.'))
         && !["inf", "NaN"].contains(&name);
-    if plain {
-        name.into()
-    } else {
-        quoted(name).into()
-    }
+    if plain { name.into() } else { quoted(name).into() }
 }
 
 /// A string in quotes, on one line.
@@ -103,18 +93,11 @@ pub fn quoted(text: &str) -> String {
 }
 
 /// The end of a message: the candidate that `word` was probably meant to be, if one is near.
-pub(crate) fn did_you_mean<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> String {
+pub(crate) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     // A third of the letters may be wrong: `matmul` is offered for `matmil`, not for `max`.
     let reach = (word.chars().count() / 3).max(1);
     let distance = |candidate: &&str| strsim::damerau_levenshtein(word, candidate);
-    match candidates
-        .into_iter()
-        .min_by_key(distance)
-        .filter(|c| distance(c) <= reach)
-    {
+    match candidates.into_iter().min_by_key(distance).filter(|c| distance(c) <= reach) {
         Some(candidate) => format!("; did you mean `{candidate}`?"),
         None => String::new(),
     }

@@ -50,18 +50,12 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// A reader whose messages begin with `file`.
     pub fn new(file: &'a str) -> Reader<'a> {
-        Reader {
-            file,
-            resolver: None,
-        }
+        Reader { file, resolver: None }
     }
 
     /// Takes the data of `data(blake3:...)` constants from `resolver`, which gets the hash.
     pub fn resolve(self, resolver: Resolver<'a>) -> Reader<'a> {
-        Reader {
-            resolver: Some(resolver),
-            ..self
-        }
+        Reader { resolver: Some(resolver), ..self }
     }
 
     /// Reads one graph.
@@ -69,11 +63,7 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// The first thing that does not read or type-check.
     pub fn read(&self, text: &str) -> Result<Graph, TextError> {
-        let mut parser = Parser {
-            cursor: Cursor::new(text),
-            resolver: self.resolver,
-            regions: 0,
-        };
+        let mut parser = Parser { cursor: Cursor::new(text), resolver: self.resolver, regions: 0 };
         parser.graph().map_err(|fault| TextError {
             file: self.file.to_string(),
             line: 1 + text[..fault.at].matches('\n').count(),
@@ -90,10 +80,7 @@ struct Fault {
 
 impl Fault {
     fn new(at: usize, message: impl Into<String>) -> Fault {
-        Fault {
-            at,
-            message: message.into(),
-        }
+        Fault { at, message: message.into() }
     }
 }
 
@@ -120,10 +107,7 @@ struct Notes {
 
 impl<'a> Parser<'a> {
     /// Runs a reader of the cursor; its error stands where the cursor stopped.
-    fn lex<T>(
-        &mut self,
-        read: impl FnOnce(&mut Cursor<'a>) -> Result<T, String>,
-    ) -> Result<T, Fault> {
+    fn lex<T>(&mut self, read: impl FnOnce(&mut Cursor<'a>) -> Result<T, String>) -> Result<T, Fault> {
         read(&mut self.cursor).map_err(|message| Fault::new(self.cursor.position(), message))
     }
 
@@ -140,29 +124,15 @@ impl<'a> Parser<'a> {
             scope.names.insert(name, (id, at));
         }
         let at = self.cursor.position();
-        let declared = if self.cursor.eat("->") {
-            Some(self.lex(types)?)
-        } else {
-            None
-        };
+        let declared = if self.cursor.eat("->") { Some(self.lex(types)?) } else { None };
         self.lex(|c| c.expect("{"))?;
         self.body(&mut scope)?;
         self.lex(Cursor::end)?;
-        let found: Vec<TensorType> = scope
-            .graph
-            .results
-            .iter()
-            .map(|&r| scope.graph.ty(r).clone())
-            .collect();
+        let found: Vec<TensorType> = scope.graph.results.iter().map(|&r| scope.graph.ty(r).clone()).collect();
         match declared {
-            Some(declared) if declared != found => Err(Fault::new(
-                at,
-                format!(
-                    "the graph is declared to return {}, but it returns {}",
-                    shown(&declared),
-                    shown(&found)
-                ),
-            )),
+            Some(declared) if declared != found => {
+                Err(Fault::new(at, format!("the graph is declared to return {}, but it returns {}", shown(&declared), shown(&found))))
+            }
             _ => Ok(scope.graph),
         }
     }
@@ -175,10 +145,7 @@ impl<'a> Parser<'a> {
             } else if eat_word(&mut self.cursor, "const") {
                 self.constant(scope)?;
             } else if self.cursor.rest().starts_with('}') {
-                return Err(Fault::new(
-                    self.cursor.position(),
-                    "expected `return` and the results before `}`",
-                ));
+                return Err(Fault::new(self.cursor.position(), "expected `return` and the results before `}`"));
             } else {
                 self.node(scope)?;
             }
@@ -189,11 +156,7 @@ impl<'a> Parser<'a> {
         let results = self.lex(|c| {
             c.list("}", |c| {
                 let (at, name) = spot(c)?;
-                let outer = if eat_word(c, "as") {
-                    c.name()?
-                } else {
-                    name.clone()
-                };
+                let outer = if eat_word(c, "as") { c.name()? } else { name.clone() };
                 Ok(((at, name), outer))
             })
         })?;
@@ -212,9 +175,7 @@ impl<'a> Parser<'a> {
             c.expect("=")?;
             data(c, ty.dtype)
         })?;
-        let (tensor, source) = data
-            .tensor(&ty, self.resolver)
-            .map_err(|e| Fault::new(at, e))?;
+        let (tensor, source) = data.tensor(&ty, self.resolver).map_err(|e| Fault::new(at, e))?;
         let id = scope.graph.add_const_from(&name, tensor, source);
         scope.names.insert(name, (id, at));
         Ok(())
@@ -233,30 +194,14 @@ impl<'a> Parser<'a> {
         for (i, (at, name)) in names.iter().enumerate() {
             scope.claim(*at, name, self.cursor.text())?;
             if name.is_empty() || known[..i].contains(&name.as_str()) {
-                return Err(Fault::new(
-                    *at,
-                    format!(
-                        "expected a name of its own for each result, found {} again",
-                        quoted(name)
-                    ),
-                ));
+                return Err(Fault::new(*at, format!("expected a name of its own for each result, found {} again", quoted(name))));
             }
         }
         let at = self.cursor.position();
-        let (results, notes) = if eat_word(&mut self.cursor, "kernel") {
-            self.kernel(scope, at, &known)?
-        } else {
-            self.apply(scope, at, &known)?
-        };
+        let (results, notes) =
+            if eat_word(&mut self.cursor, "kernel") { self.kernel(scope, at, &known)? } else { self.apply(scope, at, &known)? };
         if results.len() != names.len() {
-            return Err(Fault::new(
-                names[0].0,
-                format!(
-                    "expected {} names for the results, found {}",
-                    results.len(),
-                    names.len()
-                ),
-            ));
+            return Err(Fault::new(names[0].0, format!("expected {} names for the results, found {}", results.len(), names.len())));
         }
         for ((at, name), &result) in names.iter().zip(&results) {
             scope.names.insert(name.clone(), (result, *at));
@@ -270,25 +215,12 @@ impl<'a> Parser<'a> {
     }
 
     /// `op[attributes](operands) notes`.
-    fn apply(
-        &mut self,
-        scope: &mut Scope,
-        at: usize,
-        names: &[&str],
-    ) -> Result<(Vec<ValueId>, Notes), Fault> {
+    fn apply(&mut self, scope: &mut Scope, at: usize, names: &[&str]) -> Result<(Vec<ValueId>, Notes), Fault> {
         let op = self.lex(Cursor::name)?;
         let candidates = || OPS.iter().map(|d| d.name);
-        let def = OpDef::named(&op).ok_or_else(|| {
-            Fault::new(
-                at,
-                format!("there is no op `{op}`{}", did_you_mean(&op, candidates())),
-            )
-        })?;
+        let def = OpDef::named(&op).ok_or_else(|| Fault::new(at, format!("there is no op `{op}`{}", did_you_mean(&op, candidates()))))?;
         if def.name == "kernel" {
-            return Err(Fault::new(
-                at,
-                "expected `kernel name(operands) { body }`, found `kernel` without a name",
-            ));
+            return Err(Fault::new(at, "expected `kernel name(operands) { body }`, found `kernel` without a name"));
         }
         let attrs = self.lex(|c| attrs(c, def))?;
         let op = Op::parse(def.name, &attrs).map_err(|e| Fault::new(at, e))?;
@@ -296,30 +228,16 @@ impl<'a> Parser<'a> {
             c.expect("(")?;
             c.list(")", operand)
         })?;
-        let operands = operands
-            .iter()
-            .map(|o| scope.value(o))
-            .collect::<Result<Vec<_>, _>>()?;
+        let operands = operands.iter().map(|o| scope.value(o)).collect::<Result<Vec<_>, _>>()?;
         let notes = self.lex(notes)?;
-        let results = scope
-            .graph
-            .add_node(op, &operands, names, vec![])
-            .map_err(|e| Fault::new(at, e))?;
+        let results = scope.graph.add_node(op, &operands, names, vec![]).map_err(|e| Fault::new(at, e))?;
         Ok((results, notes))
     }
 
     /// `name(parameter = operand, ...) notes { body }`, after the word `kernel`.
-    fn kernel(
-        &mut self,
-        scope: &mut Scope,
-        at: usize,
-        names: &[&str],
-    ) -> Result<(Vec<ValueId>, Notes), Fault> {
+    fn kernel(&mut self, scope: &mut Scope, at: usize, names: &[&str]) -> Result<(Vec<ValueId>, Notes), Fault> {
         if self.regions == MAX_REGIONS {
-            return Err(Fault::new(
-                at,
-                format!("expected kernels nested at most {MAX_REGIONS} deep, found more"),
-            ));
+            return Err(Fault::new(at, format!("expected kernels nested at most {MAX_REGIONS} deep, found more")));
         }
         let kernel = self.lex(Cursor::name)?;
         let bindings = self.lex(|c| {
@@ -338,31 +256,24 @@ impl<'a> Parser<'a> {
         for ((at, param), operand) in bindings {
             let value = scope.value(&operand)?;
             region.claim(at, &param, self.cursor.text())?;
-            let id = region
-                .graph
-                .add_param(&param, scope.graph.ty(value).clone());
+            let id = region.graph.add_param(&param, scope.graph.ty(value).clone());
             region.names.insert(param, (id, at));
             operands.push(value);
         }
         self.regions += 1;
         self.body(&mut region)?;
         self.regions -= 1;
-        let results = scope
-            .graph
-            .add_kernel(&kernel, region.graph, &operands, names, vec![])
-            .map_err(|e| Fault::new(at, e))?;
+        let results = scope.graph.add_kernel(&kernel, region.graph, &operands, names, vec![]).map_err(|e| Fault::new(at, e))?;
         Ok((results, notes))
     }
 
     /// `{ matmul · add }` says what a kernel holds, but not how it is wired.
     fn refuse_summary(&mut self, kernel: &str) -> Result<(), Fault> {
         let mut ahead = self.cursor.clone();
-        let summary =
-            ahead.name().is_ok_and(|n| n != "return") && ahead.rest().starts_with(['·', '}']);
+        let summary = ahead.name().is_ok_and(|n| n != "return") && ahead.rest().starts_with(['·', '}']);
         if summary || self.cursor.rest().starts_with('}') {
-            let message = format!(
-                "expected the nodes of kernel `{kernel}`, found a summary; print the graph with full regions to read it back"
-            );
+            let message =
+                format!("expected the nodes of kernel `{kernel}`, found a summary; print the graph with full regions to read it back");
             return Err(Fault::new(self.cursor.position(), message));
         }
         Ok(())
@@ -371,21 +282,13 @@ impl<'a> Parser<'a> {
 
 impl Scope {
     fn new(name: String) -> Scope {
-        Scope {
-            graph: Graph::new(name),
-            names: HashMap::new(),
-        }
+        Scope { graph: Graph::new(name), names: HashMap::new() }
     }
 
     /// The value of a name.
     fn value(&self, (at, name): &Spot) -> Result<ValueId, Fault> {
         let near = || did_you_mean(name, self.graph.values().iter().map(|v| &*v.name));
-        self.names.get(name).map(|v| v.0).ok_or_else(|| {
-            Fault::new(
-                *at,
-                format!("there is no value {} above{}", ticked(name), near()),
-            )
-        })
+        self.names.get(name).map(|v| v.0).ok_or_else(|| Fault::new(*at, format!("there is no value {} above{}", ticked(name), near())))
     }
 
     /// Makes sure that a name is still free.
@@ -394,47 +297,22 @@ impl Scope {
             None => Ok(()),
             Some((_, first)) => {
                 let line = 1 + text[..*first].matches('\n').count();
-                Err(Fault::new(
-                    at,
-                    format!(
-                        "expected a new name, found {}, which line {line} defines",
-                        ticked(name)
-                    ),
-                ))
+                Err(Fault::new(at, format!("expected a new name, found {}, which line {line} defines", ticked(name))))
             }
         }
     }
 
-    fn check_types(
-        &self,
-        at: usize,
-        values: &[ValueId],
-        annotated: Option<Vec<TensorType>>,
-    ) -> Result<(), Fault> {
+    fn check_types(&self, at: usize, values: &[ValueId], annotated: Option<Vec<TensorType>>) -> Result<(), Fault> {
         let Some(annotated) = annotated else {
             return Ok(());
         };
         if annotated.len() != values.len() {
-            return Err(Fault::new(
-                at,
-                format!(
-                    "expected {} types, one for each result, found {}",
-                    values.len(),
-                    annotated.len()
-                ),
-            ));
+            return Err(Fault::new(at, format!("expected {} types, one for each result, found {}", values.len(), annotated.len())));
         }
         for (&value, annotated) in values.iter().zip(&annotated) {
             let value = self.graph.value(value);
             if value.ty != *annotated {
-                return Err(Fault::new(
-                    at,
-                    format!(
-                        "{} is annotated {annotated}, but its op makes {}",
-                        ticked(&value.name),
-                        value.ty
-                    ),
-                ));
+                return Err(Fault::new(at, format!("{} is annotated {annotated}, but its op makes {}", ticked(&value.name), value.ty)));
             }
         }
         Ok(())
@@ -448,11 +326,7 @@ fn ticked(name: &str) -> String {
 fn shown(types: &[TensorType]) -> String {
     match types {
         [] => "nothing".into(),
-        types => types
-            .iter()
-            .map(|t| t.to_string())
-            .collect::<Vec<_>>()
-            .join(", "),
+        types => types.iter().map(|t| t.to_string()).collect::<Vec<_>>().join(", "),
     }
 }
 
@@ -462,28 +336,20 @@ fn spot(cursor: &mut Cursor) -> Result<Spot, String> {
 
 fn operand(cursor: &mut Cursor) -> Result<Spot, String> {
     match cursor.clone().number() {
-        Some((number, _)) => Err(format!(
-            "expected the name of a value, found {number}; give the number a name: `const c: f32[] = {number}`"
-        )),
+        Some((number, _)) => {
+            Err(format!("expected the name of a value, found {number}; give the number a name: `const c: f32[] = {number}`"))
+        }
         None => spot(cursor),
     }
 }
 
 /// Takes `word` if it stands next as a whole word.
 pub(super) fn eat_word(cursor: &mut Cursor, word: &str) -> bool {
-    cursor
-        .rest()
-        .strip_prefix(word)
-        .is_some_and(|rest| !rest.starts_with(is_name_char))
-        && cursor.eat(word)
+    cursor.rest().strip_prefix(word).is_some_and(|rest| !rest.starts_with(is_name_char)) && cursor.eat(word)
 }
 
 fn expect_word(cursor: &mut Cursor, word: &str) -> Result<(), String> {
-    if eat_word(cursor, word) {
-        Ok(())
-    } else {
-        Err(format!("expected `{word}`, found {}", cursor.found()))
-    }
+    if eat_word(cursor, word) { Ok(()) } else { Err(format!("expected `{word}`, found {}", cursor.found())) }
 }
 
 /// `: type`.
@@ -497,17 +363,12 @@ fn ty(cursor: &mut Cursor) -> Result<TensorType, String> {
     let mut ahead = cursor.clone();
     let word = ahead.name()?;
     let near = || did_you_mean(&word, DType::ALL.map(DType::name));
-    let dtype = DType::named(&word)
-        .ok_or_else(|| format!("there is no element type `{word}`{}", near()))?;
+    let dtype = DType::named(&word).ok_or_else(|| format!("there is no element type `{word}`{}", near()))?;
     *cursor = ahead;
     cursor.expect("[")?;
     let dims = cursor.list("]", |c| {
         let dim = c.dim()?;
-        if dim.as_const().is_some_and(|d| d < 0) {
-            Err(format!("expected an extent of at least 0, found {dim}"))
-        } else {
-            Ok(dim)
-        }
+        if dim.as_const().is_some_and(|d| d < 0) { Err(format!("expected an extent of at least 0, found {dim}")) } else { Ok(dim) }
     })?;
     Ok(TensorType { dtype, dims })
 }
@@ -522,11 +383,7 @@ fn types(cursor: &mut Cursor) -> Result<Vec<TensorType>, String> {
 
 /// The types and origins behind a node.
 fn notes(cursor: &mut Cursor) -> Result<Notes, String> {
-    let types = if cursor.eat(":") {
-        Some(types(cursor)?)
-    } else {
-        None
-    };
+    let types = if cursor.eat(":") { Some(types(cursor)?) } else { None };
     let mut origin: Vec<Arc<str>> = vec![];
     if cursor.eat("@") {
         origin.push(cursor.string()?.into());
@@ -552,16 +409,10 @@ pub(super) fn attrs(cursor: &mut Cursor, def: &OpDef) -> Result<Vec<(String, Att
                 *c = ahead;
                 name
             }
-            _ => def
-                .attrs
-                .get(attrs.len())
-                .ok_or_else(|| format!("`{}` has only {} attributes", def.name, def.attrs.len()))?
-                .to_string(),
+            _ => def.attrs.get(attrs.len()).ok_or_else(|| format!("`{}` has only {} attributes", def.name, def.attrs.len()))?.to_string(),
         };
         if attrs.iter().any(|(n, _)| *n == name) {
-            return Err(format!(
-                "expected the attribute `{name}` once, found it twice"
-            ));
+            return Err(format!("expected the attribute `{name}` once, found it twice"));
         }
         attrs.push((name, c.attr()?));
         Ok(())

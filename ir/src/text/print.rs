@@ -42,28 +42,19 @@ pub enum Regions {
 impl Options {
     /// Everything there is: what is read back as an equal graph.
     pub fn lossless() -> Options {
-        Options {
-            origins: true,
-            regions: Regions::Full,
-        }
+        Options { origins: true, regions: Regions::Full }
     }
 
     /// For reading: a kernel on one line, no origins.
     pub fn brief() -> Options {
-        Options {
-            origins: false,
-            regions: Regions::Summary,
-        }
+        Options { origins: false, regions: Regions::Summary }
     }
 }
 
 impl Default for Options {
     /// Origins, and a kernel on one line.
     fn default() -> Options {
-        Options {
-            origins: true,
-            regions: Regions::Summary,
-        }
+        Options { origins: true, regions: Regions::Summary }
     }
 }
 
@@ -83,34 +74,14 @@ impl fmt::Display for Graph {
 }
 
 fn header(graph: &Graph) -> String {
-    let params: Vec<String> = graph
-        .params()
-        .iter()
-        .map(|&p| typed_name(graph.value(p)))
-        .collect();
-    let results: Vec<String> = graph
-        .results
-        .iter()
-        .map(|&r| graph.ty(r).to_string())
-        .collect();
-    let arrow = if results.is_empty() {
-        String::new()
-    } else {
-        format!(" -> {}", results.join(", "))
-    };
-    let line = format!(
-        "graph {}({}){arrow} {{",
-        name(&graph.name),
-        params.join(", ")
-    );
+    let params: Vec<String> = graph.params().iter().map(|&p| typed_name(graph.value(p))).collect();
+    let results: Vec<String> = graph.results.iter().map(|&r| graph.ty(r).to_string()).collect();
+    let arrow = if results.is_empty() { String::new() } else { format!(" -> {}", results.join(", ")) };
+    let line = format!("graph {}({}){arrow} {{", name(&graph.name), params.join(", "));
     if line.chars().count() <= LINE {
         return line;
     }
-    format!(
-        "graph {}(\n    {},\n){arrow} {{",
-        name(&graph.name),
-        params.join(",\n    ")
-    )
+    format!("graph {}(\n    {},\n){arrow} {{", name(&graph.name), params.join(",\n    "))
 }
 
 fn typed_name(value: &Value) -> String {
@@ -120,11 +91,7 @@ fn typed_name(value: &Value) -> String {
 /// The lines between the braces, indented.
 fn body(graph: &Graph, options: Options) -> Vec<String> {
     let constants: Vec<Vec<String>> = graph.constants().map(|(_, v)| constant(v)).collect();
-    let nodes: Vec<Vec<String>> = graph
-        .nodes()
-        .iter()
-        .map(|n| node(graph, n, options))
-        .collect();
+    let nodes: Vec<Vec<String>> = graph.nodes().iter().map(|n| node(graph, n, options)).collect();
     let mut lines = aligned(&constants);
     for (node, line) in graph.nodes().iter().zip(aligned(&nodes)) {
         match (&node.region, options.regions) {
@@ -137,10 +104,7 @@ fn body(graph: &Graph, options: Options) -> Vec<String> {
         }
     }
     lines.push(returned(graph));
-    lines
-        .into_iter()
-        .map(|line| format!("    {line}"))
-        .collect()
+    lines.into_iter().map(|line| format!("    {line}")).collect()
 }
 
 /// The cells of a constant's line.
@@ -148,43 +112,26 @@ fn constant(value: &Value) -> Vec<String> {
     let crate::graph::Def::Const(tensor, source) = &value.def else {
         return vec![];
     };
-    vec![
-        format!("const {}", typed_name(value)),
-        format!("= {}", data(tensor, source)),
-    ]
+    vec![format!("const {}", typed_name(value)), format!("= {}", data(tensor, source))]
 }
 
 /// The cells of a node's line: results, application, types, origins, region.
 fn node(graph: &Graph, node: &Node, options: Options) -> Vec<String> {
     let results = names(graph, &node.results).join(", ");
-    let types: Vec<String> = node
-        .results
-        .iter()
-        .map(|&r| graph.ty(r).to_string())
-        .collect();
+    let types: Vec<String> = node.results.iter().map(|&r| graph.ty(r).to_string()).collect();
     let origins: Vec<String> = node.origin.iter().map(|o| quoted(o)).collect();
     let shown = options.origins && !origins.is_empty();
     vec![
         results,
         format!("= {}", application(graph, node, options)),
         format!(": {}", types.join(", ")),
-        if shown {
-            format!("@ {}", origins.join(", "))
-        } else {
-            String::new()
-        },
-        node.region
-            .as_ref()
-            .map(|region| summary(region, options))
-            .unwrap_or_default(),
+        if shown { format!("@ {}", origins.join(", ")) } else { String::new() },
+        node.region.as_ref().map(|region| summary(region, options)).unwrap_or_default(),
     ]
 }
 
 fn names(graph: &Graph, values: &[ValueId]) -> Vec<String> {
-    values
-        .iter()
-        .map(|&v| name(&graph.value(v).name).into_owned())
-        .collect()
+    values.iter().map(|&v| name(&graph.value(v).name).into_owned()).collect()
 }
 
 fn application(graph: &Graph, node: &Node, options: Options) -> String {
@@ -193,11 +140,7 @@ fn application(graph: &Graph, node: &Node, options: Options) -> String {
         (Op::kernel { name: kernel }, Some(region)) => {
             let operands = match options.regions {
                 Regions::Summary => operands,
-                Regions::Full => names(region, region.params())
-                    .iter()
-                    .zip(&operands)
-                    .map(bound)
-                    .collect(),
+                Regions::Full => names(region, region.params()).iter().zip(&operands).map(bound).collect(),
             };
             format!("kernel {}({})", name(kernel), operands.join(", "))
         }
@@ -206,11 +149,7 @@ fn application(graph: &Graph, node: &Node, options: Options) -> String {
 }
 
 fn bound((param, operand): (&String, &String)) -> String {
-    if param == operand {
-        param.clone()
-    } else {
-        format!("{param} = {operand}")
-    }
+    if param == operand { param.clone() } else { format!("{param} = {operand}") }
 }
 
 fn summary(region: &Graph, options: Options) -> String {
@@ -226,16 +165,10 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let def = self.def();
         let attrs = def.attrs.iter().zip(self.attrs()).zip(def.defaults());
-        let shown: Vec<String> = attrs
-            .filter(|((_, v), default)| Some(v) != default.as_ref())
-            .map(|((n, v), _)| format!("{n}={}", Shown(&v)))
-            .collect();
+        let shown: Vec<String> =
+            attrs.filter(|((_, v), default)| Some(v) != default.as_ref()).map(|((n, v), _)| format!("{n}={}", Shown(&v))).collect();
         f.write_str(self.name())?;
-        if shown.is_empty() {
-            Ok(())
-        } else {
-            write!(f, "[{}]", shown.join(", "))
-        }
+        if shown.is_empty() { Ok(()) } else { write!(f, "[{}]", shown.join(", ")) }
     }
 }
 
@@ -254,32 +187,17 @@ impl fmt::Display for Shown<'_> {
 fn returned(graph: &Graph) -> String {
     let result = |(&value, outer): (&ValueId, &std::sync::Arc<str>)| {
         let inner = &graph.value(value).name;
-        if inner == outer {
-            name(inner).into_owned()
-        } else {
-            format!("{} as {}", name(inner), name(outer))
-        }
+        if inner == outer { name(inner).into_owned() } else { format!("{} as {}", name(inner), name(outer)) }
     };
-    let results: Vec<String> = graph
-        .results
-        .iter()
-        .zip(&graph.result_names)
-        .map(result)
-        .collect();
-    format!("return {}", results.join(", "))
-        .trim_end()
-        .to_string()
+    let results: Vec<String> = graph.results.iter().zip(&graph.result_names).map(result).collect();
+    format!("return {}", results.join(", ")).trim_end().to_string()
 }
 
 /// How the data of a constant is written: as its source says if that gives the same bits, else by its hash.
 fn data(tensor: &Tensor, source: &Source) -> String {
     let splat = || Some(format!("splat({})", listed(&first(tensor)?)?));
     let list = || {
-        if tensor.count() <= INLINE_ELEMENTS {
-            listed(tensor)
-        } else {
-            None
-        }
+        if tensor.count() <= INLINE_ELEMENTS { listed(tensor) } else { None }
     };
     let text = match source {
         Source::Random(seed) => Some(format!("random({seed})")),
@@ -297,18 +215,9 @@ fn first(tensor: &Tensor) -> Option<Tensor> {
 
 /// The elements one by one, if that reads back: NaNs with a payload, and truth values stored as 2, have no text.
 fn listed(tensor: &Tensor) -> Option<String> {
-    let elements: Vec<String> = tensor
-        .elements()
-        .map(|e| element(e, tensor.dtype()))
-        .collect();
-    let text = if tensor.shape().is_empty() {
-        elements.concat()
-    } else {
-        format!("[{}]", elements.join(", "))
-    };
-    read_data(&text, &tensor.ty())
-        .is_ok_and(|read| read == *tensor)
-        .then_some(text)
+    let elements: Vec<String> = tensor.elements().map(|e| element(e, tensor.dtype())).collect();
+    let text = if tensor.shape().is_empty() { elements.concat() } else { format!("[{}]", elements.join(", ")) };
+    read_data(&text, &tensor.ty()).is_ok_and(|read| read == *tensor).then_some(text)
 }
 
 /// The shortest decimal that reads back as this element.
@@ -334,18 +243,11 @@ fn aligned(rows: &[Vec<String>]) -> Vec<String> {
     let widths: Vec<usize> = (0..columns)
         .map(|c| {
             let limit = COLUMN.get(c).copied().unwrap_or(usize::MAX);
-            rows.iter()
-                .map(|r| width(&r[c]))
-                .filter(|&w| w <= limit)
-                .max()
-                .unwrap_or(0)
+            rows.iter().map(|r| width(&r[c])).filter(|&w| w <= limit).max().unwrap_or(0)
         })
         .collect();
     let line = |row: &Vec<String>| {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .filter(|(cell, w)| **w > 0 || !cell.is_empty());
+        let cells = row.iter().zip(&widths).filter(|(cell, w)| **w > 0 || !cell.is_empty());
         let padded: Vec<String> = cells.map(|(cell, &w)| format!("{cell:w$}")).collect();
         padded.join(" ").trim_end().to_string()
     };

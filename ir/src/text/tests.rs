@@ -127,32 +127,17 @@ fn printing_then_parsing_is_the_identity() {
 
 fn round_trip(graph: &Graph) {
     verify(graph).unwrap();
-    let data: HashMap<String, Tensor> = all_constants(graph)
-        .map(|t| (content_hash(&t), (*t).clone()))
-        .collect();
+    let data: HashMap<String, Tensor> = all_constants(graph).map(|t| (content_hash(&t), (*t).clone())).collect();
     let resolver = |hash: &str| data.get(hash).cloned();
     let text = print(graph, Options::lossless());
-    let again = Reader::new("printed")
-        .resolve(&resolver)
-        .read(&text)
-        .unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let again = Reader::new("printed").resolve(&resolver).read(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
     assert!(again == *graph, "{text}");
     assert_eq!(print(&again, Options::lossless()), text);
 }
 
 fn all_constants(graph: &Graph) -> Box<dyn Iterator<Item = Arc<Tensor>> + '_> {
-    let own = graph
-        .constants()
-        .filter_map(|(id, _)| graph.constant(id).cloned());
-    Box::new(
-        own.chain(
-            graph
-                .nodes()
-                .iter()
-                .filter_map(|n| n.region.as_deref())
-                .flat_map(all_constants),
-        ),
-    )
+    let own = graph.constants().filter_map(|(id, _)| graph.constant(id).cloned());
+    Box::new(own.chain(graph.nodes().iter().filter_map(|n| n.region.as_deref()).flat_map(all_constants)))
 }
 
 /// Random valid graphs, with names, types, constants and attributes that are hard to print.
@@ -162,10 +147,7 @@ struct Generator {
 
 impl Generator {
     fn below(&mut self, n: usize) -> usize {
-        self.state = self
-            .state
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
+        self.state = self.state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         ((self.state >> 33) as usize) % n
     }
 
@@ -198,16 +180,7 @@ impl Generator {
     }
 
     fn dim(&mut self) -> Dim {
-        let symbol = Dim::symbol(self.pick(&[
-            "N",
-            "batch size",
-            "s0 + 1",
-            "inf",
-            "2",
-            "max",
-            "true",
-            "f32",
-        ]));
+        let symbol = Dim::symbol(self.pick(&["N", "batch size", "s0 + 1", "inf", "2", "max", "true", "f32"]));
         match self.below(6) {
             0 => symbol,
             1 => symbol * 3 - 1,
@@ -219,10 +192,7 @@ impl Generator {
 
     fn ty(&mut self) -> TensorType {
         let rank = self.below(4);
-        TensorType {
-            dtype: self.pick(&DType::ALL),
-            dims: (0..rank).map(|_| self.dim()).collect(),
-        }
+        TensorType { dtype: self.pick(&DType::ALL), dims: (0..rank).map(|_| self.dim()).collect() }
     }
 
     fn constant(&mut self, graph: &mut Graph) {
@@ -230,28 +200,15 @@ impl Generator {
         let rank = self.below(3);
         let shape: Vec<usize> = (0..rank).map(|_| self.below(6)).collect();
         let ty = TensorType::new(dtype, shape.clone());
-        let bytes = |g: &mut Self, n: usize| {
-            (0..n)
-                .map(|_| g.pick(&[0, 1, 255, 127, 128, 63, g.state as u8]))
-                .collect::<Vec<u8>>()
-        };
+        let bytes = |g: &mut Self, n: usize| (0..n).map(|_| g.pick(&[0, 1, 255, 127, 128, 63, g.state as u8])).collect::<Vec<u8>>();
         let count = shape.iter().product::<usize>();
         let (tensor, source) = match self.below(3) {
-            0 => (
-                crate::random::random(self.state, &ty).unwrap(),
-                Source::Random(self.state),
-            ),
+            0 => (crate::random::random(self.state, &ty).unwrap(), Source::Random(self.state)),
             1 => {
                 let one = bytes(self, dtype.size());
-                (
-                    Tensor::new(dtype, shape, one.repeat(count).into()).unwrap(),
-                    Source::Splat,
-                )
+                (Tensor::new(dtype, shape, one.repeat(count).into()).unwrap(), Source::Splat)
             }
-            _ => (
-                Tensor::new(dtype, shape, bytes(self, count * dtype.size()).into()).unwrap(),
-                Source::Data,
-            ),
+            _ => (Tensor::new(dtype, shape, bytes(self, count * dtype.size()).into()).unwrap(), Source::Data),
         };
         graph.add_const_from(self.name(), tensor, source);
     }
@@ -279,14 +236,7 @@ impl Generator {
             let value = self.value(graph);
             let name = graph.value(value).name.clone();
             let taken = graph.result_names.contains(&name);
-            graph.add_result(
-                value,
-                &if taken {
-                    format!("result {i}")
-                } else {
-                    name.to_string()
-                },
-            );
+            graph.add_result(value, &if taken { format!("result {i}") } else { name.to_string() });
         }
     }
 
@@ -307,34 +257,14 @@ impl Generator {
         let x = self.value(graph);
         let ty = graph.ty(x).clone();
         let op = match self.below(8) {
-            0 => Op::cast {
-                to: self.pick(&DType::ALL),
-            },
-            1 => Op::transpose {
-                perm: (0..ty.rank()).rev().collect(),
-            },
-            2 => Op::reshape {
-                shape: ty.dims.clone(),
-            },
-            3 => Op::leaky_relu {
-                alpha: crate::Real(self.pick(&[0.1, -0.0, 1e-30, f64::INFINITY, f64::NAN, 1e300])),
-            },
-            4 => Op::top_k {
-                axis: 0,
-                k: Dim::ONE,
-                largest: self.below(2) == 0,
-            },
-            5 => Op::reduce_max {
-                axes: (0..ty.rank()).collect(),
-            },
-            6 => Op::broadcast {
-                shape: [vec![self.dim()], ty.dims.clone()].concat(),
-            },
-            _ => Op::cumsum {
-                axis: 0,
-                exclusive: self.below(2) == 0,
-                reverse: self.below(2) == 0,
-            },
+            0 => Op::cast { to: self.pick(&DType::ALL) },
+            1 => Op::transpose { perm: (0..ty.rank()).rev().collect() },
+            2 => Op::reshape { shape: ty.dims.clone() },
+            3 => Op::leaky_relu { alpha: crate::Real(self.pick(&[0.1, -0.0, 1e-30, f64::INFINITY, f64::NAN, 1e300])) },
+            4 => Op::top_k { axis: 0, k: Dim::ONE, largest: self.below(2) == 0 },
+            5 => Op::reduce_max { axes: (0..ty.rank()).collect() },
+            6 => Op::broadcast { shape: [vec![self.dim()], ty.dims.clone()].concat() },
+            _ => Op::cumsum { axis: 0, exclusive: self.below(2) == 0, reverse: self.below(2) == 0 },
         };
         let (name, origin) = (self.name(), self.origin());
         let _ = graph.add_node(op, &[x], &[name], origin);
@@ -345,21 +275,12 @@ impl Generator {
         let mut region = Graph::new("");
         for &operand in &operands {
             let name = graph.value(operand).name.clone();
-            region.add_param(
-                if self.below(2) == 0 {
-                    &name
-                } else {
-                    self.name()
-                },
-                graph.ty(operand).clone(),
-            );
+            region.add_param(if self.below(2) == 0 { &name } else { self.name() }, graph.ty(operand).clone());
         }
         self.fill(&mut region, false);
         if !region.results.is_empty() {
             let (kernel, name, origin) = (self.name(), self.name(), self.origin());
-            graph
-                .add_kernel(kernel, region, &operands, &[name], origin)
-                .unwrap();
+            graph.add_kernel(kernel, region, &operands, &[name], origin).unwrap();
         }
     }
 }
@@ -367,121 +288,40 @@ impl Generator {
 /// What the parser says about `graph g(x: f32[N, 4]) {`, the given lines and `}`.
 fn check_error(lines: &str, expected: &str) {
     let text = format!("graph g(x: f32[N, 4]) {{\n{lines}\n}}");
-    let error = Reader::new("g.egir")
-        .read(&text)
-        .expect_err(lines)
-        .to_string();
+    let error = Reader::new("g.egir").read(&text).expect_err(lines).to_string();
     assert_eq!(error, format!("g.egir:{expected}"), "{lines}");
 }
 
 #[test]
 fn errors_name_line_expectation_and_finding() {
     for (lines, expected) in [
-        (
-            "y = matmull(x, x)\nreturn y",
-            "2: there is no op `matmull`; did you mean `matmul`?",
-        ),
-        (
-            "y = frobnicate(x)\nreturn y",
-            "2: there is no op `frobnicate`",
-        ),
-        (
-            "y = relu(x)\nz = add(y, xx)\nreturn z",
-            "3: there is no value `xx` above; did you mean `x`?",
-        ),
-        (
-            "y = relu(z)\nz = relu(x)\nreturn y",
-            "2: there is no value `z` above; did you mean `x`?",
-        ),
-        (
-            "y = relu(x) : f32[N, 5]\nreturn y",
-            "2: `y` is annotated f32[N, 5], but its op makes f32[N, 4]",
-        ),
-        (
-            "y = relu(x) : f23[N, 4]\nreturn y",
-            "2: there is no element type `f23`; did you mean `f32`?",
-        ),
-        (
-            "y = relu(x) : f32[N, 4], f32[]\nreturn y",
-            "2: expected 1 types, one for each result, found 2",
-        ),
-        (
-            "\n\nx = relu(x)\nreturn x",
-            "4: expected a new name, found `x`, which line 1 defines",
-        ),
-        (
-            "y = top_k[axis=1, k=2](x)\nreturn y",
-            "2: expected 2 names for the results, found 1",
-        ),
-        (
-            "y, y = top_k[axis=1, k=2](x)\nreturn y",
-            "2: expected a name of its own for each result, found \"y\" again",
-        ),
-        (
-            "y = relu(x, x)\nreturn y",
-            "2: `relu` takes 1 operands, found 2",
-        ),
-        (
-            "y = relu[a=1](x)\nreturn y",
-            "2: `relu` has no attribute `a`; it has: none",
-        ),
-        (
-            "y = softmax(x)\nreturn y",
-            "2: `softmax` needs the attribute `axes`",
-        ),
-        (
-            "y = softmax[axes=3](x)\nreturn y",
-            "2: `softmax`: attribute `axes` is 3, expected a list of axes or counts",
-        ),
-        (
-            "y = cumsum[axis=1, axis=1](x)\nreturn y",
-            "2: expected the attribute `axis` once, found it twice",
-        ),
-        (
-            "y = cumsum[1, true, false, 7](x)\nreturn y",
-            "2: `cumsum` has only 3 attributes",
-        ),
-        (
-            "y = mul(x, 0.5)\nreturn y",
-            "2: expected the name of a value, found 0.5; give the number a name: `const c: f32[] = 0.5`",
-        ),
+        ("y = matmull(x, x)\nreturn y", "2: there is no op `matmull`; did you mean `matmul`?"),
+        ("y = frobnicate(x)\nreturn y", "2: there is no op `frobnicate`"),
+        ("y = relu(x)\nz = add(y, xx)\nreturn z", "3: there is no value `xx` above; did you mean `x`?"),
+        ("y = relu(z)\nz = relu(x)\nreturn y", "2: there is no value `z` above; did you mean `x`?"),
+        ("y = relu(x) : f32[N, 5]\nreturn y", "2: `y` is annotated f32[N, 5], but its op makes f32[N, 4]"),
+        ("y = relu(x) : f23[N, 4]\nreturn y", "2: there is no element type `f23`; did you mean `f32`?"),
+        ("y = relu(x) : f32[N, 4], f32[]\nreturn y", "2: expected 1 types, one for each result, found 2"),
+        ("\n\nx = relu(x)\nreturn x", "4: expected a new name, found `x`, which line 1 defines"),
+        ("y = top_k[axis=1, k=2](x)\nreturn y", "2: expected 2 names for the results, found 1"),
+        ("y, y = top_k[axis=1, k=2](x)\nreturn y", "2: expected a name of its own for each result, found \"y\" again"),
+        ("y = relu(x, x)\nreturn y", "2: `relu` takes 1 operands, found 2"),
+        ("y = relu[a=1](x)\nreturn y", "2: `relu` has no attribute `a`; it has: none"),
+        ("y = softmax(x)\nreturn y", "2: `softmax` needs the attribute `axes`"),
+        ("y = softmax[axes=3](x)\nreturn y", "2: `softmax`: attribute `axes` is 3, expected a list of axes or counts"),
+        ("y = cumsum[axis=1, axis=1](x)\nreturn y", "2: expected the attribute `axis` once, found it twice"),
+        ("y = cumsum[1, true, false, 7](x)\nreturn y", "2: `cumsum` has only 3 attributes"),
+        ("y = mul(x, 0.5)\nreturn y", "2: expected the name of a value, found 0.5; give the number a name: `const c: f32[] = 0.5`"),
         ("y = mul(x, x\nreturn y", "3: expected `)`, found `return`"),
-        (
-            "y = relu(x)",
-            "3: expected `return` and the results before `}`",
-        ),
-        (
-            "const c: f32[2] = [1, 2, 3]\nreturn c",
-            "2: expected 2 elements for f32[2], found 3",
-        ),
-        (
-            "const c: f32[N] = splat(0)\nreturn c",
-            "2: expected a constant of known extents, found N in f32[N]",
-        ),
-        (
-            "const c: i8[] = 200\nreturn c",
-            "2: expected an integer in range for an element of i8, found `200`",
-        ),
-        (
-            "const c: i8[] = 2.5\nreturn c",
-            "2: expected an integer for an element of i8, found `2.5`",
-        ),
-        (
-            "const c: bool[] = 1\nreturn c",
-            "2: expected `true` or `false` for an element of bool, found `1`",
-        ),
-        (
-            "const c: f32[-1] = []\nreturn c",
-            "2: expected an extent of at least 0, found -1",
-        ),
-        (
-            "const c: f32[99999, 99999] = random(1)\nreturn c",
-            "2: expected a constant of at most 1073741824 bytes, found f32[99999, 99999]",
-        ),
-        (
-            "const c: f32[] = random(-1)\nreturn c",
-            "2: expected a seed below 2^64, found `-1)`",
-        ),
+        ("y = relu(x)", "3: expected `return` and the results before `}`"),
+        ("const c: f32[2] = [1, 2, 3]\nreturn c", "2: expected 2 elements for f32[2], found 3"),
+        ("const c: f32[N] = splat(0)\nreturn c", "2: expected a constant of known extents, found N in f32[N]"),
+        ("const c: i8[] = 200\nreturn c", "2: expected an integer in range for an element of i8, found `200`"),
+        ("const c: i8[] = 2.5\nreturn c", "2: expected an integer for an element of i8, found `2.5`"),
+        ("const c: bool[] = 1\nreturn c", "2: expected `true` or `false` for an element of bool, found `1`"),
+        ("const c: f32[-1] = []\nreturn c", "2: expected an extent of at least 0, found -1"),
+        ("const c: f32[99999, 99999] = random(1)\nreturn c", "2: expected a constant of at most 1073741824 bytes, found f32[99999, 99999]"),
+        ("const c: f32[] = random(-1)\nreturn c", "2: expected a seed below 2^64, found `-1)`"),
         (
             "const c: f32[2] = data(blake3:1f2e)\nreturn c",
             "2: the data of blake3:1f2e is not in this text; read it with the model it was printed from at hand, or write `random(1)` in its place",
@@ -490,34 +330,17 @@ fn errors_name_line_expectation_and_finding() {
             "k = kernel k0(x) { relu · add }\nreturn k",
             "2: expected the nodes of kernel `k0`, found a summary; print the graph with full regions to read it back",
         ),
-        (
-            "k = kernel k0(x) {\n y = relu(x) \n return y\n }\n z = relu(y)\nreturn z",
-            "6: there is no value `y` above; did you mean `x`?",
-        ),
+        ("k = kernel k0(x) {\n y = relu(x) \n return y\n }\n z = relu(y)\nreturn z", "6: there is no value `y` above; did you mean `x`?"),
         ("k = kernel(x)\nreturn k", "2: expected a name, found `(x)`"),
         ("return x\n}\n}", "4: expected the end, found `}`"),
-        (
-            "y = reshape[shape=[((((N*2))]](x)\nreturn y",
-            "2: expected `)`, found `]](x)`",
-        ),
-        (
-            "y = reshape[shape=[9223372036854775808]](x)\nreturn y",
-            "2: expected a number below 2^63, found `9223372036854775808]](x)`",
-        ),
+        ("y = reshape[shape=[((((N*2))]](x)\nreturn y", "2: expected `)`, found `]](x)`"),
+        ("y = reshape[shape=[9223372036854775808]](x)\nreturn y", "2: expected a number below 2^63, found `9223372036854775808]](x)`"),
     ] {
         check_error(lines, expected);
     }
-    assert_eq!(
-        parse("").unwrap_err().to_string(),
-        "text:1: expected `graph`, found the end"
-    );
-    let declared = parse("graph g(x: f32[2]) -> f32[3] { return x }")
-        .unwrap_err()
-        .to_string();
-    assert_eq!(
-        declared,
-        "text:1: the graph is declared to return f32[3], but it returns f32[2]"
-    );
+    assert_eq!(parse("").unwrap_err().to_string(), "text:1: expected `graph`, found the end");
+    let declared = parse("graph g(x: f32[2]) -> f32[3] { return x }").unwrap_err().to_string();
+    assert_eq!(declared, "text:1: the graph is declared to return f32[3], but it returns f32[2]");
 }
 
 #[test]
@@ -525,28 +348,18 @@ fn every_op_prints_and_parses_its_attributes() {
     for def in crate::OPS {
         let samples: Vec<Vec<String>> = def.attr_types.iter().map(|t| attr_samples(t)).collect();
         for pick in 0..5 {
-            let given = |(name, samples): (&&str, &Vec<String>)| {
-                format!("{name}={}", samples[pick % samples.len()])
-            };
+            let given = |(name, samples): (&&str, &Vec<String>)| format!("{name}={}", samples[pick % samples.len()]);
             let text: Vec<String> = def.attrs.iter().zip(&samples).map(given).collect();
             let op = op_of(def, &text.join(", "));
             let printed = op.to_string();
-            let inside = printed
-                .strip_prefix(def.name)
-                .unwrap()
-                .trim_start_matches('[')
-                .strip_suffix(']')
-                .unwrap_or("");
+            let inside = printed.strip_prefix(def.name).unwrap().trim_start_matches('[').strip_suffix(']').unwrap_or("");
             assert_eq!(op_of(def, inside), op, "{printed}");
         }
     }
 }
 
 fn op_of(def: &crate::OpDef, attributes: &str) -> Op {
-    let attrs = super::parse::attrs(
-        &mut crate::expr::Cursor::new(&format!("[{attributes}]")),
-        def,
-    );
+    let attrs = super::parse::attrs(&mut crate::expr::Cursor::new(&format!("[{attributes}]")), def);
     Op::parse(def.name, &attrs.unwrap()).unwrap_or_else(|e| panic!("{attributes}: {e}"))
 }
 
@@ -565,12 +378,7 @@ fn attr_samples(takes: &str) -> Vec<String> {
         "a list of axes or counts" => &["[]", "[1, 0]"],
         "a list of numbers" => &["[]", "[0.5, 2]", "[1.0]"],
         words => {
-            return words
-                .split('`')
-                .skip(1)
-                .step_by(2)
-                .map(String::from)
-                .collect();
+            return words.split('`').skip(1).step_by(2).map(String::from).collect();
         }
     };
     samples.iter().map(|s| s.to_string()).collect()
@@ -583,19 +391,10 @@ fn a_resolver_gives_large_data_back() {
     let c = graph.add_const("c", tensor.clone());
     graph.add_result(c, "c");
     let text = graph.to_string();
-    let read = |t: Tensor| {
-        Reader::new("g.egir")
-            .resolve(&|_| Some(t.clone()))
-            .read(&text)
-    };
+    let read = |t: Tensor| Reader::new("g.egir").resolve(&|_| Some(t.clone())).read(&text);
     assert_eq!(read(tensor.clone()), Ok(graph));
-    let error = read(tensor.reshaped(vec![4, 5]).unwrap())
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.starts_with("g.egir:2: expected i64[20] with hash"),
-        "{error}"
-    );
+    let error = read(tensor.reshaped(vec![4, 5]).unwrap()).unwrap_err().to_string();
+    assert!(error.starts_with("g.egir:2: expected i64[20] with hash"), "{error}");
 }
 
 #[test]
@@ -641,15 +440,10 @@ fn mutated(text: &str, random: &mut Generator) -> String {
         match random.below(4) {
             0 => drop(chars.remove(at)),
             1 => {
-                chars[at] = random.pick(&[
-                    '(', ')', '[', ']', '{', '}', ',', '=', ':', '@', '"', '\\', '#', '-', '*',
-                    '0', '9', 'é', '\n', '.',
-                ])
+                chars[at] =
+                    random.pick(&['(', ')', '[', ']', '{', '}', ',', '=', ':', '@', '"', '\\', '#', '-', '*', '0', '9', 'é', '\n', '.'])
             }
-            2 => chars.insert(
-                at,
-                random.pick(&['(', '[', '{', ',', '"', '-', '*', 'x', ' ']),
-            ),
+            2 => chars.insert(at, random.pick(&['(', '[', '{', ',', '"', '-', '*', 'x', ' '])),
             _ => {
                 let end = (at + 1 + random.below(12)).min(chars.len());
                 let (start, part) = (random.below(chars.len()), chars[at..end].to_vec());
@@ -664,52 +458,24 @@ fn mutated(text: &str, random: &mut Generator) -> String {
 fn deep_brackets_are_an_error() {
     let deep = |open: &str| format!("graph g(x: f32[{}", open.repeat(200_000));
     for open in ["(", "-", "max(", "div(1, "] {
-        assert!(
-            parse(&deep(open))
-                .unwrap_err()
-                .message
-                .contains("levels of brackets"),
-            "{open}"
-        );
+        assert!(parse(&deep(open)).unwrap_err().message.contains("levels of brackets"), "{open}");
     }
     let lists = format!("graph g(x: f32[]) {{ y = reshape[{}", "[".repeat(200_000));
-    assert!(
-        parse(&lists)
-            .unwrap_err()
-            .message
-            .contains("levels of brackets")
-    );
-    let kernels = format!(
-        "graph g(x: f32[]) {{ {}",
-        "k = kernel k(x) { ".repeat(100_000)
-    );
-    assert!(
-        parse(&kernels)
-            .unwrap_err()
-            .message
-            .contains("nested at most")
-    );
+    assert!(parse(&lists).unwrap_err().message.contains("levels of brackets"));
+    let kernels = format!("graph g(x: f32[]) {{ {}", "k = kernel k(x) { ".repeat(100_000));
+    assert!(parse(&kernels).unwrap_err().message.contains("nested at most"));
 }
 
 #[test]
 fn a_product_of_sums_is_bounded() {
     let factors: Vec<String> = (0..40).map(|i| format!("(a{i} + b{i})")).collect();
-    let error = parse(&format!(
-        "graph g(x: f32[{}]) {{ return x }}",
-        factors.join("*")
-    ))
-    .unwrap_err();
+    let error = parse(&format!("graph g(x: f32[{}]) {{ return x }}", factors.join("*"))).unwrap_err();
     assert!(error.message.contains("at most 64 terms"), "{error}");
 }
 
 #[test]
 fn words_in_attributes_are_not_symbols_of_extents() {
-    let graph = read(
-        "graph g(x: f32[4], v: f32[]) { y = pad[low=[1], high=[1], mode=edge](x, v) return y }",
-    );
+    let graph = read("graph g(x: f32[4], v: f32[]) { y = pad[low=[1], high=[1], mode=edge](x, v) return y }");
     assert_eq!(graph.nodes()[0].op.attrs()[2], Attr::Word("edge".into()));
-    assert_eq!(
-        graph.nodes()[0].op.to_string(),
-        "pad[low=[1], high=[1], mode=edge]"
-    );
+    assert_eq!(graph.nodes()[0].op.to_string(), "pad[low=[1], high=[1], mode=edge]");
 }

@@ -29,6 +29,16 @@ pub struct Compiled<'r> {
     numbers: Vec<(Var, f64)>,
     /// The variables by name.
     vars: Vec<(String, Var)>,
+    /// Whether the right side has fewer ops than the left.
+    shrinks: bool,
+}
+
+/// The number of ops in an expression.
+fn size(expr: &Expr) -> usize {
+    match expr {
+        Expr::Var(_) | Expr::Literal(_) => 0,
+        Expr::App { operands, .. } => 1 + operands.iter().map(size).sum::<usize>(),
+    }
 }
 
 /// The left side while it is translated.
@@ -106,7 +116,14 @@ impl<'r> Compiled<'r> {
             return Err(format!("rule `{}`: `{free}` stands on the right side only", rule.name));
         }
         let Translation { ast, numbers, vars } = left;
-        Ok(Compiled { rule, reason: Symbol::from(rule.name), pattern: Pattern::new(ast), numbers, vars })
+        Ok(Compiled {
+            rule,
+            reason: Symbol::from(rule.name),
+            pattern: Pattern::new(ast),
+            numbers,
+            vars,
+            shrinks: size(&rule.rhs) < size(&rule.lhs),
+        })
     }
 
     /// Where the left side stands, at most `limit` times. Conditions are checked when the rule is applied.
@@ -115,9 +132,10 @@ impl<'r> Compiled<'r> {
     }
 
     /// Makes the right side equal to the class in which the left side was found, if the rule applies and the types agree.
-    /// Says whether that was news. Constants are left alone: they will be computed as they are.
+    /// Says whether that was news. Constants will be computed whatever they are, so they are only made simpler: that keeps
+    /// rules that move ops onto constants from doing so for ever.
     pub fn apply(&self, egraph: &mut Egraph, class: Id, subst: &Subst) -> bool {
-        if egraph[class].data.is_constant() {
+        if egraph[class].data.is_constant() && !self.shrinks {
             return false;
         }
         let found = Match { egraph, vars: &self.vars, subst };

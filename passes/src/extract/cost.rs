@@ -6,11 +6,11 @@
 //! OP + bytes read + bytes written + WORK[what it computes] * elements + products / PRODUCTS_PER_BYTE
 //! ```
 //!
-//! Views (reshape, slice, broadcast) cost [`VIEW`] only: they become index arithmetic of what reads them. A composite op
+//! Views (reshape, slice, broadcast) cost `VIEW` only: they become index arithmetic of what reads them. A composite op
 //! costs as one op that does the work of its body, so it is cheaper than the body, which goes through memory at each step.
 //! Ops are not fused yet when this is asked; that a number costs less merged than on its own is true either way.
 //!
-//! Symbols count as [`NOMINAL`].
+//! Symbols count as `NOMINAL`.
 
 use crate::egraph::{Egraph, Enode, Facts, Head, OpIndex, Value};
 use egg::Id;
@@ -34,8 +34,8 @@ const PRODUCTS_PER_BYTE: u64 = 2;
 /// What a symbol counts as: between the batch of 1 and the sequence of some hundreds that symbols mostly stand for.
 const NOMINAL: i64 = 32;
 
-/// Work per element in bytes, by op; the others of the table cost none beyond their memory. The figures are the ratios of
-/// vector polynomials and divisions to a load.
+/// Work per element in bytes, by op; the others of the table cost none beyond their memory. Estimates: what matters is that
+/// a division costs more than a product, and a polynomial more than a division.
 const WORK: &[(&str, u64)] = &[
     ("div", 4),
     ("reciprocal", 4),
@@ -162,34 +162,4 @@ fn count(ty: &TensorType) -> u64 {
 
 fn bytes(ty: &TensorType) -> u64 {
     count(ty).saturating_mul(ty.dtype.size() as u64)
-}
-
-/// The e-node by which a constant is made with the fewest ops: its data, if that is there.
-pub fn cheapest_constant(egraph: &Egraph, id: Id) -> usize {
-    let mut sizes = HashMap::new();
-    constant_size(egraph, egraph.find(id), &mut sizes, 0).map_or(0, |(_, enode)| enode)
-}
-
-/// How deep a tree of constants is looked into.
-const CONSTANT_DEPTH: usize = 64;
-
-fn constant_size(egraph: &Egraph, id: Id, sizes: &mut HashMap<Id, Option<(u64, usize)>>, depth: usize) -> Option<(u64, usize)> {
-    if let Some(known) = sizes.get(&id) {
-        return *known;
-    }
-    // Until it is known, a class is no way to compute itself.
-    sizes.insert(id, None);
-    let size = |enode: &Enode, sizes: &mut HashMap<_, _>| match enode.head {
-        Head::Leaf(_) => Some(0),
-        Head::Attr(_) => None,
-        Head::Op(_) | Head::Result(_) | Head::Opaque(_) if depth < CONSTANT_DEPTH => {
-            let sizes = enode.operands().iter().map(|&o| constant_size(egraph, egraph.find(o), sizes, depth + 1));
-            sizes.map(|s| s.map(|(s, _)| s)).try_fold(1u64, |sum, s| Some(sum.saturating_add(s?)))
-        }
-        Head::Op(_) | Head::Result(_) | Head::Opaque(_) => None,
-    };
-    let ways = egraph[id].nodes.iter().enumerate().filter_map(|(i, n)| Some((size(n, sizes)?, i)));
-    let best = ways.min();
-    sizes.insert(id, best);
-    best
 }

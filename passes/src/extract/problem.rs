@@ -3,7 +3,7 @@
 use super::cost;
 use crate::egraph::{Egraph, Enode, Head};
 use egg::{Id, Language};
-use petgraph::algo::tarjan_scc;
+use petgraph::algo::kosaraju_scc;
 use petgraph::graph::DiGraph;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -17,7 +17,7 @@ pub struct Alternative {
     pub needs: Vec<usize>,
     /// Of alternatives that are equal otherwise the one with the least is taken.
     pub taste: u8,
-    /// Its position among the e-nodes of the class.
+    /// Its position among the e-nodes of the class; for a constant see [`super::constants`].
     pub enode: usize,
 }
 
@@ -75,7 +75,7 @@ impl Choices {
     ) -> Vec<Alternative> {
         let class = &egraph[id];
         if class.data.is_constant() {
-            return vec![Alternative { cost: 0, needs: vec![], taste: 0, enode: cost::cheapest_constant(egraph, id) }];
+            return vec![Alternative { cost: 0, needs: vec![], taste: 0, enode: 0 }];
         }
         let mut alternatives: Vec<Alternative> = vec![];
         for (enode, node) in class.nodes.iter().enumerate() {
@@ -151,7 +151,7 @@ impl Problem {
         heights
     }
 
-    /// The circle that each class is in.
+    /// The circle that each class is in. (Tarjan's algorithm is recursive in petgraph; graphs are deeper than the stack.)
     fn components(&self) -> Vec<usize> {
         let needs = self.needs();
         let mut graph = DiGraph::<(), ()>::with_capacity(needs.len(), 2 * needs.len());
@@ -162,7 +162,7 @@ impl Problem {
             });
         }
         let mut component = vec![0; needs.len()];
-        for (i, circle) in tarjan_scc(&graph).into_iter().enumerate() {
+        for (i, circle) in kosaraju_scc(&graph).into_iter().enumerate() {
             circle.into_iter().for_each(|n| component[n.index()] = i);
         }
         component

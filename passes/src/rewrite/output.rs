@@ -5,8 +5,7 @@
 //! item that reads it first, and takes its name and origins from it.
 
 use crate::egraph::{Egraph, Enode, Facts, Head, Leaf, build_op};
-use crate::extract::cost::cheapest_constant;
-use crate::extract::{Choices, Plan};
+use crate::extract::{Choices, Plan, constants};
 use egg::Id;
 use egret_ir::{Def, Graph, NodeId, Source, ValueId};
 use std::cmp::Reverse;
@@ -25,6 +24,7 @@ pub fn graph(old: &Graph, egraph: &Egraph, classes: &HashMap<ValueId, Id>, choic
         new: Graph::new(old.name.clone()),
         values: HashMap::new(),
         tuples: HashMap::new(),
+        smallest: constants::smallest(egraph),
         chosen: &chosen,
     };
     for &param in old.params() {
@@ -199,6 +199,8 @@ impl<'a> Chosen<'a> {
 /// The new graph while it is written.
 struct Writer<'a> {
     chosen: &'a Chosen<'a>,
+    /// The e-node of each constant class.
+    smallest: HashMap<Id, usize>,
     new: Graph,
     /// The new value of each class.
     values: HashMap<Id, ValueId>,
@@ -208,7 +210,7 @@ struct Writer<'a> {
     taken: HashSet<Arc<str>>,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
     /// Writes a class by an e-node all of whose operands are written or constants.
     fn write(&mut self, class: Id, enode: &Enode, entry: &Entry) -> Result<(), String> {
         let egraph = self.chosen.egraph;
@@ -261,34 +263,48 @@ impl Writer<'_> {
         }
     }
 
-    /// The new value of a class; a constant is written now. `reader` is the name of what reads it.
+    /// The new value of a class; a constant is written now, after the constants that it is made of. `reader` is the name
+    /// of what reads it.
     fn value(&mut self, class: Id, reader: &str) -> Result<ValueId, String> {
-        if let Some(&value) = self.values.get(&class) {
-            return Ok(value);
+        let mut stack = vec![class];
+        while let Some(&top) = stack.last() {
+            if self.is_written(top) {
+                stack.pop();
+                continue;
+            }
+            let enode = self.constant(top, reader)?;
+            let before = stack.len();
+            let operands = enode.operands().iter().map(|&o| self.chosen.egraph.find(o));
+            stack.extend(operands.filter(|&o| !self.is_written(o)));
+            if stack.len() == before {
+                self.write_constant(top, enode, reader)?;
+            }
         }
+        self.values.get(&class).copied().ok_or_else(|| format!("a constant that `{reader}` reads has no value"))
+    }
+
+    fn is_written(&self, class: Id) -> bool {
+        self.values.contains_key(&class) || self.tuples.contains_key(&class)
+    }
+
+    /// The e-node by which a constant is written.
+    fn constant(&self, class: Id, reader: &str) -> Result<&'a Enode, String> {
         let egraph = self.chosen.egraph;
-        if !egraph[class].data.is_constant() {
-            return Err(format!("something that `{reader}` reads is not computed"));
-        }
-        let enode = &egraph[class].nodes[cheapest_constant(egraph, class)];
+        let enode = self.smallest.get(&class).filter(|_| egraph[class].data.is_constant());
+        enode.map(|&i| &egraph[class].nodes[i]).ok_or_else(|| format!("something that `{reader}` reads is not computed"))
+    }
+
+    fn write_constant(&mut self, class: Id, enode: &Enode, reader: &str) -> Result<(), String> {
         if let Head::Leaf(leaf) = &enode.head {
-            let Leaf::Const(tensor) = egraph.analysis.leaf(*leaf) else { return Err("a parameter is no constant".into()) };
+            let Leaf::Const(tensor) = self.chosen.egraph.analysis.leaf(*leaf) else { return Err("a parameter is no constant".into()) };
             let (name, source) = self.constant_name(class, reader);
             let value = self.new.add_const_from(&name, tensor.clone(), source);
             self.values.insert(class, value);
-            return Ok(value);
+            return Ok(());
         }
         let own_name = self.chosen.original_node(class).map(|(_, v)| self.chosen.old.value(v).name.clone());
         let entry = Entry { key: 0, own_name: own_name.is_some(), name: own_name.unwrap_or_else(|| reader.into()), origin: vec![] };
-        if let Head::Result(_) = enode.head {
-            let tuple = egraph.find(enode.children[0]);
-            if !self.tuples.contains_key(&tuple) {
-                let whole = &egraph[tuple].nodes[cheapest_constant(egraph, tuple)];
-                self.write(tuple, whole, &entry)?;
-            }
-        }
-        self.write(class, enode, &entry)?;
-        self.values.get(&class).copied().ok_or_else(|| format!("a constant that `{reader}` reads has no value"))
+        self.write(class, enode, &entry)
     }
 
     /// The name that a constant had, or one made of its value.

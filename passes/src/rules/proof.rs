@@ -64,7 +64,7 @@ pub fn prove_seeded(rule: &Rule, seed: u64) -> Result<usize, String> {
     for _ in 0..SAMPLES {
         let Some(instance) = sampler.next(&rule.lhs) else { continue };
         let Some(mut built) = build(rule, &instance) else { continue };
-        let budget = Budget { iterations: 1, enodes: 1000, matches: 100 };
+        let budget = Budget { iterations: 1, enodes: 1000, matches: 100, fires: 100 };
         let report = saturate(&mut built.egraph, &[&compiled], budget).map_err(|e| format!("{rule}\n{e}\non {}", show(&instance)))?;
         if report.fired.is_empty() {
             continue;

@@ -51,9 +51,7 @@ struct Args {
 
 /// Splits at the last `=`, since names of tensors may contain one.
 fn split_last(text: &str) -> Result<(String, &str), String> {
-    let (name, value) = text
-        .rsplit_once('=')
-        .ok_or("expected a name, `=` and a value")?;
+    let (name, value) = text.rsplit_once('=').ok_or("expected a name, `=` and a value")?;
     Ok((name.to_string(), value))
 }
 
@@ -63,9 +61,7 @@ fn name_and_file(text: &str) -> Result<(String, PathBuf), String> {
 
 fn name_and_extent(text: &str) -> Result<(String, i64), String> {
     let (name, value) = split_last(text)?;
-    let value = value
-        .parse()
-        .map_err(|_| format!("`{value}` is not a number"))?;
+    let value = value.parse().map_err(|_| format!("`{value}` is not a number"))?;
     Ok((name, value))
 }
 
@@ -81,24 +77,11 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Error> {
     let begin = Instant::now();
-    let weights = if args.verify {
-        WeightsCheck::Full
-    } else {
-        WeightsCheck::Quick
-    };
-    let mut session = Session::load(
-        &args.model,
-        Options {
-            threads: args.threads,
-            weights,
-        },
-    )?;
+    let weights = if args.verify { WeightsCheck::Full } else { WeightsCheck::Quick };
+    let mut session = Session::load(&args.model, Options { threads: args.threads, weights })?;
     let loaded = begin.elapsed();
     let tensors = inputs(args, &session)?;
-    let views: Vec<(&str, TensorView<'_>)> = tensors
-        .iter()
-        .map(|(name, tensor)| (&name[..], tensor.view()))
-        .collect();
+    let views: Vec<(&str, TensorView<'_>)> = tensors.iter().map(|(name, tensor)| (&name[..], tensor.view())).collect();
     let mut outputs = session.allocate_outputs(&views)?;
     let mut times = Vec::with_capacity(args.repeat as usize);
     for _ in 0..args.repeat {
@@ -120,26 +103,13 @@ fn run(args: &Args) -> Result<(), Error> {
 fn inputs(args: &Args, session: &Session) -> Result<Vec<(String, Tensor)>, Error> {
     let names = || session.plan().inputs.iter().map(|port| port.name.clone());
     if let Some(dir) = &args.input_dir {
-        return names()
-            .enumerate()
-            .map(|(i, name)| Ok((name, npy::read(dir.join(format!("input_{i}.npy")))?)))
-            .collect();
+        return names().enumerate().map(|(i, name)| Ok((name, npy::read(dir.join(format!("input_{i}.npy")))?))).collect();
     }
     if !args.input.is_empty() {
-        return args
-            .input
-            .iter()
-            .map(|(name, file)| Ok((name.clone(), npy::read(file)?)))
-            .collect();
+        return args.input.iter().map(|(name, file)| Ok((name.clone(), npy::read(file)?))).collect();
     }
-    let dims: Vec<(&str, i64)> = args
-        .dim
-        .iter()
-        .map(|(name, value)| (&name[..], *value))
-        .collect();
-    Ok(names()
-        .zip(session.random_inputs(args.seed, &dims)?)
-        .collect())
+    let dims: Vec<(&str, i64)> = args.dim.iter().map(|(name, value)| (&name[..], *value)).collect();
+    Ok(names().zip(session.random_inputs(args.seed, &dims)?).collect())
 }
 
 /// One line per output. A reader that closes the pipe early (`| head`) has what it wanted: that is no error.
@@ -148,10 +118,7 @@ fn print(plan: &Plan, outputs: &[Tensor]) -> Result<(), Error> {
     for (port, output) in plan.outputs.iter().zip(outputs) {
         match writeln!(stdout, "{}  {output}", port.name) {
             Err(e) if e.kind() == ErrorKind::BrokenPipe => return Ok(()),
-            result => result.map_err(|source| Error::Io {
-                path: "stdout".into(),
-                source,
-            })?,
+            result => result.map_err(|source| Error::Io { path: "stdout".into(), source })?,
         }
     }
     Ok(())
@@ -175,10 +142,7 @@ fn report(loaded: Duration, mut times: Vec<Duration>) {
 
 /// Writes the outputs; NumPy has no bf16, so such an output is written as f32, which holds it exactly.
 fn write(dir: &Path, outputs: &[Tensor]) -> Result<(), Error> {
-    std::fs::create_dir_all(dir).map_err(|source| Error::Io {
-        path: dir.display().to_string(),
-        source,
-    })?;
+    std::fs::create_dir_all(dir).map_err(|source| Error::Io { path: dir.display().to_string(), source })?;
     for (i, output) in outputs.iter().enumerate() {
         let path = dir.join(format!("output_{i}.npy"));
         match output.dtype() {

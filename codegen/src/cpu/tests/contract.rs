@@ -119,7 +119,11 @@ fn convolution() {
             };
             for groups in [1, 3] {
                 let mut numbers = Numbers::new(1);
-                let weights: Vec<Element> = (0..groups).flat_map(|_| packed(&numbers.memory(F32, (k_total * oc) as usize), k_total as usize, oc as usize, width as usize).elements).collect();
+                let weights: Vec<Element> = (0..groups)
+                    .flat_map(|_| {
+                        packed(&numbers.memory(F32, (k_total * oc) as usize), k_total as usize, oc as usize, width as usize).elements
+                    })
+                    .collect();
                 let data = [
                     numbers.memory(F32, groups * (h * w * ic) as usize),
                     Memory { dtype: F32, elements: weights },

@@ -32,7 +32,14 @@ fn tails_of_every_length() {
 fn strides() {
     for (rows, cols) in [(1, 1), (3, 5), (16, 16), (17, 33), (5, 100), (40, 3)] {
         let (i, j) = (sym("i"), sym("j"));
-        let offsets = [j.clone() * rows + i.clone(), i.clone() * cols + (cols - 1) - j.clone(), i.clone(), j.clone(), Dim::ZERO, (i.clone() * cols + j.clone()).floor_div(&3.into())];
+        let offsets = [
+            j.clone() * rows + i.clone(),
+            i.clone() * cols + (cols - 1) - j.clone(),
+            i.clone(),
+            j.clone(),
+            Dim::ZERO,
+            (i.clone() * cols + j.clone()).floor_div(&3.into()),
+        ];
         for offset in offsets {
             let block = store(1, i.clone() * cols + j.clone(), load(0, F32, offset));
             let kernel = map_kernel(vec![input("x", F32), output("out", F32)], vec![axis("i", rows), axis("j", cols)], block);
@@ -40,11 +47,64 @@ fn strides() {
             let data = [Numbers::new(7).memory(F32, count), Memory::zeros(F32, count)];
             check(&kernel, &[], &data, Within::Equal);
         }
+        for apart in [2i64, 3, 4, 5, -2] {
+            let count = (rows * cols) as usize;
+            let (first, last) = if apart < 0 { ((cols - 1) * -apart, 0) } else { (0, 0) };
+            let from = i.clone() * (cols * apart.abs()) + j.clone() * apart + (first + last);
+            let kernel = map_kernel(
+                vec![input("x", F32), output("out", F32)],
+                vec![axis("i", rows), axis("j", cols)],
+                store(1, i.clone() * cols + j.clone(), load(0, F32, from)),
+            );
+            let data = [Numbers::new(7).memory(F32, count * apart.unsigned_abs() as usize), Memory::zeros(F32, count)];
+            check(&kernel, &[], &data, Within::Equal);
+        }
         // Scattered stores.
         let block = store(1, j.clone() * rows + i.clone(), load(0, F32, i.clone() * cols + j.clone()));
         let kernel = map_kernel(vec![input("x", F32), output("out", F32)], vec![axis("i", rows), axis("j", cols)], block);
         let count = (rows * cols) as usize;
         check(&kernel, &[], &[Numbers::new(8).memory(F32, count), Memory::zeros(F32, count)], Within::Equal);
+    }
+}
+
+/// Transpositions in squares: every kind of edge, with fixed and with symbolic extents, fused with other work, of all types.
+#[test]
+fn transpositions() {
+    let (b, i, j) = (sym("b"), sym("i"), sym("j"));
+    let kernel = |batch: Dim, rows: Dim, cols: Dim, dtype: DType| {
+        let from = (b.clone() * cols.clone() + j.clone()) * rows.clone() + i.clone();
+        let to = (b.clone() * rows.clone() + i.clone()) * cols.clone() + j.clone();
+        let turned = load(0, dtype, from);
+        let value = if dtype == F32 {
+            bin(BinOp::Add, bin(BinOp::Mul, turned, load(1, dtype, j.clone())), load(1, dtype, i.clone()))
+        } else {
+            turned
+        };
+        map_kernel(
+            vec![input("x", dtype), input("y", dtype), output("out", dtype)],
+            vec![axis("b", batch), axis("i", rows), axis("j", cols)],
+            store(2, to, value),
+        )
+    };
+    let data = |batch: i64, rows: i64, cols: i64, dtype| {
+        let mut numbers = Numbers::new(rows as u64);
+        [
+            numbers.memory(dtype, (batch * rows * cols) as usize),
+            numbers.memory(dtype, rows.max(cols) as usize),
+            Memory::zeros(dtype, (batch * rows * cols) as usize),
+        ]
+    };
+    for (n, (rows, cols)) in [(16, 16), (8, 24), (5, 17), (32, 3), (33, 50), (4, 4), (100, 9), (15, 31)].into_iter().enumerate() {
+        let dtype = if n % 2 == 0 { F32 } else { DType::ALL[n] };
+        check(&kernel(2.into(), rows.into(), cols.into(), dtype), &[], &data(2, rows, cols, dtype), Within::Relative(1e-6));
+    }
+    let dynamic = kernel(sym("B"), sym("M"), sym("N"), F32);
+    for target in targets() {
+        let loaded = Loaded::new(std::slice::from_ref(&dynamic), &target);
+        for (batch, m, n) in [(1, 16, 16), (3, 20, 40), (2, 7, 5), (1, 64, 33), (2, 0, 4)] {
+            let sizes = Bindings::from([(name("B"), batch), (name("M"), m), (name("N"), n)]);
+            check_loaded(loaded.entry(0), &target, &dynamic, &sizes, &data(batch, m, n, F32), Within::Relative(1e-6));
+        }
     }
 }
 
@@ -77,7 +137,8 @@ fn gathers() {
     let rows = Block { lets: index(i.clone()), ..store(2, i.clone() * 20 + j.clone(), load(0, F32, t.clone() * 20 + j.clone())) };
     let lanes = Block { lets: index(j.clone()), ..store(2, i.clone() * 20 + j.clone(), load(0, F32, t * 20 + i.clone())) };
     for block in [rows, lanes] {
-        let kernel = map_kernel(vec![input("x", F32), input("t", DType::I64), output("out", F32)], vec![axis("i", 11), axis("j", 20)], block);
+        let kernel =
+            map_kernel(vec![input("x", F32), input("t", DType::I64), output("out", F32)], vec![axis("i", 11), axis("j", 20)], block);
         let mut numbers = Numbers::new(3);
         let indices = (0..20).map(|_| Element::Int(i128::from(numbers.below(15)) - 3)).collect();
         let data = [numbers.memory(F32, 180), Memory { dtype: DType::I64, elements: indices }, Memory::zeros(F32, 220)];
@@ -89,7 +150,8 @@ fn gathers() {
 #[test]
 fn pieces() {
     let i = sym("i");
-    let piece = |from: usize, extent: Dim, to: Dim| Piece { axes: vec![axis("i", extent)], block: store(2, to, load(from, F32, i.clone())) };
+    let piece =
+        |from: usize, extent: Dim, to: Dim| Piece { axes: vec![axis("i", extent)], block: store(2, to, load(from, F32, i.clone())) };
     let pieces = vec![piece(0, sym("A"), i.clone()), piece(1, sym("B"), i.clone() + sym("A"))];
     let kernel = Kernel { buffers: vec![input("a", F32), input("b", F32), output("out", F32)], body: Body::Map(Map { pieces }) };
     for (a, b) in [(5, 7), (0, 3), (20, 0), (33, 40)] {
@@ -110,19 +172,96 @@ fn odd_shapes() {
         lets: vec![],
         stores: vec![
             Store { buffer: BufferId(0), offset: i.clone() * 21 + j.clone(), value: index(i.clone() * 100 + j.clone()) },
-            Store { buffer: BufferId(1), offset: i.clone() * 21 + j.clone(), value: cast(F32, index((i.clone() * 21 + j.clone()).modulo(&5.into()))) },
-            Store { buffer: BufferId(2), offset: i.clone() * 21 + j.clone(), value: bin(BinOp::Le, index(j.clone()), index(i.clone() + 4)) },
+            Store {
+                buffer: BufferId(1),
+                offset: i.clone() * 21 + j.clone(),
+                value: cast(F32, index((i.clone() * 21 + j.clone()).modulo(&5.into()))),
+            },
+            Store {
+                buffer: BufferId(2),
+                offset: i.clone() * 21 + j.clone(),
+                value: bin(BinOp::Le, index(j.clone()), index(i.clone() + 4)),
+            },
         ],
     };
-    let kernel = map_kernel(vec![output("a", DType::I64), output("b", F32), output("c", DType::Bool)], vec![axis("i", 3), axis("j", 21)], block);
+    let kernel =
+        map_kernel(vec![output("a", DType::I64), output("b", F32), output("c", DType::Bool)], vec![axis("i", 3), axis("j", 21)], block);
     check(&kernel, &[], &[Memory::zeros(DType::I64, 63), Memory::zeros(F32, 63), Memory::zeros(DType::Bool, 63)], Within::Equal);
 }
 
 /// Every conversion, with values at the edges of the types.
 #[test]
 fn casts() {
-    let floats = [0.0, -0.0, 1.0, -1.0, 0.5, 1.5, 2.5, -2.5, 127.5, 128.0, 255.9, 256.0, 300.0, -129.0, 32768.0, 65504.0, 65519.9, 65520.0, 70000.0, 1e10, -1e10, 2147483647.0, 4294967296.0, 1e19, -1e19, 3.5e38, 1e300, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 1e-8, 5.96e-8, 1e-40, 1e-310, 1.0009765625, 1.00146484375, 1.000491, 1.00048828125];
-    let ints = [0i128, 1, -1, 2, 127, 128, -128, -129, 255, 256, 32767, 32768, -32768, 65535, 65536, 16777217, 2147483647, 2147483648, -2147483648, 4294967295, 4294967296, 9007199254740993, i64::MAX as i128, i64::MIN as i128, u64::MAX as i128, 33554435, 257, 385];
+    let floats = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        0.5,
+        1.5,
+        2.5,
+        -2.5,
+        127.5,
+        128.0,
+        255.9,
+        256.0,
+        300.0,
+        -129.0,
+        32768.0,
+        65504.0,
+        65519.9,
+        65520.0,
+        70000.0,
+        1e10,
+        -1e10,
+        2147483647.0,
+        4294967296.0,
+        1e19,
+        -1e19,
+        3.5e38,
+        1e300,
+        f64::INFINITY,
+        f64::NEG_INFINITY,
+        f64::NAN,
+        1e-8,
+        5.96e-8,
+        1e-40,
+        1e-310,
+        1.0009765625,
+        1.00146484375,
+        1.000491,
+        1.00048828125,
+    ];
+    let ints = [
+        0i128,
+        1,
+        -1,
+        2,
+        127,
+        128,
+        -128,
+        -129,
+        255,
+        256,
+        32767,
+        32768,
+        -32768,
+        65535,
+        65536,
+        16777217,
+        2147483647,
+        2147483648,
+        -2147483648,
+        4294967295,
+        4294967296,
+        9007199254740993,
+        i64::MAX as i128,
+        i64::MIN as i128,
+        u64::MAX as i128,
+        33554435,
+        257,
+        385,
+    ];
     for from in DType::ALL {
         let raw: Vec<Element> = match from {
             t if t.is_float() => floats.iter().map(|&v| Element::Float(v)).collect(),
@@ -132,7 +271,11 @@ fn casts() {
         let count = elements.len();
         let i = sym("i");
         let buffers = std::iter::once(input("x", from)).chain(DType::ALL.map(|to| output(to.name(), to))).collect();
-        let stores = DType::ALL.iter().enumerate().map(|(k, &to)| Store { buffer: BufferId(k + 1), offset: i.clone(), value: cast(to, load(0, from, i.clone())) });
+        let stores = DType::ALL.iter().enumerate().map(|(k, &to)| Store {
+            buffer: BufferId(k + 1),
+            offset: i.clone(),
+            value: cast(to, load(0, from, i.clone())),
+        });
         let kernel = map_kernel(buffers, vec![axis("i", count)], Block { lets: vec![], stores: stores.collect() });
         let mut data = vec![Memory { dtype: from, elements }];
         data.extend(DType::ALL.map(|to| Memory::zeros(to, count)));
@@ -181,10 +324,14 @@ fn exact_primitives() {
 fn specials(dtype: DType, numbers: &mut Numbers) -> Memory {
     let edges: Vec<Element> = match dtype {
         DType::Bool => vec![Element::Bool(true), Element::Bool(false)],
-        t if t.is_float() => [0.0, -0.0, 1.0, -1.0, 0.5, 2.5, -3.5, 7.0, 1e30, -1e30, 1e-30, 3.0, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 65504.0, 1e-7]
-            .map(Element::Float)
+        t if t.is_float() => {
+            [0.0, -0.0, 1.0, -1.0, 0.5, 2.5, -3.5, 7.0, 1e30, -1e30, 1e-30, 3.0, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 65504.0, 1e-7]
+                .map(Element::Float)
+                .to_vec()
+        }
+        _ => [0, 1, -1, 2, 3, 5, 7, 31, 63, 100, i128::from(i64::MAX), i128::from(i64::MIN), i128::from(i32::MIN), -128, 127, -32768]
+            .map(Element::Int)
             .to_vec(),
-        _ => [0, 1, -1, 2, 3, 5, 7, 31, 63, 100, i128::from(i64::MAX), i128::from(i64::MIN), i128::from(i32::MIN), -128, 127, -32768].map(Element::Int).to_vec(),
     };
     let elements = (0..137).map(|_| edges[numbers.below(edges.len() as u64) as usize].rounded(dtype)).collect();
     Memory { dtype, elements }
@@ -204,7 +351,8 @@ fn narrow_floats() {
                 Store { buffer: BufferId(3), offset: i.clone(), value: cast(F32, sum) },
             ],
         };
-        let kernel = map_kernel(vec![input("x", dtype), input("y", dtype), output("a", dtype), output("b", F32)], vec![axis("i", 101)], block);
+        let kernel =
+            map_kernel(vec![input("x", dtype), input("y", dtype), output("a", dtype), output("b", F32)], vec![axis("i", 101)], block);
         let mut numbers = Numbers::new(5);
         let data = [numbers.memory(dtype, 101), numbers.memory(dtype, 101), Memory::zeros(dtype, 101), Memory::zeros(F32, 101)];
         check(&kernel, &[], &data, Within::Equal);

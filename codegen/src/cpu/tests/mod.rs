@@ -1,8 +1,10 @@
 //! Compiled kernels against the interpreter, on every instruction set that this machine runs.
 
+mod code;
 mod contract;
 mod map;
 mod math;
+mod random;
 mod recur;
 mod rows;
 
@@ -81,6 +83,12 @@ pub(super) fn bytes_of(memory: &Memory) -> Vec<u8> {
     Tensor::from_elements(memory.dtype, vec![memory.elements.len()], memory.elements.iter().copied()).bytes().to_vec()
 }
 
+/// The same with one NaN for all: which of two the machine hands on depends on the order of operands.
+fn without_payloads(memory: &Memory) -> Memory {
+    let plain = |e: &Element| if e.as_f64().is_nan() { Element::Float(f64::NAN) } else { *e };
+    Memory { dtype: memory.dtype, elements: memory.elements.iter().map(plain).collect() }
+}
+
 fn memory_of(dtype: DType, bytes: &[u8]) -> Memory {
     Memory::of(&Tensor::new(dtype, vec![bytes.len() / dtype.size()], bytes.to_vec().into()).unwrap())
 }
@@ -144,7 +152,7 @@ pub(super) fn check_loaded(entry: KernelFn, target: &Target, kernel: &Kernel, si
         }
     }
     let in_parts = run_compiled(entry, kernel, sizes, buffers, 3);
-    let same = in_parts.iter().zip(&found).all(|(x, y)| bytes_of(x) == bytes_of(y));
+    let same = in_parts.iter().zip(&found).all(|(x, y)| bytes_of(&without_payloads(x)) == bytes_of(&without_payloads(y)));
     assert!(same, "{}: three parts give other bits than one\n{kernel}", target.name);
 }
 

@@ -63,9 +63,14 @@ fn folds() {
                 let folds = [Fold::Sum, Fold::Max, Fold::Min, Fold::Prod];
                 let folds = &folds[usize::from(dtype == DType::Bool)..];
                 let reduces = folds.iter().map(|f| reduce(&format!("{f:?}"), *f, load(0, dtype, at.clone()))).collect();
-                let stores = folds.iter().enumerate().map(|(k, f)| Store { buffer: BufferId(k + 1), offset: sym("i"), value: var(&format!("{f:?}"), dtype) });
+                let stores = folds.iter().enumerate().map(|(k, f)| Store {
+                    buffer: BufferId(k + 1),
+                    offset: sym("i"),
+                    value: var(&format!("{f:?}"), dtype),
+                });
                 let last = once(vec![], Block { lets: vec![], stores: stores.collect() });
-                let buffers: Vec<Buffer> = std::iter::once(input("x", dtype)).chain(folds.iter().map(|f| output(&format!("{f:?}"), dtype))).collect();
+                let buffers: Vec<Buffer> =
+                    std::iter::once(input("x", dtype)).chain(folds.iter().map(|f| output(&format!("{f:?}"), dtype))).collect();
                 let mut data = vec![Numbers::new(m as u64).memory(dtype, (n * m) as usize)];
                 if dtype.is_float() {
                     data[0].elements[2] = Element::Float(f64::NAN);
@@ -73,7 +78,8 @@ fn folds() {
                     data[0].elements.iter_mut().for_each(|e| *e = Element::Float(e.as_f64().abs().sqrt() + 0.1).rounded(dtype));
                 }
                 data.extend(buffers[1..].iter().map(|b| Memory::zeros(b.dtype, n as usize)));
-                let kernel = rows(buffers, vec![axis("i", n)], vec![axis("j", m)], lanes_outside, 1, vec![over(reduces, Block::default()), last]);
+                let kernel =
+                    rows(buffers, vec![axis("i", n)], vec![axis("j", m)], lanes_outside, 1, vec![over(reduces, Block::default()), last]);
                 let within = match dtype {
                     t if !t.is_float() => Within::Equal,
                     DType::F64 => Within::Relative(1e-13),
@@ -108,7 +114,9 @@ fn arg_max() {
 /// Depthwise convolution and pooling: tiles of several widths, tails of channels, unrolled and looped taps.
 #[test]
 fn windows() {
-    for (channels, taps, stride, tile, out) in [(16, 3, 1, 7, 14), (19, 3, 2, 4, 6), (5, 5, 1, 7, 7), (33, 8, 1, 3, 5), (40, 1, 1, 2, 1), (24, 7, 2, 4, 9)] {
+    for (channels, taps, stride, tile, out) in
+        [(16, 3, 1, 7, 14), (19, 3, 2, 4, 6), (5, 5, 1, 7, 7), (33, 8, 1, 3, 5), (40, 1, 1, 2, 1), (24, 7, 2, 4, 9)]
+    {
         let padded = (out - 1) * stride + taps;
         for (batch, extent) in [(Dim::from(2), 2), (sym("N"), 3)] {
             let pixel = |h: Dim, w: Dim| ((sym("n") * padded + h) * padded + w) * channels + sym("c");
@@ -142,14 +150,19 @@ fn windows() {
 #[test]
 fn unknown_extents() {
     let at = (sym("w") + sym("k")) * 20 + sym("c");
-    let passes = vec![over(vec![reduce("s", Fold::Sum, load(0, F32, at))], Block::default()), once(vec![], store(1, sym("w") * 20 + sym("c"), var("s", F32)))];
-    let kernel = rows(vec![input("x", F32), output("out", F32)], vec![axis("w", sym("W")), axis("c", 20)], vec![axis("k", 3)], true, 4, passes);
+    let passes = vec![
+        over(vec![reduce("s", Fold::Sum, load(0, F32, at))], Block::default()),
+        once(vec![], store(1, sym("w") * 20 + sym("c"), var("s", F32))),
+    ];
+    let kernel =
+        rows(vec![input("x", F32), output("out", F32)], vec![axis("w", sym("W")), axis("c", 20)], vec![axis("k", 3)], true, 4, passes);
     for w in [0, 1, 4, 7, 13] {
         let data = [Numbers::new(9).memory(F32, (w + 2) * 20), Memory::zeros(F32, w * 20)];
         check(&kernel, &[("W", w as i64)], &data, Within::Relative(1e-5));
     }
     let flat = sym("i") * 30 + sym("j");
-    let passes = vec![over(vec![reduce("s", Fold::Sum, load(0, F32, flat))], Block::default()), once(vec![], store(1, Dim::ZERO, var("s", F32)))];
+    let passes =
+        vec![over(vec![reduce("s", Fold::Sum, load(0, F32, flat))], Block::default()), once(vec![], store(1, Dim::ZERO, var("s", F32)))];
     let kernel = rows(vec![input("x", F32), output("out", F32)], vec![], vec![axis("i", sym("N")), axis("j", 30)], false, 1, passes);
     for n in [0, 1, 9] {
         let data = [Numbers::new(9).memory(F32, n * 30), Memory::zeros(F32, 1)];
