@@ -19,7 +19,7 @@
 //! 1. Write its line in the table in `ir/src/op.rs`, in ordinary arithmetic or in terms of other ops:
 //!    `softsign(x) = { x / (1.0 + scalar::abs(x)) }` or `silu(x) is { mul(x, sigmoid(x)) }`.
 //! 2. If ONNX has it, name it in `frontend/src/table.rs`: `("Softsign", Same(Op::softsign))`.
-//! 3. Write a filetest, `tests/filetests/run/<op>.egir`, that uses it.
+//! 3. Write a filetest, `tests/filetests/eval/<op>.egir`, that uses it.
 //!
 //! Then run this example with its name. CONTRIBUTING.md tells the whole story.
 

@@ -5,7 +5,7 @@
 //!         weights stay in the mapped file                       one importer per operator
 //! ```
 //!
-//! [`import`] reads a file; [`import_bytes`] reads a model from memory. Both give an [`Import`] (the graph, warnings and a
+//! [`import()`] reads a file; [`import_bytes`] reads a model from memory. Both give an [`Import`] (the graph, warnings and a
 //! summary) or an [`ImportError`], which holds every problem of the model at once.
 //!
 //! ```no_run
@@ -100,7 +100,7 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Import, ImportErro
 /// Imports a model from memory; tensors in files beside it are errors.
 ///
 /// # Errors
-/// As [`import`].
+/// As [`import()`].
 pub fn import_bytes(bytes: impl Into<Bytes>, options: &ImportOptions) -> Result<Import, ImportError> {
     let model = Model::from_bytes(Path::new("model.onnx"), bytes.into()).map_err(ImportError::File)?;
     import::import(&model, options)

@@ -1,11 +1,11 @@
 //! `egret bench`: how long a run takes.
 //!
 //! ```text
-//! $ egret bench model.egret --threads 1,2
-//! resnet50, znver5
-//! threads   fused   runs   p50 ms   p90 ms   p99 ms   mean ms
-//!       1   yes      234   12.810   12.870   13.020    12.830
-//!       2   yes      431    6.940    7.010    7.300     6.960
+//! $ egret bench examples/models/digits_cnn.onnx --threads 1,2 --min-time 300ms
+//! examples/models/digits_cnn.onnx, znver4
+//! threads   fused    runs   p50 ms   p90 ms   p99 ms   mean ms
+//!       1   yes      9847   0.0263   0.0265   0.0442    0.0305
+//!       2   yes     10444   0.0269   0.0270   0.0419    0.0287
 //! ```
 
 use super::measure::{self, Side};

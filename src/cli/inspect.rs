@@ -5,9 +5,15 @@
 //!
 //! ```text
 //! $ egret inspect examples/models/digits_cnn.onnx
-//! model       digits_cnn
-//! target      x86-64-v4 (x86_64)
-//! dimensions  batch = 1
+//! model        examples/models/digits_cnn.onnx
+//! target       znver4 (x86_64: avx avx2 avx512bw ...)
+//! dimensions   batch = 1
+//! parameters   38.3 k (149.6 KiB)
+//! ...
+//! Kernels, in the order of their calls
+//!        kernel   computes              FLOP   from
+//!    0   k0       pad                      0   node__native_batch_norm_legit_no_training__0 node_conv2d
+//!    1   k1       conv · add · relu   41.0 k   node__native_batch_norm_legit_no_training__0 node_conv2d node_relu
 //! ...
 //! ```
 

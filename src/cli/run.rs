@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! $ egret run examples/models/digits_cnn.onnx --dim batch=2
-//! logits   f32[2, 10]  min -9.71  max 4.2  mean -2.3  [...]
+//! logits   f32[2, 10]  min -2.48396  max 2.40541  mean -0.64305  [-1.15306, -1.01158, 0.63256, 2.40541, -1.45018, -2.48396, ...]
 //! ```
 
 use super::options::{CompileOptions, InputOptions, JsonOption, parse_threads};

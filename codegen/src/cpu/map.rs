@@ -10,8 +10,8 @@
 use super::emit::Value;
 use super::point::Point;
 use super::scope::{Gen, Run};
-use super::split::{self, LANE_BLOCK};
-use crate::kernel::{Axis, Block, Expr, ExprKind, Map};
+use super::split::{self, Form, LANE_BLOCK};
+use crate::kernel::{Axis, Block, Expr, ExprKind, Map, Piece};
 use egret_ir::Dim;
 use egret_ir::dim::Atom;
 use egret_ir::scalar::{BinOp, UnOp};
@@ -33,17 +33,23 @@ impl<'c> Gen<'_, 'c> {
             let extents: Vec<_> = piece.axes.iter().map(|a| a.extent.clone()).collect();
             self.unless_empty(&extents, |g| {
                 let axes = split::piece_axes(piece, g.e.lanes);
-                g.for_part(&axes.outer, |g| match piece.axes.last() {
+                g.for_part(&axes.outer, |g| match &axes.lane {
                     None => g.block(&piece.block, vec![Point::scalar()]),
                     Some(lane) => {
-                        let (start, end) = g.lane_bounds(lane, axes.block.as_ref());
-                        match &axes.turned {
-                            Some(t) => g.turned(piece, &t.axis, &t.block, &t.loads, (start, end)),
-                            None => g.lanes(lane, start, end, vectors_for(&piece.block), |g, points| g.block(&piece.block, points)),
-                        }
+                        let bounds = g.lane_bounds(lane, axes.block.as_ref());
+                        g.piece_lanes(piece, lane, &axes.form, bounds);
                     }
                 });
             });
+        }
+    }
+
+    /// A stretch of the lane axis.
+    fn piece_lanes(&mut self, piece: &Piece, lane: &Axis, form: &Form, (start, end): (IntValue<'c>, IntValue<'c>)) {
+        match form {
+            Form::Straight => self.lanes(lane, start, end, vectors_for(&piece.block), |g, points| g.block(&piece.block, points)),
+            Form::Turned(t) => self.turned(piece, &t.axis, &t.block, &t.loads, (start, end)),
+            Form::Woven(short) => self.lanes(lane, start, end, 1, |g, points| points.iter().for_each(|p| g.woven(piece, short, p, end))),
         }
     }
 

@@ -26,6 +26,7 @@ mod split;
 mod tests;
 mod tile;
 mod transpose;
+mod weave;
 
 pub use tile::choose_tile;
 

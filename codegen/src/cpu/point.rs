@@ -97,7 +97,7 @@ impl<'c> Point<'c> {
     }
 
     /// An offset here.
-    fn place(&self, d: &Dim) -> Dim {
+    pub(crate) fn place(&self, d: &Dim) -> Dim {
         if self.copies.is_empty() && self.shared.is_empty() {
             return d.clone();
         }
@@ -142,7 +142,8 @@ impl<'c> Gen<'_, 'c> {
         }
     }
 
-    fn stored_value(&mut self, point: &mut Point<'c>, store: &Store) -> Value<'c> {
+    /// What a store writes, as memory holds it.
+    pub(crate) fn stored_value(&mut self, point: &mut Point<'c>, store: &Store) -> Value<'c> {
         let value = self.eval(point, &store.value);
         self.narrowed(value, self.kernel.buffers[store.buffer.0].dtype)
     }

@@ -10,6 +10,7 @@
 
 use super::scope::{Gen, Run};
 use super::transpose::turned_axis;
+use super::weave::woven_axis;
 use crate::kernel::{Axis, Body, BufferId, Contract, Kernel, Map, Piece, Rows, Split};
 use egret_ir::Dim;
 use inkwell::values::IntValue;
@@ -59,33 +60,51 @@ fn numbered(axes: &[Axis]) -> usize {
 pub(crate) struct PieceAxes {
     /// Outermost first.
     pub(crate) outer: Vec<Axis>,
+    /// The axis of the lanes; none for a rank-0 value.
+    pub(crate) lane: Option<Axis>,
     /// The block of lanes, if they are divided; one of `outer`.
     pub(crate) block: Option<Axis>,
-    /// Where the piece is done in squares, the axis that is read along, and its blocks, which are one of `outer`.
-    pub(crate) turned: Option<Turned>,
+    /// How the points are done.
+    pub(crate) form: Form,
+}
+
+/// How the points of a piece are done.
+pub(crate) enum Form {
+    /// The lanes run along the innermost axis.
+    Straight,
+    /// In squares, which read along another axis.
+    Turned(Turned),
+    /// The lanes run along another axis, and the innermost one, which is short, is unrolled.
+    Woven(Axis),
 }
 
 /// How a piece is done in squares.
 pub(crate) struct Turned {
+    /// The axis that is read along.
     pub(crate) axis: Axis,
+    /// Its blocks, one of the outer axes.
     pub(crate) block: Axis,
+    /// The loads that this makes contiguous.
     pub(crate) loads: Vec<(BufferId, Dim)>,
 }
 
 /// The loops of a piece.
 pub(crate) fn piece_axes(piece: &Piece, lanes: usize) -> PieceAxes {
-    let Some((lane, outer)) = piece.axes.split_last() else {
-        return PieceAxes { outer: vec![], block: None, turned: None };
+    let Some((innermost, outer)) = piece.axes.split_last() else {
+        return PieceAxes { outer: vec![], lane: None, block: None, form: Form::Straight };
     };
-    let mut outer = outer.to_vec();
-    let turned = turned_axis(piece, lanes).map(|(i, loads)| {
+    let (mut outer, mut lane, mut form) = (outer.to_vec(), innermost.clone(), Form::Straight);
+    if let Some(i) = woven_axis(piece) {
+        lane = outer.remove(i);
+        form = Form::Woven(innermost.clone());
+    } else if let Some((i, loads)) = turned_axis(piece, lanes) {
         let axis = outer[i].clone();
         let block = Axis::new(format!("{}'square", axis.name), axis.extent.ceil_div(&lanes.into()));
         outer[i] = block.clone();
-        Turned { axis, block, loads }
-    });
-    let (outer, block) = with_blocks(&outer, lane);
-    PieceAxes { outer, block, turned }
+        form = Form::Turned(Turned { axis, block, loads });
+    }
+    let (outer, block) = with_blocks(&outer, &lane);
+    PieceAxes { outer, lane: Some(lane), block, form }
 }
 
 /// The axes of the rows without the lane axis and the tiled one, and the block of lanes as one more where needed.

@@ -24,10 +24,13 @@ const FEW_ROWS: i64 = 4;
 /// Up to this many rows the weights are most of the traffic, and each part should read its own share of them.
 const WEIGHTS_DOMINATE: i64 = 256;
 
-/// So many units of work keep several threads busy to the end.
-const ENOUGH_UNITS: i64 = 8;
+/// So many batches keep several threads busy to the end.
+const ENOUGH_BATCHES: i64 = 8;
 
-/// What stands for an extent that is not known: neither few rows nor few units.
+/// So many panels are worth dividing rather than rows, when the weights dominate.
+const ENOUGH_PANELS: i64 = 4;
+
+/// What stands for an extent that is not known where few and many are told apart.
 const UNKNOWN: i64 = 1 << 10;
 
 /// The loops of a contraction by what depends on them.
@@ -283,19 +286,31 @@ fn choose_cols(cols: &[Axis], walk: &Dim, strided: bool) -> usize {
     run.or(longest.filter(|_| !strided)).unwrap_or(0)
 }
 
-/// Which loop the parts divide.
+/// Which loop the parts divide: one that has enough units for sure, since an extent that is not known is 1 now and then; else
+/// one that is not known.
 fn choose_split(loops: &Loops, tile: Tile, width: i64) -> Split {
-    let extent = |a: Option<&Axis>| a.map_or(1, |a| a.extent.as_const().unwrap_or(UNKNOWN));
-    let batches = extent(loops.batch.first());
-    let rows = if loops.rows.len() > 1 { extent(loops.rows.first()) } else { extent(loops.rows.first()) / tile.rows as i64 };
-    let panels = (extent(Some(&loops.cols)) + width - 1) / width.max(1);
-    let units = [(batches, Split::Batch), (panels, Split::Cols), (rows, Split::Rows)];
-    if batches >= ENOUGH_UNITS {
+    let sure = |axes: &[Axis]| axes.iter().map(|a| a.extent.as_const().unwrap_or(1)).product::<i64>();
+    let batches = sure(&loops.batch);
+    let panels = (sure(std::slice::from_ref(&loops.cols)) + width - 1) / width.max(1);
+    let strips = match loops.rows.split_last() {
+        Some((_, outer @ [_, ..])) => sure(outer),
+        _ => sure(&loops.rows) / tile.rows as i64,
+    };
+    if batches >= ENOUGH_BATCHES {
         return Split::Batch;
     }
-    if count(&loops.rows) <= WEIGHTS_DOMINATE && panels >= ENOUGH_UNITS {
+    if sure(&loops.rows) <= WEIGHTS_DOMINATE && panels >= ENOUGH_PANELS {
         return Split::Cols;
     }
+    let is_unknown = |axes: &[Axis]| axes.iter().any(|a| a.extent.as_const().is_none());
+    if is_unknown(&loops.rows) {
+        return Split::Rows;
+    }
+    if is_unknown(&loops.batch) {
+        return Split::Batch;
+    }
+    // Of equals, the last.
+    let units = [(batches, Split::Batch), (panels, Split::Cols), (strips, Split::Rows)];
     units.into_iter().max_by_key(|(n, _)| *n).map_or(Split::Rows, |(_, split)| split)
 }
 

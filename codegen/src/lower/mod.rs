@@ -33,6 +33,7 @@ mod recur;
 mod region;
 mod resize;
 mod rows;
+mod spelled;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

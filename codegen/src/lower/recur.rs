@@ -34,8 +34,11 @@ fn cell(op: &Op) -> Option<(Cell, bool)> {
     }
 }
 
-/// The operands of a recurrence by name.
-struct Operands {
+/// What is known of a recurrence, and its operands by name.
+struct Layer {
+    cell: Cell,
+    reverse: bool,
+    hidden: usize,
     x: ValueId,
     w: ValueId,
     r: ValueId,
@@ -59,16 +62,16 @@ impl Lowering<'_> {
         let (Some((cell, reverse)), [x, w, r, bias, h0, ..]) = (cell(&node.op), &node.operands[..]) else {
             return Err(fail("it is no recurrence"));
         };
-        let operands = Operands { x: *x, w: *w, r: *r, bias: *bias, h0: *h0, c0: node.operands.get(5).copied() };
-        if graph.ty(operands.x).dtype != DType::F32 {
+        if graph.ty(*x).dtype != DType::F32 {
             return Err(fail("recurrences are computed in f32 only"));
         }
-        let hidden = graph.ty(operands.r).dims[1].as_const().and_then(|h| usize::try_from(h).ok());
+        let hidden = graph.ty(*r).dims[1].as_const().and_then(|h| usize::try_from(h).ok());
         let hidden = hidden.ok_or_else(|| fail("expects a hidden extent that is a number"))?;
-        let (sum, candidate) = self.biases(node, &operands, cell, hidden)?;
-        let gates = self.projection(node, &operands, sum)?;
-        let weights = self.recurrent_weights(node, &operands, cell, hidden)?;
-        self.steps(node, &operands, cell, reverse, hidden, [gates, weights], candidate)
+        let layer = Layer { cell, reverse, hidden, x: *x, w: *w, r: *r, bias: *bias, h0: *h0, c0: node.operands.get(5).copied() };
+        let (sum, candidate) = self.biases(node, &layer)?;
+        let gates = self.projection(node, &layer, sum)?;
+        let weights = self.recurrent_weights(node, &layer)?;
+        self.steps(node, &layer, [gates, weights], candidate)
     }
 
     /// A value in memory.
@@ -81,21 +84,21 @@ impl Lowering<'_> {
     }
 
     /// The sum of the bias' halves, and for a GRU that resets late the recurrent bias of its candidate, which stays apart.
-    fn biases(&mut self, node: &Node, operands: &Operands, cell: Cell, hidden: usize) -> Result<(Place, Option<Place>), Failure> {
-        let late = matches!(cell, Cell::Gru { linear_before_reset: true });
-        let graph = bias_graph(cell.gates(), hidden, late).map_err(|reason| Failure { value: node.results[0], reason })?;
-        let places = match self.scope.constant(operands.bias) {
+    fn biases(&mut self, node: &Node, layer: &Layer) -> Result<(Place, Option<Place>), Failure> {
+        let late = matches!(layer.cell, Cell::Gru { linear_before_reset: true });
+        let graph = bias_graph(layer.cell.gates(), layer.hidden, late).map_err(|reason| Failure { value: node.results[0], reason })?;
+        let places = match self.scope.constant(layer.bias) {
             Some(bias) => {
-                let sums = eval::eval(&graph, &[(**bias).clone()]).map_err(|reason| Failure { value: operands.bias, reason })?;
+                let sums = eval::eval(&graph, &[(**bias).clone()]).map_err(|reason| Failure { value: layer.bias, reason })?;
                 sums.into_iter().map(|t| self.add_data(Data::Tensor(Arc::new(t)))).collect()
             }
             None => {
-                let bias = self.in_memory(node, operands.bias)?;
+                let bias = self.in_memory(node, layer.bias)?;
                 self.part(node, graph, &[bias])?
             }
         };
         let mut places: std::vec::IntoIter<Place> = places.into_iter();
-        let sum = places.next().ok_or_else(|| Failure { value: operands.bias, reason: "it has no sum".to_string() })?;
+        let sum = places.next().ok_or_else(|| Failure { value: layer.bias, reason: "it has no sum".to_string() })?;
         Ok((sum, places.next()))
     }
 
@@ -105,12 +108,12 @@ impl Lowering<'_> {
     }
 
     /// `x * w^T + bias` for all steps.
-    fn projection(&mut self, node: &Node, operands: &Operands, bias: Place) -> Result<Place, Failure> {
+    fn projection(&mut self, node: &Node, layer: &Layer, bias: Place) -> Result<Place, Failure> {
         let outer = self.scope.region;
-        let types = [operands.x, operands.w].map(|v| outer.graph.ty(v).clone());
-        let known = outer.constant(operands.w).cloned();
+        let types = [layer.x, layer.w].map(|v| outer.graph.ty(v).clone());
+        let known = outer.constant(layer.w).cloned();
         let graph = projection_graph(&types, known).map_err(|reason| Failure { value: node.results[0], reason })?;
-        let (x, w) = (self.in_memory(node, operands.x)?, self.in_memory(node, operands.w)?);
+        let (x, w) = (self.in_memory(node, layer.x)?, self.in_memory(node, layer.w)?);
         let places = if graph.params().len() == 3 { vec![x, bias, w] } else { vec![x, bias] };
         let made = self.part(node, graph, &places)?;
         made.into_iter().next().ok_or_else(|| Failure { value: node.results[0], reason: "it has no projection".to_string() })
@@ -153,15 +156,16 @@ impl Lowering<'_> {
     }
 
     /// The recurrent weights in the order in which steps read them.
-    fn recurrent_weights(&mut self, node: &Node, operands: &Operands, cell: Cell, hidden: usize) -> Result<Place, Failure> {
+    fn recurrent_weights(&mut self, node: &Node, layer: &Layer) -> Result<Place, Failure> {
+        let hidden = layer.hidden;
         let axis = |name: &str, extent: usize| Axis { name: name.into(), extent: Dim::from(extent) };
-        let (k, gate, lane) = (axis("%k", hidden), axis("%gate", cell.gates()), axis("%lane", hidden));
+        let (k, gate, lane) = (axis("%k", hidden), axis("%gate", layer.cell.gates()), axis("%lane", hidden));
         let offset = (gate.index() * hidden as i64 + lane.index()) * hidden as i64 + k.index();
-        if let Some(tensor) = self.scope.constant(operands.r).cloned() {
+        if let Some(tensor) = self.scope.constant(layer.r).cloned() {
             let packing = Packing { tensor, offset, batch: vec![], k: vec![k, gate], cols: lane, width: self.target.lanes };
             return Ok(self.add_data(Data::Packed(packing)));
         }
-        let r = self.in_memory(node, operands.r)?;
+        let r = self.in_memory(node, layer.r)?;
         let packed = super::contract::PackAtRunTime {
             name: "r.panels".to_string(),
             from: r,
@@ -174,37 +178,27 @@ impl Lowering<'_> {
         Ok(self.pack_at_run_time(packed, self.target.lanes, node.results[0]).0)
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn steps(
-        &mut self,
-        node: &Node,
-        operands: &Operands,
-        cell: Cell,
-        reverse: bool,
-        hidden: usize,
-        [gates, weights]: [Place; 2],
-        candidate: Option<Place>,
-    ) -> Result<(), Failure> {
+    fn steps(&mut self, node: &Node, layer: &Layer, [gates, weights]: [Place; 2], candidate: Option<Place>) -> Result<(), Failure> {
         let mut buffers = vec![gates, weights];
         let mut add = |place: Place| {
             buffers.push(place);
             BufferId(buffers.len() - 1)
         };
         let bias = candidate.map(&mut add);
-        let h0 = add(self.in_memory(node, operands.h0)?);
-        let c0 = match operands.c0 {
+        let h0 = add(self.in_memory(node, layer.h0)?);
+        let c0 = match layer.c0 {
             Some(c0) => Some(add(self.in_memory(node, c0)?)),
             None => None,
         };
         let written: Vec<BufferId> = node.results.iter().map(|&value| add(self.destination(value))).collect();
-        let x = &self.scope.graph().ty(operands.x).dims;
+        let x = &self.scope.graph().ty(layer.x).dims;
         let (steps, batch) = (x[0].clone(), x[1].clone());
         let recur = Recur {
-            cell,
+            cell: layer.cell,
             steps,
             batch,
-            hidden,
-            reverse,
+            hidden: layer.hidden,
+            reverse: layer.reverse,
             gates: BufferId(0),
             weights: BufferId(1),
             bias,
@@ -233,7 +227,7 @@ impl Lowering<'_> {
     }
 }
 
-/// bias: [2*g*h] -> sum: [g*h], and the recurrent candidate bias [h] if that is applied apart.
+/// `bias: [2*g*h] -> sum: [g*h]`, and the recurrent candidate bias `[h]` if that is applied apart.
 fn bias_graph(gates: usize, hidden: usize, late: bool) -> Result<Graph, String> {
     let mut g = Graph::new("bias");
     let width = gates * hidden;
@@ -257,7 +251,7 @@ fn bias_graph(gates: usize, hidden: usize, late: bool) -> Result<Graph, String> 
     Ok(g)
 }
 
-/// x: [t, b, i], bias: [g*h], w: [g*h, i] -> x * w^T + bias: [t, b, g*h]; `w` is no parameter if it is known.
+/// `x: [t, b, i], bias: [g*h], w: [g*h, i] -> x * w^T + bias: [t, b, g*h]`; `w` is no parameter if it is known.
 fn projection_graph([x, w]: &[TensorType; 2], known: Option<Arc<Tensor>>) -> Result<Graph, String> {
     let mut g = Graph::new("projection");
     let x = g.add_param("x", x.clone());

@@ -1,11 +1,12 @@
 //! What is lowered together: the body of a kernel node, or a single node as a body of its own.
 
+use super::spelled::spelled_out;
 use egret_ir::expand::expand;
 use egret_ir::{Def, Graph, Node, Tensor, ValueId};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// A graph whose parameters are the node's operands and whose results are the node's, composites spelled out.
+/// A graph whose parameters are the node's operands and whose results are the node's; composites and what has no kernel are spelled out.
 #[derive(Clone, Debug)]
 pub struct Region {
     /// The nodes.
@@ -21,8 +22,8 @@ impl Region {
     /// Only if a composite's body does not type-check, which inference has ruled out.
     pub fn of(graph: &Graph, node: &Node) -> Result<Region, String> {
         let body = match &node.region {
-            Some(region) => expand(region, |_| true)?,
-            None => expand(&single(graph, node)?, |_| true)?,
+            Some(region) => spelled_out(&expand(region, |_| true)?)?,
+            None => spelled_out(&expand(&single(graph, node)?, |_| true)?)?,
         };
         let params = body.params().iter().zip(&node.operands);
         let known = params.filter_map(|(&param, &operand)| Some((param, graph.constant(operand)?.clone()))).collect();
@@ -34,7 +35,7 @@ impl Region {
     /// # Errors
     /// As [`Region::of`].
     pub fn whole(graph: &Graph) -> Result<Region, String> {
-        Ok(Region { graph: expand(graph, |_| true)?, known: HashMap::new() })
+        Ok(Region { graph: spelled_out(&expand(graph, |_| true)?)?, known: HashMap::new() })
     }
 
     /// The data of a value that is known when the model is compiled.

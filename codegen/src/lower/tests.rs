@@ -362,3 +362,42 @@ fn recurrences() {
         ),
     ]);
 }
+
+#[test]
+fn orders() {
+    check(&[
+        ("graph g(x: f32[3, 4, 2]) { y = cumsum[axis=1](x) z = cumsum[axis=1, exclusive=true](x) a = add(y, z) return y, a }", &[]),
+        (
+            "graph g(x: i64[N]) { y = cumsum[axis=0, reverse=true](x) z = cumsum[axis=0, exclusive=true, reverse=true](x) return y, z }",
+            &[("N", 5)],
+        ),
+        ("graph g(x: f32[2, 9]) { v, i = top_k[axis=1, k=3](x) return v, i }", &[]),
+        ("graph g(x: i32[7, 2]) { v, i = top_k[axis=0, k=4, largest=false](x) return v, i }", &[]),
+        (
+            "graph g(x: f32[2, N]) { z = sub(x, x) l = log(z) d = div(z, z) j = concat[axis=1](l, d, x) v, i = top_k[axis=1, k=N](j) w = neg(v) return w, i }",
+            &[("N", 4)],
+        ),
+    ]);
+}
+
+#[test]
+fn scatters() {
+    check(&[
+        ("graph g(x: f32[4, 3], i: i64[2, 3], u: f32[2, 3]) { y = scatter_elements[axis=0](x, i, u) return y }", &[]),
+        ("graph g(x: f32[4, 5], i: i64[2, 3], u: f32[2, 3]) { y = scatter_elements[axis=1](x, i, u) z = relu(y) return z }", &[]),
+        (
+            "graph g(x: f32[4, 5], i: i64[2, 3], u: f32[2, 3]) { y = scatter_elements[axis=1, mode=add](x, i, u) z = scatter_elements[axis=0, mode=max](x, i, u) return y, z }",
+            &[],
+        ),
+        (
+            "graph g(x: i32[4, 5], i: i64[4, 3], u: i32[4, 3]) { y = scatter_elements[axis=1, mode=mul](x, i, u) z = scatter_elements[axis=1, mode=min](x, i, u) return y, z }",
+            &[],
+        ),
+        ("graph g(x: f32[4, 5, 2], i: i64[3, 1], u: f32[3, 5, 2]) { y = scatter_nd(x, i, u) return y }", &[]),
+        (
+            "graph g(x: f32[4, N, 2], i: i64[3, 2, 2], u: f32[3, 2, 2]) { y = scatter_nd(x, i, u) z = scatter_nd[mode=add](x, i, u) return y, z }",
+            &[("N", 3)],
+        ),
+        ("graph g(x: f32[4, 3], i: i64[5, 2], u: f32[5]) { y = scatter_nd[mode=min](x, i, u) return y }", &[]),
+    ]);
+}

@@ -139,3 +139,53 @@ fn reads<'e>(exprs: impl Iterator<Item = &'e Expr>, buffer: BufferId, lost: &dyn
     });
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::Target;
+    use crate::testing::as_kernel;
+    use egret_ir::text;
+
+    /// The pairs that may share bytes in the last kernel of a graph that is lowered as one.
+    #[track_caller]
+    fn check(source: &str, expected: &[(&str, &str)]) {
+        let graph = as_kernel(&text::parse(source).unwrap()).unwrap();
+        let program = crate::plan::build(&graph, &Target::named("x86-64-v4").unwrap(), &|_, _| {}).unwrap();
+        let kernel = program.kernels.last().unwrap();
+        let name = |b: BufferId| kernel.buffers[b.0].name.to_string();
+        let found: Vec<(String, String)> = shareable(kernel).into_iter().map(|(r, w)| (name(r), name(w))).collect();
+        let expected: Vec<(String, String)> = expected.iter().map(|(r, w)| (r.to_string(), w.to_string())).collect();
+        assert_eq!(found, expected, "{kernel}");
+    }
+
+    #[test]
+    fn bytes_are_shared_where_every_element_is_read_before_it_is_written() {
+        check("graph g(x: f32[4, 8], b: f32[8]) { y = add(x, b) return y }", &[("x", "y")]);
+        check("graph g(x: f32[4, 4]) { y = transpose[perm=[1, 0]](x) z = neg(y) return z }", &[]);
+        check("graph g(x: f32[8]) { z = slice[start=[7], shape=[8], step=[-1]](x) w = add(x, z) return w }", &[]);
+        check("graph g(x: f32[4, 8], y: i32[4, 8]) { c = cast[to=i32](x) z = add(c, y) return z }", &[("y", "z")]);
+        // The residual of a product, but not its operands.
+        check("graph g(x: f32[8, 8], w: f32[8, 8], r: f32[8, 8]) { p = matmul(x, w) y = add(p, r) return y }", &[("r", "y")]);
+        check("graph g(x: f32[8, 8], w: f32[8, 8]) { p = matmul(x, w) y = add(p, x) return y }", &[]);
+        // Norms read a row before they write it; softmax reads it again beside its first store.
+        check("graph g(x: f32[4, 8]) { m = reduce_mean[axes=[1]](x) y = sub(x, m) return y }", &[("x", "y")]);
+        check("graph g(x: f32[4, 8]) { y = softmax[axes=[1]](x) return y }", &[]);
+        // Two results: the second would read what the first has overwritten.
+        check("graph g(x: f32[8]) { y = neg(x) z = exp(x) return y, z }", &[]);
+    }
+
+    #[test]
+    fn names_of_buffers_do_not_count() {
+        let hash = |source: &str| {
+            let graph = as_kernel(&text::parse(source).unwrap()).unwrap();
+            let program = crate::plan::build(&graph, &Target::named("x86-64-v4").unwrap(), &|_, _| {}).unwrap();
+            fingerprint(&program.kernels[0])
+        };
+        let one = hash("graph g(x: f32[8]) { y = relu(x) return y }");
+        assert_eq!(one, hash("graph g(a: f32[8]) { b = relu(a) return b }"));
+        for other in ["x: f32[9]) { y = relu(x)", "x: f32[8]) { y = exp(x)", "x: f64[8]) { y = relu(x)", "x: f32[8]) { y = max(x, x)"] {
+            assert_ne!(one, hash(&format!("graph g({other} return y }}")), "{other}");
+        }
+    }
+}

@@ -51,7 +51,7 @@ pub struct Recurrence {
     input: Vec<f64>,
     /// r^T: [hidden, gates*hidden].
     weights: Vec<f64>,
-    /// [gates*hidden].
+    /// `[gates*hidden]`.
     bias: Vec<f64>,
 }
 

@@ -1,6 +1,6 @@
 //! The textual form of a graph: read, printed, diffed and snapshot-tested.
 //!
-//! Invariant: what [`print()`] writes with [`Options::lossless`], [`parse`] reads back as an equal graph; names are never
+//! Invariant: what [`print()`] writes with [`Options::lossless`], [`parse()`] reads back as an equal graph; names are never
 //! renumbered. One node stands on a line, columns are aligned, attributes with their default value are left out:
 //!
 //! ```text

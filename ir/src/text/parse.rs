@@ -37,7 +37,7 @@ pub fn parse(text: &str) -> Result<Graph, TextError> {
     Reader::new("text").read(text)
 }
 
-/// What finds the data of a constant by its [`content_hash`].
+/// What finds the data of a constant by its [`content_hash`](super::content_hash).
 pub(super) type Resolver<'a> = &'a dyn Fn(&str) -> Option<Tensor>;
 
 /// Reads graphs from files: knows the file's name for messages, and where large constants come from.

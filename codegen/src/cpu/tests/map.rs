@@ -108,6 +108,35 @@ fn transpositions() {
     }
 }
 
+/// A short innermost axis: channels last with few channels, from channels first and from channels last.
+#[test]
+fn few_channels() {
+    let (h, w, c) = (sym("h"), sym("w"), sym("c"));
+    for channels in [2, 3, 4, 5] {
+        for (rows, cols) in [(Dim::from(3), Dim::from(17)), (Dim::from(2), Dim::from(16)), (sym("H"), sym("W"))] {
+            let pixel = h.clone() * cols.clone() + w.clone();
+            let from_first = load(0, F32, pixel.clone() + c.clone() * (rows.clone() * cols.clone()));
+            let from_last = load(0, F32, pixel.clone() * channels + c.clone());
+            for from in [from_first, from_last] {
+                let value = bin(BinOp::Mul, bin(BinOp::Sub, from, load(1, F32, c.clone())), load(1, F32, c.clone() + 5));
+                let to = pixel.clone() * channels + c.clone() + 7;
+                let kernel = map_kernel(
+                    vec![input("x", F32), input("y", F32), output("out", F32)],
+                    vec![axis("h", rows.clone()), axis("w", cols.clone()), axis("c", channels)],
+                    store(2, to, value),
+                );
+                for (height, width) in [(3, 17), (2, 16), (5, 40), (1, 1)] {
+                    let (height, width) = (rows.as_const().unwrap_or(height), cols.as_const().unwrap_or(width));
+                    let count = (height * width * channels) as usize;
+                    let mut numbers = Numbers::new(count as u64);
+                    let data = [numbers.memory(F32, count), numbers.memory(F32, 10), Memory::zeros(F32, count + 7)];
+                    check(&kernel, &[("H", height), ("W", width)], &data, Within::Equal);
+                }
+            }
+        }
+    }
+}
+
 /// Symbolic extents and strides, and indices with division and remainder by both numbers and symbols.
 #[test]
 fn symbolic_extents() {
