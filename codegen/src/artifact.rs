@@ -89,3 +89,26 @@ impl Compiled {
         Ok(Artifact::from_bytes(&self.to_bytes()?, WeightsCheck::Skip)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use egret_ir::text;
+
+    #[test]
+    fn the_same_graph_gives_the_same_bytes() {
+        let source = "graph g(x: f32[N, 8], i: i64[N]) {
+            const w: f32[8, 24] = random(1)
+            const t: f32[9, 24] = random(2)
+            a = matmul(x, w)
+            b = gather[axis=0](t, i)
+            c = add(a, b)
+            y = softmax[axes=[1]](c)
+            return y
+        }";
+        let graph = text::parse(source).unwrap();
+        let target = Target::named("x86-64-v4").unwrap();
+        let bytes = |threads| compile(&graph, &target, &Options { threads, ..Options::default() }).unwrap().to_bytes().unwrap();
+        assert_eq!(blake3::hash(&bytes(1)), blake3::hash(&bytes(3)));
+    }
+}

@@ -139,7 +139,7 @@ pub enum Body {
 }
 
 /// Loop nests one after another, each writing its own part of the output (the parts of a concat, the border of a pad).
-/// The innermost axis of a piece is the lane axis; parts divide the outermost axis of each piece.
+/// The innermost axis of a piece is the lane axis; parts divide the outer axes of each piece ([`Kernel::units`]).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Map {
     /// The nests; what they write is disjoint.
@@ -159,7 +159,7 @@ pub struct Piece {
 ///
 /// The lane axis is either the innermost reduced axis (a reduction ends in a horizontal one), or the innermost of `axes`
 /// (every lane reduces for itself: pooling over channels-last data, depthwise convolution, column sums).
-/// Parts divide the outermost of `axes`.
+/// Parts divide the outer ones of `axes` ([`Kernel::units`]).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rows {
     /// Outermost first.
@@ -267,9 +267,9 @@ pub struct Tile {
 /// Which loop of a contraction the parts divide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Split {
-    /// The outermost batch axis.
+    /// The batch axes, numbered through from the outermost.
     Batch,
-    /// The outermost row axis (in whole tiles where it is also the tiled one).
+    /// The row axes but the tiled one, or that in whole tiles where it is the only one.
     Rows,
     /// The panels of columns.
     Cols,

@@ -20,7 +20,7 @@ use inkwell::values::IntValue;
 const MOST_WOVEN: i64 = 4;
 
 /// A block of more instructions than this is not repeated for every point of the short axis.
-const MOST_WEIGHT: usize = 48;
+const MOST_WEIGHT: usize = 96;
 
 /// The position of the axis that takes the lanes: along it stores are as far apart as the innermost axis is long.
 pub(crate) fn woven_axis(piece: &Piece) -> Option<usize> {
@@ -29,7 +29,8 @@ pub(crate) fn woven_axis(piece: &Piece) -> Option<usize> {
     if !piece.block.lets.is_empty() || weight(piece.block.exprs()) > MOST_WEIGHT {
         return None;
     }
-    let apart = |axis: &Axis, by: i64| piece.block.stores.iter().all(|s| s.offset.linear_in(&axis.name).is_some_and(|(stride, _)| stride.is(by)));
+    let apart =
+        |axis: &Axis, by: i64| piece.block.stores.iter().all(|s| s.offset.linear_in(&axis.name).is_some_and(|(stride, _)| stride.is(by)));
     if !apart(short, 1) {
         return None;
     }

@@ -108,10 +108,9 @@ fn small_steps_are_not_divided() {
     assert_eq!(parts("graph g(x: f32[100]) { y = neg(x) return y }", 0), 1);
     assert!(parts("graph g(x: f32[3000000]) { y = neg(x) return y }", 0) > 8);
     let symbolic = "graph g(x: f32[N, 512]) { const w: f32[512, 512] = random(1) y = matmul(x, w) return y }";
-    assert_eq!(parts(symbolic, 0), 1);
     // A single row reads 1 MiB of weights.
     assert_eq!(parts(symbolic, 1), 4);
-    assert!(parts(symbolic, 512) > 8);
+    assert!(parts(symbolic, 512) > 4);
 }
 
 #[test]

@@ -158,3 +158,42 @@ fn vectors() {
         check(&kernel, &[], &data, Within::Equal);
     }
 }
+
+/// Batches that share `b`, operands that run backwards, and an epilogue that reads indices and scatters its rows.
+#[test]
+fn unusual_operands() {
+    let (m, n, k) = (9, 37, 6);
+    let (b, i, j, kk) = (sym("b"), sym("i"), sym("j"), sym("k"));
+    let t = Let { name: name("t"), value: load(2, DType::I64, i.clone()), extent: m.into() };
+    let by_lane = Let { name: name("u"), value: load(2, DType::I64, j.clone()), extent: 5.into() };
+    let value = bin(BinOp::Add, var("acc", F32), load(3, F32, sym("t") * 5 + sym("u")));
+    for tile in [(4, 2), (2, 3)] {
+        let kernel = Kernel {
+            buffers: vec![input("a", F32), input("b", F32), input("t", DType::I64), input("y", F32), output("out", F32)],
+            body: Body::Contract(Contract {
+                batch: vec![axis("b", sym("B"))],
+                rows: vec![axis("i", m)],
+                cols: axis("j", n),
+                k: vec![axis("k", k)],
+                a: (BufferId(0), b.clone() * (m * k) + (Dim::from(m - 1) - i.clone()) * k + Dim::from(k - 1) - kk.clone()),
+                b: Panels::Strided(BufferId(1), (Dim::from(k - 1) - kk.clone()) * n + j.clone()),
+                tile: Tile { rows: tile.0, vectors: tile.1 },
+                split: Split::Rows,
+                epilogue: Block {
+                    lets: vec![t.clone(), by_lane.clone()],
+                    ..store(4, b.clone() * (m * n) + (Dim::from(m - 1) - i.clone()) * n + j.clone(), value.clone())
+                },
+            }),
+        };
+        let mut numbers = Numbers::new(1);
+        let indices = (0..n).map(|_| Element::Int(i128::from(numbers.below(12)) - 2)).collect();
+        let data = [
+            numbers.memory(F32, (2 * m * k) as usize),
+            numbers.memory(F32, (k * n) as usize),
+            Memory { dtype: DType::I64, elements: indices },
+            numbers.memory(F32, (m * 5) as usize),
+            Memory::zeros(F32, (2 * m * n) as usize),
+        ];
+        check(&kernel, &[("B", 2)], &data, Within::Equal);
+    }
+}
