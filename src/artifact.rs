@@ -93,7 +93,7 @@ impl Artifact {
 
     /// Whether some kernel does the work of several ops.
     pub fn is_fused(&self) -> bool {
-        self.plan().kernels.iter().any(|kernel| kernel.text.contains(" · "))
+        self.plan().fused
     }
 
     /// The inputs with their types, in the model's order.

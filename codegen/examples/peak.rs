@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cases: Vec<Case> = cases(&target).into_iter().filter(|c| c.name.contains(&wanted)).collect();
     let kernels: Vec<Kernel> = cases.iter().map(|c| c.kernel.clone()).collect();
     let start = Instant::now();
-    let code = compile(&kernels, &target, 1)?;
+    let code = compile(&kernels, &target, 1, &|_| ())?;
     println!(
         "{} kernels, {} bytes of code, compiled in {:.0} ms for {}",
         kernels.len(),

@@ -56,9 +56,7 @@ pub struct Compiled {
 pub fn compile(graph: &Graph, target: &Target, options: &Options) -> Result<Compiled, Error> {
     let program = plan::build(graph, target, &|done, total| (options.progress)(Stage::Lower, done, total))?;
     let plan::Program { mut plan, kernels, weights } = program;
-    (options.progress)(Stage::Code, 0, kernels.len());
-    let image = cpu::compile(&kernels, target, options.threads)?;
-    (options.progress)(Stage::Code, kernels.len(), kernels.len());
+    let image = cpu::compile(&kernels, target, options.threads, &|done| (options.progress)(Stage::Code, done, kernels.len()))?;
     plan.kernels.iter_mut().zip(&image.entries).for_each(|(k, entry)| k.offset = *entry);
     let target = TargetInfo { arch: target.arch.to_string(), cpu: target.tune.clone(), features: target.required_features() };
     Ok(Compiled { plan, code: image.code, weights, kernels, target })

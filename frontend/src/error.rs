@@ -223,7 +223,7 @@ impl fmt::Display for ImportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let problems = match self {
             ImportError::File(error) => return error.fmt(f),
-            ImportError::Options(message) => return write!(f, "error: {message}"),
+            ImportError::Options(message) => return write!(f, "{message}"),
             ImportError::Unsupported(problems) => problems,
         };
         let mut groups: Vec<(&Problem, Vec<&Place>)> = vec![];

@@ -53,6 +53,7 @@
 //!         parts: n, in_place: None, flops: Size::symbol(0), origins: vec!["/Mul".into()],
 //!     }],
 //!     kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "mul".into(), hash: [0; 32] }],
+//!     fused: false,
 //! };
 //!
 //! // SAFETY: `double` reads N floats of its first buffer and writes N floats of its second.

@@ -310,6 +310,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// The distinct compiled functions.
     pub kernels: Vec<KernelInfo>,
+    /// Whether some kernel does the work of several ops.
+    pub fused: bool,
 }
 
 /// An input or output of the model.

@@ -45,6 +45,7 @@ fn plan() -> Plan {
             origins: vec![],
         }],
         kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "copy".into(), hash: [0; 32] }],
+        fused: false,
     }
 }
 

@@ -61,6 +61,7 @@ fn plan() -> Plan {
         buffers: vec![buffer("x", Place::Input(0)), buffer("v", Place::Arena), buffer("y", Place::Output(0))],
         steps: vec![step(0, 1), step(1, 2)],
         kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "neg".into(), hash: [0; 32] }],
+        fused: false,
     }
 }
 

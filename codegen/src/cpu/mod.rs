@@ -41,7 +41,7 @@ use scope::Gen;
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, Once};
+use std::sync::{Once, mpsc};
 
 /// Compiled kernels: the image and the offset of each kernel's entry, in the order of the kernels.
 pub type CompiledCode = Image;
@@ -78,28 +78,35 @@ pub enum CompileError {
     },
 }
 
-/// Compiles kernels on `threads` threads.
+/// Compiles kernels on `threads` threads; `progress` is told how many are done.
 ///
 /// # Errors
 /// When LLVM refuses a kernel or needs a library for it.
-pub fn compile(kernels: &[Kernel], target: &Target, threads: usize) -> Result<CompiledCode, CompileError> {
+pub fn compile(kernels: &[Kernel], target: &Target, threads: usize, progress: &dyn Fn(usize)) -> Result<CompiledCode, CompileError> {
     prepare();
     let next = AtomicUsize::new(0);
-    let objects: Mutex<Vec<Option<Compiled>>> = Mutex::new(vec![None; kernels.len()]);
+    let (sender, finished) = mpsc::channel();
+    let mut objects: Vec<Option<Compiled>> = vec![None; kernels.len()];
     std::thread::scope(|s| {
         for _ in 0..threads.clamp(1, kernels.len().max(1)) {
-            s.spawn(|| {
+            let (next, sender) = (&next, sender.clone());
+            s.spawn(move || {
                 let machine = machine(target);
                 loop {
                     let i = next.fetch_add(1, Ordering::Relaxed);
                     let Some(kernel) = kernels.get(i) else { break };
                     let object = machine.as_ref().map_err(Clone::clone).and_then(|m| object_of(kernel, target, m, i));
-                    objects.lock().expect("no thread panics with the lock")[i] = Some(object);
+                    sender.send((i, object)).expect("the receiver outlives the threads");
                 }
             });
         }
+        drop(sender);
+        progress(0);
+        for (done, (i, object)) in finished.iter().enumerate() {
+            objects[i] = Some(object);
+            progress(done + 1);
+        }
     });
-    let objects = objects.into_inner().expect("no thread panics with the lock");
     let objects: Vec<Vec<u8>> = objects.into_iter().map(|o| o.expect("every kernel was compiled")).collect::<Result<_, _>>()?;
     let names: Vec<String> = (0..kernels.len()).map(entry_name).collect();
     let inputs: Vec<(&str, &[u8], &str)> = names.iter().zip(&objects).map(|(n, o)| (n.as_str(), o.as_slice(), n.as_str())).collect();
@@ -218,6 +225,9 @@ fn machine(target: &Target) -> Result<TargetMachine, CompileError> {
         .ok_or_else(|| failed("no target machine".into()))
 }
 
+/// The exit code of a process that met a bug, as of one that panicked.
+const BUG: i32 = 101;
+
 thread_local! {
     /// The kernel this thread compiles, for the message below.
     static CURRENT: RefCell<String> = const { RefCell::new(String::new()) };
@@ -232,10 +242,11 @@ fn prepare() {
     });
 }
 
-/// LLVM calls this before it ends the process: it could not translate what it was given.
+/// LLVM calls this where it could not translate what it was given, and cannot go on: the process ends as for any other bug.
 extern "C" fn fatal(message: *const c_char) {
     // SAFETY: LLVM passes a string that ends with a zero byte.
     let message = unsafe { CStr::from_ptr(message) }.to_string_lossy();
     let kernel = CURRENT.with(|c| c.try_borrow().map(|k| k.clone()).unwrap_or_default());
     eprintln!("error: this is a bug in egret: LLVM cannot translate a kernel: {message}\n{kernel}");
+    std::process::exit(BUG);
 }

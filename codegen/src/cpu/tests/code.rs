@@ -78,7 +78,7 @@ fn tiles_stay_in_registers() {
 fn images_are_self_contained() {
     for target in all_targets() {
         let kernels = [mixed(), matmul(5, 70, 9, Tile { rows: 3, vectors: 2 })];
-        let code = compile(&kernels, &target, 2).unwrap_or_else(|e| panic!("{e}"));
+        let code = compile(&kernels, &target, 2, &|_| ()).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(code.entries.len(), 2);
         assert!(code.entries.iter().all(|&e| (e as usize) < code.code.len()));
     }
@@ -88,10 +88,10 @@ fn images_are_self_contained() {
 fn the_same_kernels_give_the_same_bytes() {
     let target = Target::named("x86-64-v4").unwrap();
     let kernels: Vec<Kernel> = (1..6).map(|m| matmul(m, 40, 3, Tile { rows: 2, vectors: 2 })).chain([mixed()]).collect();
-    let one = compile(&kernels, &target, 1).unwrap();
-    assert_eq!(one, compile(&kernels, &target, 3).unwrap());
-    assert_eq!(one, compile(&kernels, &target, 1).unwrap());
-    assert_eq!(compile(&[], &target, 4).unwrap().entries, Vec::<u64>::new());
+    let one = compile(&kernels, &target, 1, &|_| ()).unwrap();
+    assert_eq!(one, compile(&kernels, &target, 3, &|_| ()).unwrap());
+    assert_eq!(one, compile(&kernels, &target, 1, &|_| ()).unwrap());
+    assert_eq!(compile(&[], &target, 4, &|_| ()).unwrap().entries, Vec::<u64>::new());
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn texts_are_for_people() {
 fn undefined_symbols_are_named() {
     use inkwell::OptimizationLevel;
     use inkwell::targets::{CodeModel, FileType, RelocMode, TargetTriple};
-    compile(&[], &Target::named("x86-64-v3").unwrap(), 1).unwrap();
+    compile(&[], &Target::named("x86-64-v3").unwrap(), 1, &|_| ()).unwrap();
     let context = inkwell::context::Context::create();
     let module = context.create_module("m");
     let signature = context.void_type().fn_type(&[], false);

@@ -32,7 +32,7 @@ pub(super) struct Loaded {
 
 impl Loaded {
     pub(super) fn new(kernels: &[Kernel], target: &Target) -> Loaded {
-        let code = compile(kernels, target, 1).unwrap_or_else(|e| panic!("{e}"));
+        let code = compile(kernels, target, 1, &|_| ()).unwrap_or_else(|e| panic!("{e}"));
         let mut image = MmapMut::map_anon(code.code.len().max(1)).unwrap();
         image[..code.code.len()].copy_from_slice(&code.code);
         Loaded { image: image.make_exec().unwrap(), entries: code.entries }
@@ -57,25 +57,32 @@ struct Line([u8; 64]);
 
 const CANARY: u8 = 0xa5;
 
+/// Lines of canaries on both sides of a buffer.
+const GUARD: usize = 64;
+
 impl Aligned {
     fn new(bytes: &[u8]) -> Aligned {
-        let mut lines = vec![Line([CANARY; 64]); bytes.len().div_ceil(64) + 1];
-        for (line, bytes) in lines.iter_mut().zip(bytes.chunks(64)) {
+        let mut lines = vec![Line([CANARY; 64]); bytes.len().div_ceil(64) + 2 * GUARD];
+        for (line, bytes) in lines[GUARD..].iter_mut().zip(bytes.chunks(64)) {
             line.0[..bytes.len()].copy_from_slice(bytes);
         }
         Aligned { lines, len: bytes.len() }
     }
 
     fn pointer(&mut self) -> *mut u8 {
-        self.lines.as_mut_ptr().cast()
+        self.lines[GUARD..].as_mut_ptr().cast()
     }
 
     fn bytes(&self) -> Vec<u8> {
-        self.lines.iter().flat_map(|l| l.0).take(self.len).collect()
+        self.lines[GUARD..].iter().flat_map(|l| l.0).take(self.len).collect()
     }
 
+    /// Whether nothing was written but the buffer.
     fn is_intact(&self) -> bool {
-        self.lines.iter().flat_map(|l| l.0).skip(self.len).all(|b| b == CANARY)
+        let plain = |lines: &[Line]| lines.iter().all(|l| l.0 == [CANARY; 64]);
+        let last = self.len % 64;
+        let end = GUARD + self.len / 64;
+        plain(&self.lines[..GUARD]) && self.lines[end].0[last..].iter().all(|&b| b == CANARY) && plain(&self.lines[end + 1..])
     }
 }
 
@@ -104,7 +111,7 @@ pub(super) fn run_compiled(entry: KernelFn, kernel: &Kernel, sizes: &Bindings, b
         unsafe { entry(table.as_ptr(), sizes.as_ptr(), part, parts) };
     }
     for (aligned, buffer) in memory.iter().zip(&kernel.buffers) {
-        assert!(aligned.is_intact(), "a store behind the end of `{}`\n{kernel}", buffer.name);
+        assert!(aligned.is_intact(), "a store outside `{}`\n{kernel}", buffer.name);
     }
     memory.iter().zip(buffers).map(|(m, b)| memory_of(b.dtype, &m.bytes())).collect()
 }
