@@ -59,7 +59,7 @@ pub struct Session {
 /// Where plan and weights come from.
 enum Model {
     Artifact(Box<Artifact>),
-    Parts { plan: Plan, weights: AlignedBytes },
+    Parts { plan: Box<Plan>, weights: AlignedBytes },
 }
 
 impl Model {
@@ -140,7 +140,7 @@ impl Session {
         // SAFETY: the caller promises what is asked for here.
         let code = unsafe { Code::functions(kernels) };
         let weights = AlignedBytes::copy_of(weights)?;
-        Session::new(Model::Parts { plan, weights }, code, options)
+        Session::new(Model::Parts { plan: Box::new(plan), weights }, code, options)
     }
 
     fn new(model: Model, code: Code, options: Options) -> Result<Session> {
