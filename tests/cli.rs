@@ -235,6 +235,22 @@ fn wrong_inputs_are_named() {
 }
 
 #[test]
+fn a_sequence_longer_than_its_table_of_positions_is_refused() {
+    let (graph, artifact) = (scratch("positions.egir"), scratch("positions.egret"));
+    let text = "graph g(x: f32[S, 2]) {
+        const table: f32[4, 2] = random(1)
+        p = slice[start=[0, 0], shape=[S, 2], step=[1, 1]](table)
+        y = add(x, p)
+        return y
+    }";
+    std::fs::write(&graph, text).unwrap();
+    check(&format!("compile {} -o {}", graph.display(), artifact.display()), &[]);
+    check(&format!("run {} --dim S=4", artifact.display()), &["f32[4, 2]"]);
+    fails(&format!("run {} --dim S=6", artifact.display()), 2, &["S = 6", "`slice` that makes `p` needs S <= 4"]);
+    fails(&format!("run {} --dim S=6", graph.display()), 2, &["axis 0"]);
+}
+
+#[test]
 fn inputs_that_are_left_out_are_listed() {
     let graph = scratch("two.egir");
     std::fs::write(&graph, "graph g(a: f32[2], b: f32[2], c: i64[1]) { y = add(a, b) return y }").unwrap();

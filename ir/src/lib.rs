@@ -42,8 +42,10 @@
 //!   as: an expression of scalars ([`scalar`]) or of other ops ([`expr`]), a view, a reduction, or a module of [`ops`].
 //!   [`ops_md`] prints the table as a page.
 //! - [`graph`]: nodes, named values, and [`graph::Copy`], the frame of every pass. [`visit`] gives petgraph's algorithms.
+//! - [`assume`]: what inference takes for granted of symbols, to be checked when they are numbers.
 //! - [`text`] reads and prints graphs, [`verify`] checks their invariants, [`eval`] runs them, [`random`] makes data.
 
+pub mod assume;
 pub mod attr;
 pub mod dim;
 pub mod eval;

@@ -1,5 +1,6 @@
 //! Element types and tensor types.
 
+use crate::assume;
 use crate::dim::{Bindings, Dim};
 use std::fmt;
 
@@ -173,8 +174,14 @@ pub fn broadcast_dim(a: &Dim, b: &Dim) -> Option<Dim> {
         _ if a == b => Some(a.clone()),
         (Some(1), _) => Some(b.clone()),
         (_, Some(1)) => Some(a.clone()),
-        (Some(_), None) => Some(a.clone()),
-        (None, Some(_)) => Some(b.clone()),
+        (Some(_), None) => {
+            assume::equal(b, a);
+            Some(a.clone())
+        }
+        (None, Some(_)) => {
+            assume::equal(a, b);
+            Some(b.clone())
+        }
         _ => None,
     }
 }

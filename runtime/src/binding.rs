@@ -40,6 +40,7 @@ impl Binding {
         let shapes = |ports: &[Port], kind: &str| -> Result<Vec<Vec<usize>>, String> {
             ports.iter().map(|port| port_shape(port, kind, symbols)).collect()
         };
+        check_requirements(plan, symbols)?;
         let input_shapes = shapes(&plan.inputs, "input")?;
         let output_shapes = shapes(&plan.outputs, "output")?;
         let bytes = buffer_bytes(plan, symbols)?;
@@ -75,6 +76,18 @@ fn bind_error(plan: &Plan, symbols: &[i64], problem: String) -> Error {
     }
     let values: Vec<String> = plan.symbols.iter().zip(symbols).map(|(name, value)| format!("{name} = {value}")).collect();
     Error::Usage(format!("the model cannot run with {}: {problem}", values.join(", ")))
+}
+
+/// What the kernels rely on holds for these values.
+fn check_requirements(plan: &Plan, symbols: &[i64]) -> Result<(), String> {
+    for requirement in &plan.requirements {
+        let eval = |size: &crate::plan::Size| size.eval(symbols).map_err(|e| format!("{}: {e}", requirement.text));
+        let (left, right) = (eval(&requirement.left)?, eval(&requirement.right)?);
+        if left > right || requirement.equal && left < right {
+            return Err(requirement.text.clone());
+        }
+    }
+    Ok(())
 }
 
 /// The extents of a port.

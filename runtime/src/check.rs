@@ -27,6 +27,7 @@ impl Plan {
         self.check_buffers(weights_bytes)?;
         self.check_ports()?;
         self.check_symbols()?;
+        self.check_requirements()?;
         self.check_steps()
     }
 
@@ -95,6 +96,11 @@ impl Plan {
             })?;
         }
         Ok(())
+    }
+
+    fn check_requirements(&self) -> Check {
+        let sides = self.requirements.iter().flat_map(|r| [(r, &r.left), (r, &r.right)]);
+        sides.into_iter().try_for_each(|(requirement, size)| self.check_size(size, || requirement.text.clone()))
     }
 
     fn check_steps(&self) -> Check {

@@ -54,6 +54,7 @@
 //!     }],
 //!     kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "mul".into(), hash: [0; 32] }],
 //!     fused: false,
+//!     requirements: vec![],
 //! };
 //!
 //! // SAFETY: `double` reads N floats of its first buffer and writes N floats of its second.

@@ -312,6 +312,21 @@ pub struct Plan {
     pub kernels: Vec<KernelInfo>,
     /// Whether some kernel does the work of several ops.
     pub fused: bool,
+    /// What has to hold of the free dimensions: the kernels rely on it.
+    pub requirements: Vec<Requirement>,
+}
+
+/// A relation between sizes that has to hold, or the model cannot run for these values of its free dimensions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requirement {
+    /// The left side.
+    pub left: Size,
+    /// The right side.
+    pub right: Size,
+    /// Whether the sides have to be equal; else the left is to be at most the right.
+    pub equal: bool,
+    /// What needs it, and what it is, for messages: `` `slice` that makes `p` needs S <= 512 ``.
+    pub text: String,
 }
 
 /// An input or output of the model.

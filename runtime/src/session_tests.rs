@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::artifact::{self, TargetInfo};
-use crate::plan::{Buffer, DType, KernelInfo, Size, SizeOp, Step};
+use crate::plan::{Buffer, DType, KernelInfo, Requirement, Size, SizeOp, Step};
 use crate::testing::{Random, chain, dynamic_chain, host_target, port, step};
 use std::borrow::Cow;
 
@@ -254,6 +254,23 @@ fn extents_without_meaning_are_refused() {
     let message = "the model cannot run with N = 2: dimension `N - 3` of output `y` would be -1";
     assert_eq!(run(&mut session, 2), Err(message.to_string()));
     assert_eq!(run(&mut session, 7), Ok(vec![4]));
+}
+
+#[test]
+fn what_the_kernels_rely_on_is_checked() {
+    let mut plan = dynamic_chain(1);
+    let text = "`slice` that makes `p` needs N <= 4".to_string();
+    plan.requirements.push(Requirement { left: Size::symbol(0), right: Size::Const(4), equal: false, text });
+    let text = "`add` that makes `q` needs mod(N, 2) = 0".to_string();
+    let odd = Size::Expr(vec![SizeOp::Symbol(0), SizeOp::Const(2), SizeOp::Mod]);
+    plan.requirements.push(Requirement { left: odd, right: Size::Const(0), equal: true, text });
+    let mut session = session(plan, 1);
+    for (n, message) in [(5, "N = 5: `slice` that makes `p` needs N <= 4"), (3, "N = 3: `add` that makes `q` needs mod(N, 2) = 0")] {
+        let x = Tensor::zeros(DType::F32, &[n]).unwrap();
+        refused(&mut session, &[("x", x.view())], &format!("the model cannot run with {message}"));
+    }
+    let x = Tensor::zeros(DType::F32, &[4]).unwrap();
+    assert_eq!(session.run(&[("x", x.view())]).unwrap()[0].shape(), [4]);
 }
 
 #[test]

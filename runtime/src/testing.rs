@@ -102,6 +102,7 @@ fn chain_of(steps: u32, extent: Size, text: &str, symbols: Vec<String>) -> Plan 
         steps: (0..steps).map(chained).collect(),
         kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "add".into(), hash: [0; 32] }],
         fused: false,
+        requirements: vec![],
         symbols,
     }
 }

@@ -62,6 +62,7 @@ fn plan() -> Plan {
         steps: vec![step(0, 1), step(1, 2)],
         kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "neg".into(), hash: [0; 32] }],
         fused: false,
+        requirements: vec![],
     }
 }
 

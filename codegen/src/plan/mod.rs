@@ -23,8 +23,9 @@ use crate::error::{CannotLower, Error};
 use crate::kernel::Kernel;
 use crate::lower::{self, Data, Launch, Lowered, Place, Region};
 use crate::target::Target;
+use egret_ir::assume::{self, Relation};
 use egret_ir::{Dim, Graph, Kind, Node, TensorType, ValueId};
-use egret_runtime::plan::{self, Buffer, KernelInfo, Plan, Port, Size, Step};
+use egret_runtime::plan::{self, Buffer, KernelInfo, Plan, Port, Requirement, Size, Step};
 use indexmap::IndexMap;
 use size::{Symbols, element_type};
 use std::collections::HashMap;
@@ -54,6 +55,7 @@ pub fn build(graph: &Graph, target: &Target, done: &dyn Fn(usize, usize)) -> Res
         done(i + 1, graph.nodes().len());
     }
     builder.outputs()?;
+    builder.requirements()?;
     Ok(builder.finish())
 }
 
@@ -112,6 +114,17 @@ impl<'a> Builder<'a> {
             let buffer = self.add_buffer(&value.name, bytes, plan::Place::Input(i as u32));
             self.buffers.insert(param, buffer);
             self.plan.inputs.push(port);
+        }
+        Ok(())
+    }
+
+    /// What inference took of symbols becomes a check at run time, when they are numbers.
+    fn requirements(&mut self) -> Result<(), Error> {
+        for assumption in assume::of(self.graph) {
+            let text = assumption.to_string();
+            let Relation { left, kind, right } = assumption.relation;
+            let (left, right) = (self.size(&left)?, self.size(&right)?);
+            self.plan.requirements.push(Requirement { left, right, equal: kind == assume::Kind::Equal, text });
         }
         Ok(())
     }

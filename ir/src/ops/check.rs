@@ -5,6 +5,7 @@
 //!
 //! Symbols: two extents agree when they are equal, and a symbol agrees with a number, which is then taken; see [`agree`].
 
+use crate::assume;
 use crate::dim::Dim;
 use crate::tensor::Element;
 use crate::ty::{DType, TensorType};
@@ -92,10 +93,22 @@ pub fn same_dtype(name: &str, x: &TensorType, first: &TensorType) -> Result<(), 
 pub fn agree(what: &str, a: &Dim, b: &Dim) -> Result<Dim, String> {
     match (a.as_const(), b.as_const()) {
         _ if a == b => Ok(a.clone()),
-        (Some(_), None) => Ok(a.clone()),
-        (None, Some(_)) => Ok(b.clone()),
+        (Some(_), None) => {
+            assume::equal(b, a);
+            Ok(a.clone())
+        }
+        (None, Some(_)) => {
+            assume::equal(a, b);
+            Ok(b.clone())
+        }
         _ => Err(format!("expects {what} to be equal, found {a} and {b}")),
     }
+}
+
+/// Whether an extent is not known to be larger than another; it is then taken not to be.
+pub fn may_be_at_most(a: &Dim, b: &Dim) -> bool {
+    assume::at_most(a, b);
+    (b.clone() - a.clone()).as_const().is_none_or(|spare| spare >= 0)
 }
 
 /// An extent that has to be a number.
@@ -107,8 +120,7 @@ pub fn fixed(what: &str, d: &Dim) -> Result<usize, String> {
 /// That `indices` has the rank of `x` and is no larger on the axes other than `axis`.
 pub fn within(axis: usize, name: &str, indices: &TensorType, x: &TensorType) -> Result<(), String> {
     rank(name, indices, x.rank())?;
-    let larger = |a: usize| a != axis && (x.dims[a].clone() - indices.dims[a].clone()).as_const().is_some_and(|spare| spare < 0);
-    match (0..x.rank()).find(|&a| larger(a)) {
+    match (0..x.rank()).find(|&a| a != axis && !may_be_at_most(&indices.dims[a], &x.dims[a])) {
         Some(a) => Err(format!("expects `{name}` to be no larger than {x} on axis {a}, found {indices}")),
         None => Ok(()),
     }

@@ -39,11 +39,9 @@ fn has_enough(mode: PadMode, extent: &Dim, amount: &Dim) -> Result<(), String> {
         PadMode::Wrap => amount.clone(),
         PadMode::Edge => Dim::ONE,
     };
-    match (extent.clone() - least.clone()).as_const() {
-        Some(spare) if spare < 0 => {
-            Err(format!("expects an axis of at least {least} elements to take the padding {amount} from, found {extent}"))
-        }
-        _ => Ok(()),
+    match check::may_be_at_most(&least, extent) {
+        true => Ok(()),
+        false => Err(format!("expects an axis of at least {least} elements to take the padding {amount} from, found {extent}")),
     }
 }
 

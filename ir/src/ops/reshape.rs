@@ -1,5 +1,6 @@
 //! `reshape`: the same elements in row-major order under another shape.
 
+use crate::assume;
 use crate::dim::Dim;
 use crate::ops::check;
 use crate::ty::TensorType;
@@ -16,8 +17,12 @@ pub fn infer(shape: &[Dim], x: &TensorType) -> Result<TensorType, String> {
     check::extents("shape", shape)?;
     let result = x.with_dims(shape.to_vec());
     check::sizes(&result)?;
-    match (x.count() - result.count()).as_const() {
-        None | Some(0) => Ok(result),
+    let (before, after) = (x.count(), result.count());
+    match (before.clone() - after.clone()).as_const() {
+        None | Some(0) => {
+            assume::equal(&before, &after);
+            Ok(result)
+        }
         Some(_) => Err(format!("expects a shape of {} elements, found {shape:?}", x.count())),
     }
 }

@@ -1,5 +1,7 @@
 //! `rotary`: rotates pairs of the innermost axis.
 
+use crate::assume;
+use crate::dim::Dim;
 use crate::op::Inferred;
 use crate::ops::check;
 use crate::ops::number::Number;
@@ -32,6 +34,7 @@ fn half(x: &TensorType) -> Result<TensorType, String> {
     match inner.as_const() {
         Some(n) if n % 2 != 0 => Err(format!("expects an even innermost extent, found {x}")),
         _ => {
+            assume::equal(&inner.modulo(&2.into()), &Dim::ZERO);
             *inner = inner.floor_div(&2.into());
             Ok(half)
         }

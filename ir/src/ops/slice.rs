@@ -18,12 +18,10 @@ pub fn infer(start: &[Dim], shape: &[Dim], step: &[i64], x: &TensorType) -> Resu
     }
     for axis in 0..x.rank() {
         let last = start[axis].clone() + (shape[axis].clone() - 1) * step[axis];
-        for position in [&start[axis], &last] {
-            let below = position.as_const().is_some_and(|p| p < 0);
-            let behind = (x.dims[axis].clone() - position.clone()).as_const().is_some_and(|room| room <= 0);
-            if !shape[axis].is(0) && (below || behind) {
-                return Err(format!("expects positions inside of axis {axis} of {x}, found {position}"));
-            }
+        let (lowest, highest) = if step[axis] > 0 { (&start[axis], &last) } else { (&last, &start[axis]) };
+        let inside = || check::may_be_at_most(&Dim::ZERO, lowest) && check::may_be_at_most(&(highest.clone() + 1), &x.dims[axis]);
+        if !shape[axis].is(0) && !inside() {
+            return Err(format!("expects positions inside of axis {axis} of {x}, found {lowest} to {highest}"));
         }
     }
     Ok(x.with_dims(shape.to_vec()))

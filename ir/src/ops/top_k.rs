@@ -18,7 +18,7 @@ pub fn infer(axis: &usize, k: &Dim, _largest: &bool, operands: &[&TensorType]) -
     check::number("x", x)?;
     check::axis(*axis, x)?;
     check::extents("k", std::slice::from_ref(k))?;
-    if (x.dims[*axis].clone() - k.clone()).as_const().is_some_and(|spare| spare < 0) {
+    if !check::may_be_at_most(k, &x.dims[*axis]) {
         return Err(format!("expects at least {k} elements along axis {axis}, found {x}"));
     }
     let mut values = x.clone();

@@ -3,6 +3,7 @@
 //! Window `o` of an axis covers the input positions `o*stride + k*dilation - low` for `k` in `0..kernel`; those outside of
 //! the input are padding.
 
+use crate::assume;
 use crate::attr::Layout;
 use crate::dim::Dim;
 use crate::ops::check;
@@ -75,7 +76,10 @@ impl Window {
                 self.reach(axis),
                 room + self.reach(axis)
             )),
-            _ => Ok(count),
+            _ => {
+                assume::at_most(&Dim::ONE, &count);
+                Ok(count)
+            }
         }
     }
 
