@@ -167,23 +167,26 @@ impl fmt::Debug for TensorType {
     }
 }
 
-/// The extent that two axes broadcast to (ONNX multidirectional broadcasting): equal extents, or one of them 1.
-/// A symbol against a number other than 1 takes the number.
+/// The extent that two axes broadcast to (ONNX multidirectional broadcasting): one of them where the other is 1, else the
+/// extent they agree on; see [`agreed`].
 pub fn broadcast_dim(a: &Dim, b: &Dim) -> Option<Dim> {
     match (a.as_const(), b.as_const()) {
-        _ if a == b => Some(a.clone()),
         (Some(1), _) => Some(b.clone()),
         (_, Some(1)) => Some(a.clone()),
-        (Some(_), None) => {
-            assume::equal(b, a);
-            Some(a.clone())
-        }
-        (None, Some(_)) => {
-            assume::equal(a, b);
-            Some(b.clone())
-        }
-        _ => None,
+        _ => agreed(a, b),
     }
+}
+
+/// The extent that two extents, not known to differ, are taken to have both: the number if one is a number, else the one that
+/// reads shorter, whichever comes first.
+pub fn agreed(a: &Dim, b: &Dim) -> Option<Dim> {
+    if (a.clone() - b.clone()).as_const().is_some_and(|difference| difference != 0) {
+        return None;
+    }
+    let length = |d: &Dim| (d.as_const().is_none(), d.to_string().len(), d.to_string());
+    let (simple, other) = if length(a) <= length(b) { (a, b) } else { (b, a) };
+    assume::equal(other, simple);
+    Some(simple.clone())
 }
 
 /// The extents that several shapes broadcast to, aligned at the innermost axis.

@@ -3,12 +3,12 @@
 //! A sentence starts with "expects" and [`crate::Op::infer`] puts the op's name in front of it:
 //! `` `concat` expects an axis below the rank, found axis 3 of f32[2, 3] ``.
 //!
-//! Symbols: two extents agree when they are equal, and a symbol agrees with a number, which is then taken; see [`agree`].
+//! Symbols: two extents agree unless they are known to differ; see [`agreed`].
 
 use crate::assume;
 use crate::dim::Dim;
 use crate::tensor::Element;
-use crate::ty::{DType, TensorType};
+use crate::ty::{DType, TensorType, agreed};
 
 /// The largest extent, offset or window parameter that an attribute may hold. Far above any real tensor, and small enough
 /// that a product of two and a sum of some more fit an `i64`.
@@ -89,20 +89,9 @@ pub fn same_dtype(name: &str, x: &TensorType, first: &TensorType) -> Result<(), 
     }
 }
 
-/// The extent that two equal extents have. A symbol agrees with a number, and the number is taken.
+/// The extent that two equal extents have; see [`agreed`].
 pub fn agree(what: &str, a: &Dim, b: &Dim) -> Result<Dim, String> {
-    match (a.as_const(), b.as_const()) {
-        _ if a == b => Ok(a.clone()),
-        (Some(_), None) => {
-            assume::equal(b, a);
-            Ok(a.clone())
-        }
-        (None, Some(_)) => {
-            assume::equal(a, b);
-            Ok(b.clone())
-        }
-        _ => Err(format!("expects {what} to be equal, found {a} and {b}")),
-    }
+    agreed(a, b).ok_or_else(|| format!("expects {what} to be equal, found {a} and {b}"))
 }
 
 /// Whether an extent is not known to be larger than another; it is then taken not to be.
