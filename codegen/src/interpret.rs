@@ -85,7 +85,7 @@ fn initial(
                 }
             }
         }
-        Place::Arena | Place::Output(_) => {
+        Place::Arena | Place::Private | Place::Output(_) => {
             let count = size(&described.bytes)? as usize / dtype.size();
             let mut memory = Memory::zeros(dtype, count);
             memory.elements.fill(poison(dtype));

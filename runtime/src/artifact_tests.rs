@@ -54,7 +54,7 @@ fn what_is_no_artifact_is_named() {
 #[test]
 fn other_versions_are_named() {
     let mut bytes = sample();
-    bytes[VERSION_AT.start] = 2;
+    bytes[VERSION_AT.start] = FORMAT_VERSION as u8 + 1;
     assert!(problem(&bytes, WeightsCheck::Quick).contains("newer Egret"));
     bytes[VERSION_AT.start] = 0;
     assert!(problem(&bytes, WeightsCheck::Quick).contains("has format 0"));

@@ -5,9 +5,8 @@
 
 use crate::cpu::Spot;
 use crate::error::{Error, FileProblem, Result};
-use crate::memory::{MemoryMap, buffer_bytes};
+use crate::memory::{MemoryMap, buffer_bytes, step_parts};
 use crate::plan::{DType, Place, Plan, Port, SLACK};
-use crate::pool::Pool;
 use crate::tensor::{TensorView, byte_length};
 
 /// Everything a run needs that depends on the free dimensions.
@@ -31,30 +30,27 @@ pub(crate) struct Binding {
 }
 
 impl Binding {
-    /// Binds the symbols of a checked plan.
-    pub(crate) fn new(plan: &Plan, symbols: &[i64], pool: &Pool) -> Result<Binding> {
-        Binding::evaluate(plan, symbols, pool).map_err(|problem| bind_error(plan, symbols, problem))
+    /// Binds the symbols of a checked plan, for a number of threads.
+    pub(crate) fn new(plan: &Plan, symbols: &[i64], threads: usize) -> Result<Binding> {
+        Binding::evaluate(plan, symbols, threads).map_err(|problem| bind_error(plan, symbols, problem))
     }
 
-    fn evaluate(plan: &Plan, symbols: &[i64], pool: &Pool) -> Result<Binding, String> {
+    fn evaluate(plan: &Plan, symbols: &[i64], threads: usize) -> Result<Binding, String> {
         let shapes = |ports: &[Port], kind: &str| -> Result<Vec<Vec<usize>>, String> {
             ports.iter().map(|port| port_shape(port, kind, symbols)).collect()
         };
         check_requirements(plan, symbols)?;
         let input_shapes = shapes(&plan.inputs, "input")?;
         let output_shapes = shapes(&plan.outputs, "output")?;
-        let bytes = buffer_bytes(plan, symbols)?;
+        let bytes = buffer_bytes(plan, symbols, threads)?;
         check_ports(&plan.inputs, &input_shapes, &bytes)?;
         check_ports(&plan.outputs, &output_shapes, &bytes)?;
-        let map = MemoryMap::of(plan, symbols)?;
+        let map = MemoryMap::of(plan, symbols, threads)?;
         let mut sizes = Vec::new();
-        let mut parts = Vec::new();
         for step in &plan.steps {
-            let eval = |size: &crate::plan::Size| size.eval(symbols).map_err(|e| format!("step `{}`: {e}", step.name));
             for size in &step.sizes {
-                sizes.push(eval(size)?);
+                sizes.push(size.eval(symbols).map_err(|e| format!("step `{}`: {e}", step.name))?);
             }
-            parts.push(pool.parts(eval(&step.parts)?));
         }
         Ok(Binding {
             symbols: symbols.to_vec(),
@@ -63,7 +59,7 @@ impl Binding {
             output_shapes,
             arena_bytes: map.arena_bytes.max(SLACK as u64),
             sizes,
-            parts,
+            parts: step_parts(plan, symbols, threads)?,
             last_used: 0,
         })
     }
@@ -128,7 +124,7 @@ fn spots(plan: &Plan, map: &MemoryMap, inputs: &[Vec<usize>], outputs: &[Vec<usi
     };
     let spot = |id: usize| match plan.buffers[id].place {
         // A buffer that no step touches has no offset and needs none.
-        Place::Arena => Ok(Spot::Arena(map.offsets[id].unwrap_or(0) as usize)),
+        Place::Arena | Place::Private => Ok(Spot::Arena(map.offsets[id].unwrap_or(0) as usize)),
         Place::Input(index) => inside(index, &plan.inputs, inputs, id).map(Spot::Input),
         Place::Output(index) => inside(index, &plan.outputs, outputs, id).map(Spot::Output),
         Place::Weights { offset } => Ok(Spot::Weights(offset as usize)),

@@ -41,17 +41,29 @@ impl Plan {
     }
 
     fn check_buffers(&self, weights_bytes: u64) -> Check {
-        for buffer in &self.buffers {
+        for (id, buffer) in self.buffers.iter().enumerate() {
             let what = || format!("buffer `{}`", buffer.name);
             self.check_size(&buffer.bytes, what)?;
             match buffer.place {
                 Place::Arena => {}
+                Place::Private => self.check_private(id as u32)?,
                 Place::Input(index) => self.check_place(buffer, index, &self.inputs, "input")?,
                 Place::Output(index) => self.check_place(buffer, index, &self.outputs, "output")?,
                 Place::Weights { offset } => check_weights(buffer, offset, weights_bytes)?,
             }
         }
         Ok(())
+    }
+
+    /// One step has it among what it writes, and nothing else names it: other steps have other parts.
+    fn check_private(&self, id: u32) -> Check {
+        let name = &self.buffers[id as usize].name;
+        let uses = |list: &[u32]| list.iter().filter(|&&other| other == id).count();
+        let writes: usize = self.steps.iter().map(|step| uses(&step.writes)).sum();
+        ensure(writes == 1, || format!("private buffer `{name}` is written {writes} times"))?;
+        let others = || self.steps.iter().flat_map(|step| step.reads.iter().copied().chain(step.in_place.map(|(_, written)| written)));
+        let is_named = others().chain(self.outputs.iter().map(|port| port.buffer)).any(|other| other == id);
+        ensure(!is_named, || format!("private buffer `{name}` is used for more than the work of one step"))
     }
 
     fn check_place(&self, buffer: &Buffer, index: u32, ports: &[Port], kind: &str) -> Check {
@@ -149,7 +161,7 @@ impl Plan {
 /// The places that steps write: everything that is not given from outside.
 fn is_scratch(place: Place) -> bool {
     match place {
-        Place::Arena | Place::Output(_) => true,
+        Place::Arena | Place::Private | Place::Output(_) => true,
         Place::Input(_) | Place::Weights { .. } => false,
     }
 }
@@ -193,6 +205,18 @@ mod tests {
         assert!(problem.contains(expected), "expected `{expected}` in `{problem}`");
     }
 
+    fn private(name: &str) -> Buffer {
+        Buffer { name: name.into(), bytes: Size::Const(64), place: Place::Private }
+    }
+
+    #[test]
+    fn working_memory_of_one_step_is_accepted() {
+        let mut plan = chain(3);
+        plan.buffers.push(private("s"));
+        plan.steps[1].writes.push(4);
+        assert_eq!(plan.check(3, 64), Ok(()));
+    }
+
     #[test]
     fn every_kind_of_damage_is_named() {
         check(|p| p.kernels[0].offset = 3, "starts at byte 3 of 3 bytes of code");
@@ -214,6 +238,16 @@ mod tests {
         check(|p| p.buffers[1].place = Place::Weights { offset: 1 << 40 }, "does not fit the 64 bytes of weights");
         check(|p| p.buffers[1].bytes = Size::Expr(vec![SizeOp::Add]), "not a well-formed postfix program");
         check(|p| p.inputs.push(p.inputs[0].clone()), "which is not input 1");
+        check(|p| p.buffers[1].place = Place::Private, "private buffer `v1` is used for more than");
+        check(|p| p.buffers[3].place = Place::Private, "private buffer `v3` is used for more than");
+        check(|p| p.buffers.push(private("s")), "private buffer `s` is written 0 times");
+        check(
+            |p| {
+                p.buffers.push(private("s"));
+                p.steps.iter_mut().for_each(|step| step.writes.push(4));
+            },
+            "private buffer `s` is written 3 times",
+        );
     }
 
     #[test]

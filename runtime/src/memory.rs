@@ -1,7 +1,7 @@
 //! Decides where in the scratch arena each intermediate lives.
 //!
 //! A value occupies its bytes from the step that first writes it to the last step that touches it; values that are never
-//! alive at the same time share bytes. **Invariant.** Two buffers that are alive during the same step overlap only where
+//! alive at the same time share bytes. A private buffer takes its bytes once for each part of its step. **Invariant.** Two buffers that are alive during the same step overlap only where
 //! [`Step::in_place`](crate::plan::Step::in_place) allows it, every offset is a multiple of [`ALIGN`], and the arena ends
 //! with [`SLACK`] readable bytes. The same plan and binding always give the same map.
 //!
@@ -23,12 +23,13 @@
 //!     steps: vec![step(&[], &[0]), step(&[0], &[1]), step(&[1], &[2])],
 //!     ..Plan::default()
 //! };
-//! let map = MemoryMap::of(&plan, &[]).unwrap();
+//! let map = MemoryMap::of(&plan, &[], 1).unwrap();
 //! assert_eq!(map.offsets, [Some(0), Some(1024), Some(0)]);
 //! assert_eq!(map.arena_bytes, 2048 + 64);
 //! ```
 
-use crate::plan::{ALIGN, Place, Plan, SLACK, Step};
+use crate::plan::{ALIGN, Buffer, Place, Plan, SLACK, Step};
+use crate::pool;
 
 /// Largest arena that is planned: 1 TiB, far beyond any machine this runs on and far below any overflow.
 const MAX_ARENA: u64 = 1 << 40;
@@ -67,7 +68,7 @@ pub struct Lifetime {
 pub fn lifetimes(plan: &Plan) -> Vec<Option<Lifetime>> {
     let mut lifetimes: Vec<Option<Lifetime>> = vec![None; plan.buffers.len()];
     let mut touch = |id: u32, now: usize| {
-        if plan.buffers[id as usize].place == Place::Arena {
+        if matches!(plan.buffers[id as usize].place, Place::Arena | Place::Private) {
             lifetimes[id as usize].get_or_insert(Lifetime { first: now, last: now }).last = now;
         }
     };
@@ -79,7 +80,7 @@ pub fn lifetimes(plan: &Plan) -> Vec<Option<Lifetime>> {
 }
 
 impl MemoryMap {
-    /// Plans the arena of a checked plan for the given values of its symbols.
+    /// Plans the arena of a checked plan for the given values of its symbols and a number of threads.
     ///
     /// # Errors
     ///
@@ -88,8 +89,8 @@ impl MemoryMap {
     /// # Panics
     ///
     /// If the plan names a buffer that does not exist; [`Plan::check`] excludes that.
-    pub fn of(plan: &Plan, symbols: &[i64]) -> Result<MemoryMap, String> {
-        let bytes = buffer_bytes(plan, symbols)?;
+    pub fn of(plan: &Plan, symbols: &[i64], threads: usize) -> Result<MemoryMap, String> {
+        let bytes = buffer_bytes(plan, symbols, threads)?;
         let lifetimes = lifetimes(plan);
         let mut planner = Planner::new(plan.buffers.len());
         for (now, step) in plan.steps.iter().enumerate() {
@@ -100,22 +101,41 @@ impl MemoryMap {
     }
 }
 
-/// The length of each buffer in bytes, by its index.
+/// The length of each buffer in bytes, by its index: of a private one, of all the parts that its step has on so many threads.
 ///
 /// # Errors
 ///
 /// A sentence, if a length has no value, is negative or exceeds 1 TiB.
-pub fn buffer_bytes(plan: &Plan, symbols: &[i64]) -> Result<Vec<u64>, String> {
-    plan.buffers
-        .iter()
-        .map(|buffer| {
-            let bytes = buffer.bytes.eval(symbols).map_err(|e| format!("buffer `{}`: {e}", buffer.name))?;
-            match u64::try_from(bytes) {
-                Ok(bytes) if bytes <= MAX_ARENA => Ok(bytes),
-                _ => Err(format!("buffer `{}` would have {bytes} bytes", buffer.name)),
-            }
-        })
-        .collect()
+pub fn buffer_bytes(plan: &Plan, symbols: &[i64], threads: usize) -> Result<Vec<u64>, String> {
+    let mut copies = vec![1; plan.buffers.len()];
+    for (step, parts) in plan.steps.iter().zip(step_parts(plan, symbols, threads)?) {
+        step.writes.iter().filter(|&&id| is_private(plan, id)).for_each(|&id| copies[id as usize] = i64::from(parts));
+    }
+    let length = |(buffer, copies): (&Buffer, i64)| {
+        let bytes = buffer.bytes.eval(symbols).map_err(|e| format!("buffer `{}`: {e}", buffer.name))?;
+        match bytes.checked_mul(copies).and_then(|all| u64::try_from(all).ok()) {
+            Some(all) if all <= MAX_ARENA => Ok(all),
+            _ => Err(format!("buffer `{}` would have {bytes} bytes", buffer.name)),
+        }
+    };
+    plan.buffers.iter().zip(copies).map(length).collect()
+}
+
+/// The number of parts of each step on so many threads.
+///
+/// # Errors
+///
+/// A sentence, if the number has no value.
+pub fn step_parts(plan: &Plan, symbols: &[i64], threads: usize) -> Result<Vec<u32>, String> {
+    let of_step = |step: &Step| match step.parts.eval(symbols) {
+        Ok(useful) => Ok(pool::parts(threads, useful)),
+        Err(problem) => Err(format!("step `{}`: {problem}", step.name)),
+    };
+    plan.steps.iter().map(of_step).collect()
+}
+
+fn is_private(plan: &Plan, id: u32) -> bool {
+    plan.buffers[id as usize].place == Place::Private
 }
 
 /// The greatest sum of the lengths of the buffers alive during one step.
@@ -310,7 +330,7 @@ fn skewed(start: u64, avoid: &[u64]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Buffer, Size};
+    use crate::plan::Size;
     use crate::testing::{Random, step};
 
     fn buffers(bytes: &[i64]) -> Vec<Buffer> {
@@ -324,14 +344,14 @@ mod tests {
     }
 
     fn offsets(plan: &Plan) -> Vec<u64> {
-        MemoryMap::of(plan, &[]).unwrap().offsets.into_iter().flatten().collect()
+        MemoryMap::of(plan, &[], 1).unwrap().offsets.into_iter().flatten().collect()
     }
 
     #[test]
     fn dead_bytes_are_used_again_and_the_best_gap_is_taken() {
         // b0 (256) and b1 (128) die at once; b3 needs 128 and takes the gap of b1, not the larger one of b0.
         let plan = plan(&[256, 128, 64, 128], &[(&[], &[0, 2]), (&[], &[1]), (&[0], &[]), (&[1], &[]), (&[2], &[3])]);
-        let map = MemoryMap::of(&plan, &[]).unwrap();
+        let map = MemoryMap::of(&plan, &[], 1).unwrap();
         assert_eq!(map.offsets[3], map.offsets[1]);
     }
 
@@ -342,7 +362,7 @@ mod tests {
             &[128, 128, 128, 128, 128],
             &[(&[], &[0]), (&[], &[1]), (&[], &[2]), (&[], &[3]), (&[0], &[]), (&[2], &[]), (&[1, 3], &[4])],
         );
-        let map = MemoryMap::of(&plan, &[]).unwrap();
+        let map = MemoryMap::of(&plan, &[], 1).unwrap();
         assert_eq!(map.offsets[4], map.offsets[2]);
     }
 
@@ -371,11 +391,24 @@ mod tests {
 
     #[test]
     fn sizes_that_make_no_sense_are_errors() {
-        assert!(MemoryMap::of(&plan(&[-1], &[(&[], &[0])]), &[]).unwrap_err().contains("would have -1 bytes"));
-        assert!(MemoryMap::of(&plan(&[i64::MAX], &[(&[], &[0])]), &[]).is_err());
+        assert!(MemoryMap::of(&plan(&[-1], &[(&[], &[0])]), &[], 1).unwrap_err().contains("would have -1 bytes"));
+        assert!(MemoryMap::of(&plan(&[i64::MAX], &[(&[], &[0])]), &[], 1).is_err());
         let huge = MAX_ARENA as i64;
-        assert!(MemoryMap::of(&plan(&[huge, huge], &[(&[], &[0, 1])]), &[]).unwrap_err().contains("intermediates"));
-        assert_eq!(MemoryMap::of(&plan(&[0], &[(&[], &[0])]), &[]).unwrap().arena_bytes, 0);
+        assert!(MemoryMap::of(&plan(&[huge, huge], &[(&[], &[0, 1])]), &[], 1).unwrap_err().contains("intermediates"));
+        assert_eq!(MemoryMap::of(&plan(&[0], &[(&[], &[0])]), &[], 1).unwrap().arena_bytes, 0);
+    }
+
+    #[test]
+    fn private_bytes_are_there_once_for_each_part() {
+        let mut plan = plan(&[64, 128, 64, 640], &[(&[], &[0]), (&[0], &[2, 1]), (&[2], &[3])]);
+        plan.buffers[1].place = Place::Private;
+        plan.steps[1].parts = Size::Const(5);
+        let bytes = |threads| buffer_bytes(&plan, &[], threads).unwrap()[1];
+        assert_eq!([bytes(1), bytes(2), bytes(8)], [128, 5 * 128, 5 * 128]);
+        // They lie beside the other values of their step, and are free for the next one's.
+        assert_eq!(MemoryMap::of(&plan, &[], 2).unwrap().offsets, [Some(0), Some(64), Some(704), Some(0)]);
+        plan.buffers[1].bytes = Size::Const(1 << 39);
+        assert!(buffer_bytes(&plan, &[], 2).unwrap_err().contains("`b1` would have"));
     }
 
     /// A plan of random buffers and steps: reads of living values, sometimes in place, sometimes written twice.
@@ -411,9 +444,9 @@ mod tests {
         let mut shared = 0;
         for _ in 0..400 {
             let plan = random_plan(&mut random);
-            let map = MemoryMap::of(&plan, &[]).unwrap();
+            let map = MemoryMap::of(&plan, &[], 1).unwrap();
             let lifetimes = lifetimes(&plan);
-            let bytes = buffer_bytes(&plan, &[]).unwrap();
+            let bytes = buffer_bytes(&plan, &[], 1).unwrap();
             for (now, step) in plan.steps.iter().enumerate() {
                 let alive: Vec<u32> = (0..plan.buffers.len() as u32)
                     .filter(|&id| lifetimes[id as usize].is_some_and(|l| l.first <= now && now <= l.last))
@@ -439,7 +472,7 @@ mod tests {
         let mut random = Random::new(3);
         let (mut arena, mut live) = (0, 0);
         for _ in 0..200 {
-            let map = MemoryMap::of(&random_plan(&mut random), &[]).unwrap();
+            let map = MemoryMap::of(&random_plan(&mut random), &[], 1).unwrap();
             arena += map.arena_bytes;
             live += map.live_bytes;
         }

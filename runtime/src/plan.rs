@@ -20,6 +20,8 @@
 //!   disjoint bytes, and the bits written do not depend on `parts`.
 //! - Every buffer starts at a multiple of [`ALIGN`] and is followed by [`SLACK`] bytes that may be read, not written.
 //! - Buffers are not zeroed; inputs and weights are read-only.
+//! - A buffer at [`Place::Private`] is working memory of [`Buffer::bytes`] bytes for each part: the address in the table is that
+//!   of part 0, and part `p` uses the bytes from `p*bytes` on and no others. Nothing may be expected in them when the part starts.
 //!
 //! # Example
 //!
@@ -368,6 +370,8 @@ pub struct Buffer {
 pub enum Place {
     /// In the scratch arena, at an offset that [`MemoryMap`](crate::memory::MemoryMap) chooses.
     Arena,
+    /// In the scratch arena, once for each part of the one step that writes it: working memory that no other step sees.
+    Private,
     /// The input with this index, used in place and never written.
     Input(u32),
     /// The output with this index, written in place.

@@ -53,6 +53,14 @@ pub fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get()).min(MAX_THREADS)
 }
 
+/// The number of parts into which so many threads cut a step that can be cut into at most `useful` parts.
+pub(crate) fn parts(threads: usize, useful: i64) -> u32 {
+    match threads {
+        1 => 1,
+        threads => useful.clamp(1, (threads * PARTS_PER_THREAD) as i64) as u32,
+    }
+}
+
 /// A fixed set of threads, the caller's included.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
@@ -151,16 +159,8 @@ impl Pool {
         self.shared.slots.len()
     }
 
-    /// The number of parts to cut a step into that can be cut into at most `useful` parts.
-    pub(crate) fn parts(&self, useful: i64) -> u32 {
-        match self.threads() {
-            1 => 1,
-            threads => useful.clamp(1, (threads * PARTS_PER_THREAD) as i64) as u32,
-        }
-    }
-
     /// Runs `work(step, part, parts[step])` for every part of every step and returns when the last one has returned.
-    /// Each step has at least one part, and no more than [`parts`](Pool::parts) gives.
+    /// Each step has at least one part, and no more than [`parts`] gives.
     ///
     /// A panic in `work` is passed on to the caller once no part is running any more; the steps after it are not run.
     pub(crate) fn walk(&mut self, parts: &[u32], work: &Work<'_>) {

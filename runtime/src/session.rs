@@ -285,7 +285,7 @@ impl Session {
 
     /// Computes the binding for the current symbols; returns its index.
     fn bind(&mut self) -> Result<usize> {
-        let binding = Binding::new(self.model.plan(), &self.symbols, &self.pool)?;
+        let binding = Binding::new(self.model.plan(), &self.symbols, self.pool.threads())?;
         self.arena_bytes = binding.arena_bytes;
         self.arena.reserve(binding.arena_bytes)?;
         if self.bindings.len() < MAX_BINDINGS {

@@ -87,6 +87,37 @@ fn free_dimensions_are_bound_from_the_inputs() {
     assert_eq!(session.arena_bytes(), 2 * 4032 + 64);
 }
 
+/// `next` by way of working memory of `4*sizes[0]` bytes, which is written in full before any of it is read.
+unsafe extern "C" fn next_privately(buffers: *const *mut u8, sizes: *const i64, part: u64, parts: u64) {
+    // SAFETY: the plan of the test below lists one buffer read and one written of `sizes[0]` floats, then a private one of as
+    // many for each part.
+    unsafe {
+        let n = *sizes as u64;
+        let (x, y) = ((*buffers).cast::<f32>(), (*buffers.add(1)).cast::<f32>());
+        let private = (*buffers.add(2)).cast::<f32>().add((part * n) as usize);
+        let mine = || (part * n / parts..(part + 1) * n / parts).map(|i| i as usize);
+        mine().for_each(|i| *private.add(i) = *x.add(i) * 1.5);
+        mine().for_each(|i| *y.add(i) = *private.add(i) + 1.0);
+    }
+}
+
+#[test]
+fn every_part_has_its_own_working_memory() {
+    let mut plan = dynamic_chain(3);
+    for step in &mut plan.steps {
+        step.writes.push(plan.buffers.len() as u32);
+        plan.buffers.push(Buffer { name: "work".into(), bytes: plan.buffers[0].bytes.clone(), place: Place::Private });
+    }
+    for threads in [1, 2, 3] {
+        let mut session = session_with(plan.clone(), vec![next_privately], &[], threads).unwrap();
+        for n in [1usize, 1000, 4096] {
+            let x = Tensor::random(DType::F32, &[n], n as u64).unwrap();
+            let outputs = session.run(&[("x", x.view())]).unwrap();
+            assert_eq!(floats(&outputs[0]), expected(floats(&x), 3));
+        }
+    }
+}
+
 #[test]
 fn old_bindings_make_room_for_new_ones() {
     let mut session = session(dynamic_chain(2), 1);
@@ -407,10 +438,9 @@ fn plans_damaged_before_they_were_written_never_crash_the_loader() {
         if plan.check(100, 1000).is_ok() {
             read += 1;
             // Never run: what the damaged sizes make of the kernels is not the loader's affair.
-            let pool = Pool::new(1).unwrap();
             let symbols = vec![5; plan.symbols.len()];
-            let _ = Binding::new(&plan, &symbols, &pool);
-            let _ = Binding::new(&plan, &vec![i64::MAX; symbols.len()], &pool);
+            let _ = Binding::new(&plan, &symbols, 2);
+            let _ = Binding::new(&plan, &vec![i64::MAX; symbols.len()], 2);
         }
     }
     assert!(read > 300, "only {read} plans passed the check");

@@ -28,6 +28,9 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+/// Memory is that of a run on one thread; kernels that need working memory for each part of their work take more on several.
+const THREADS: usize = 1;
+
 /// The arguments of `egret inspect`.
 #[derive(clap::Args)]
 pub struct Args {
@@ -150,7 +153,7 @@ impl Report {
     fn new(model: &str, artifact: &Artifact, graph: Option<Contents>, mut dims: BTreeMap<String, i64>) -> Result<Report, Error> {
         let (plan, header) = (artifact.plan(), artifact.header());
         let symbols: Vec<i64> = plan.symbols.iter().map(|name| *dims.entry(name.clone()).or_insert(1)).collect();
-        let memory = memory::MemoryMap::of(plan, &symbols).map_err(Error::Usage)?;
+        let memory = memory::MemoryMap::of(plan, &symbols, THREADS).map_err(Error::Usage)?;
         let kernels: Vec<Call> = plan.steps.iter().map(|step| Call::of(plan, step, &symbols)).collect();
         let section =
             |name, section: &egret::Section| Section { name, offset: section.offset, bytes: section.bytes, blake3: hex(&section.hash) };
@@ -259,9 +262,9 @@ fn typed(ports: &[Port]) -> Vec<Typed> {
 
 /// The buffers in the scratch memory, by their offsets.
 fn placed(plan: &Plan, symbols: &[i64], memory: &memory::MemoryMap) -> Result<Vec<Placed>, Error> {
-    let lengths = memory::buffer_bytes(plan, symbols).map_err(Error::Usage)?;
+    let lengths = memory::buffer_bytes(plan, symbols, THREADS).map_err(Error::Usage)?;
     let lifetimes = memory::lifetimes(plan);
-    let buffers = plan.buffers.iter().enumerate().filter(|(_, buffer)| buffer.place == Place::Arena);
+    let buffers = plan.buffers.iter().enumerate().filter(|(_, buffer)| matches!(buffer.place, Place::Arena | Place::Private));
     let mut placed: Vec<Placed> = buffers
         .filter_map(|(i, buffer)| {
             let lifetime = lifetimes[i]?;

@@ -70,6 +70,8 @@ pub(crate) struct Gen<'a, 'c> {
     pub(crate) part: IntValue<'c>,
     pub(crate) parts: IntValue<'c>,
     pub(crate) vregs: usize,
+    /// The working memory of this part, if the kernel has some.
+    pub(crate) scratch: Option<PointerValue<'c>>,
     /// Where the tiles of a contraction are put for their epilogue.
     pub(crate) tile_scratch: Option<PointerValue<'c>>,
     fresh: usize,
@@ -98,7 +100,32 @@ impl<'a, 'c> Gen<'a, 'c> {
             let value = e.load(e.int_type(64), e.displaced(sizes, 8 * i as i64), 8).into_int_value();
             entry.symbols.insert(name, Symbol { value, range: (0, HUGE) });
         }
-        Gen { e, kernel, bases, levels: vec![entry], facts: HashMap::new(), part, parts, vregs, tile_scratch: None, fresh: 0 }
+        let mut made = Gen {
+            e,
+            kernel,
+            bases,
+            levels: vec![entry],
+            facts: HashMap::new(),
+            part,
+            parts,
+            vregs,
+            scratch: None,
+            tile_scratch: None,
+            fresh: 0,
+        };
+        made.scratch = made.part_scratch(table);
+        made
+    }
+
+    /// The address of this part's working memory, of which the table has that of part 0 behind the buffers.
+    fn part_scratch(&mut self, table: PointerValue<'c>) -> Option<PointerValue<'c>> {
+        let bytes = self.kernel.scratch(self.e.lanes);
+        if bytes.is(0) {
+            return None;
+        }
+        let bytes = self.index(&bytes);
+        let first = self.e.load(self.e.ptr_type(), self.e.displaced(table, 8 * self.kernel.buffers.len() as i64), 8);
+        Some(self.e.offset(first.into_pointer_value(), self.e.index_mul(self.part, bytes), 1))
     }
 
     pub(crate) fn top(&mut self) -> &mut Level<'c> {

@@ -34,6 +34,17 @@ impl Kernel {
     }
 }
 
+impl Kernel {
+    /// The bytes of working memory that each part needs on a target with `lanes` lanes: a multiple of [`ALIGN`](egret_runtime::plan::ALIGN), 0 for most.
+    ///
+    /// It depends on no symbols but [`Kernel::sizes`]. Its address stands behind those of the kernel's buffers.
+    pub fn scratch(&self, _lanes: usize) -> Dim {
+        match &self.body {
+            Body::Map(_) | Body::Rows(_) | Body::Contract(_) | Body::Recur(_) => Dim::ZERO,
+        }
+    }
+}
+
 fn map_units(map: &Map, lanes: usize) -> Dim {
     let pieces: Vec<Dim> = map.pieces.iter().map(|p| units(&piece_axes(p, lanes).outer)).collect();
     pieces.iter().fold(Dim::ONE, |most, p| p.maximum(&most))

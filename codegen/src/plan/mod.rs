@@ -241,6 +241,7 @@ impl<'a> Builder<'a> {
         let work = Work::of(kernel);
         let sizes = kernel.sizes().into_iter().map(|s| self.size(&Dim::symbol(s))).collect::<Result<_, _>>()?;
         let (reads, writes): (Vec<_>, Vec<_>) = buffers.iter().zip(&kernel.buffers).partition(|(_, b)| !b.written);
+        let scratch = self.private(launch)?;
         let in_place = shape::shareable(kernel).into_iter().map(|(r, w)| (buffers[r.0], buffers[w.0]));
         let in_place = in_place.into_iter().find(|(r, w)| self.may_share(*r, *w));
         let parts = self.size(&work.parts(&kernel.units(self.target.lanes)))?;
@@ -252,7 +253,7 @@ impl<'a> Builder<'a> {
             name: launch.name.to_string(),
             kernel: number as u32,
             reads: reads.into_iter().map(|(b, _)| *b).collect(),
-            writes: writes.into_iter().map(|(b, _)| *b).collect(),
+            writes: writes.into_iter().map(|(b, _)| *b).chain(scratch).collect(),
             sizes,
             parts,
             in_place,
@@ -260,6 +261,16 @@ impl<'a> Builder<'a> {
             origins: node.origin.iter().map(|o| o.to_string()).collect(),
         });
         Ok(())
+    }
+
+    /// The working memory of a launch, if its kernel needs any.
+    fn private(&mut self, launch: &Launch) -> Result<Option<u32>, Error> {
+        let bytes = launch.kernel.scratch(self.target.lanes);
+        if bytes.is(0) {
+            return Ok(None);
+        }
+        let bytes = self.size(&bytes)?;
+        Ok(Some(self.add_buffer(&launch.name, bytes, plan::Place::Private)))
     }
 
     /// Whether the bytes of a buffer are enough for another, and are Egret's own.

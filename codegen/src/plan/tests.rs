@@ -21,6 +21,7 @@ fn check(source: &str, expected: &[&str]) {
         let buffer = &plan.buffers[*b as usize];
         match buffer.place {
             Place::Arena => buffer.name.clone(),
+            Place::Private => format!("private:{}", buffer.name),
             Place::Input(i) => format!("in{i}"),
             Place::Output(i) => format!("out{i}"),
             Place::Weights { .. } => format!("weights:{}", buffer.name),

@@ -96,7 +96,7 @@ fn errors_are_bounded() {
                 let x = Memory { dtype, elements: xs.iter().map(|&x| Element::Float(x)).collect() };
                 let sizes = Bindings::from([(name("N"), xs.len() as i64)]);
                 let y = Memory::zeros(dtype, xs.len());
-                let found = run_compiled(loaded.entry(k), &kernels[k], &sizes, &[x, y], 1).remove(1);
+                let found = run_compiled(loaded.entry(k), &target, &kernels[k], &sizes, &[x, y], 1).remove(1);
                 let wrong = |i: usize| ulps(found.elements[i].as_f64(), (bound.exact)(xs[i]), dtype);
                 let worst = (0..xs.len()).max_by(|&i, &j| wrong(i).total_cmp(&wrong(j))).unwrap();
                 let allowed = if dtype == DType::F32 { bound.single } else { bound.double };
@@ -154,7 +154,7 @@ fn special_arguments() {
             let mut data = vec![x.clone()];
             data.extend(ops.iter().map(|_| Memory::zeros(dtype, xs.len())));
             let sizes = Bindings::from([(name("N"), xs.len() as i64)]);
-            let found = run_compiled(loaded.entry(0), &kernel, &sizes, &data, 1);
+            let found = run_compiled(loaded.entry(0), &target, &kernel, &sizes, &data, 1);
             for (bound, found) in BOUNDS.iter().zip(&found[1..]) {
                 for (x, y) in x.elements.iter().zip(&found.elements) {
                     let (x, y) = (x.as_f64(), y.as_f64());
@@ -201,7 +201,7 @@ fn powers() {
         let kernel = map_kernel(buffers, vec![axis("i", pairs.len())], Block { lets: vec![], stores });
         for target in targets() {
             let loaded = Loaded::new(std::slice::from_ref(&kernel), &target);
-            let found = run_compiled(loaded.entry(0), &kernel, &Bindings::new(), &data, 1);
+            let found = run_compiled(loaded.entry(0), &target, &kernel, &Bindings::new(), &data, 1);
             for (k, found) in found[2..].iter().enumerate() {
                 for (i, element) in found.elements.iter().enumerate() {
                     let x = data[0].elements[i].as_f64();

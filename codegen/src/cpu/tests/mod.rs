@@ -15,6 +15,7 @@ use crate::target::Target;
 use egret_ir::scalar::{BinOp, UnOp};
 use egret_ir::{Bindings, DType, Dim, Element, Tensor};
 use egret_runtime::cpu::KernelFn;
+use egret_runtime::plan::ALIGN;
 use memmap2::{Mmap, MmapMut};
 use std::sync::Arc;
 
@@ -100,16 +101,28 @@ fn memory_of(dtype: DType, bytes: &[u8]) -> Memory {
     Memory::of(&Tensor::new(dtype, vec![bytes.len() / dtype.size()], bytes.to_vec().into()).unwrap())
 }
 
-/// Runs a compiled kernel in `parts` parts.
-pub(super) fn run_compiled(entry: KernelFn, kernel: &Kernel, sizes: &Bindings, buffers: &[Memory], parts: u64) -> Vec<Memory> {
+/// Runs a compiled kernel in `parts` parts; working memory holds canaries first.
+pub(super) fn run_compiled(
+    entry: KernelFn,
+    target: &Target,
+    kernel: &Kernel,
+    sizes: &Bindings,
+    buffers: &[Memory],
+    parts: u64,
+) -> Vec<Memory> {
     let mut memory: Vec<Aligned> = buffers.iter().map(|b| Aligned::new(&bytes_of(b))).collect();
-    let table: Vec<*mut u8> = memory.iter_mut().map(Aligned::pointer).collect();
+    let mut table: Vec<*mut u8> = memory.iter_mut().map(Aligned::pointer).collect();
+    let scratch = kernel.scratch(target.lanes).eval(sizes).expect("its symbols are the kernel's") as usize;
+    assert_eq!(scratch % ALIGN, 0, "working memory of {scratch} bytes");
+    let mut private = Aligned::new(&vec![CANARY; scratch * parts as usize]);
+    table.push(private.pointer());
     let sizes: Vec<i64> = kernel.sizes().iter().map(|name| sizes[name]).collect();
     for part in (0..parts).rev() {
         // SAFETY: the table has the kernel's buffers with the contents and slack it expects; the interpreter has checked that
         // every access is inside them.
         unsafe { entry(table.as_ptr(), sizes.as_ptr(), part, parts) };
     }
+    assert!(private.is_intact(), "a store outside the working memory\n{kernel}");
     for (aligned, buffer) in memory.iter().zip(&kernel.buffers) {
         assert!(aligned.is_intact(), "a store outside `{}`\n{kernel}", buffer.name);
     }
@@ -150,7 +163,7 @@ pub(super) fn check_on(target: &Target, kernel: &Kernel, sizes: &[(&str, i64)], 
 pub(super) fn check_loaded(entry: KernelFn, target: &Target, kernel: &Kernel, sizes: &Bindings, buffers: &[Memory], within: Within) {
     let mut expected = buffers.to_vec();
     run_whole(kernel, sizes, target.lanes, &mut expected).unwrap_or_else(|e| panic!("{e}\n{kernel}"));
-    let found = run_compiled(entry, kernel, sizes, buffers, 1);
+    let found = run_compiled(entry, target, kernel, sizes, buffers, 1);
     for ((found, expected), buffer) in found.iter().zip(&expected).zip(&kernel.buffers) {
         let wrong = found.elements.iter().zip(&expected.elements).position(|(f, e)| !close(*f, *e, within));
         if let Some(i) = wrong {
@@ -158,7 +171,7 @@ pub(super) fn check_loaded(entry: KernelFn, target: &Target, kernel: &Kernel, si
             panic!("{}: `{}`[{i}] is {f:?}, expected {e:?}, sizes {sizes:?}\n{kernel}", target.name, buffer.name);
         }
     }
-    let in_parts = run_compiled(entry, kernel, sizes, buffers, 3);
+    let in_parts = run_compiled(entry, target, kernel, sizes, buffers, 3);
     let same = in_parts.iter().zip(&found).all(|(x, y)| bytes_of(&without_payloads(x)) == bytes_of(&without_payloads(y)));
     assert!(same, "{}: three parts give other bits than one\n{kernel}", target.name);
 }
