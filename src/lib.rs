@@ -59,6 +59,7 @@
 //! | [`passes`] | passes, pipelines and rewrite rules |
 //! | [`codegen`] | kernels, and the code made of them |
 //! | [`plan`], [`memory`] | what an artifact does, and where its intermediate values live |
+//! | [`profile`], [`hw`] | how long its steps take, and how long they have to take on this machine |
 //!
 //! The examples of the repository go on from here, and ARCHITECTURE.md is its map.
 
@@ -66,6 +67,7 @@ mod artifact;
 mod compiler;
 mod error;
 mod graph;
+pub mod hw;
 
 pub use artifact::Artifact;
 pub use compiler::Compiler;
@@ -76,7 +78,7 @@ pub use egret_codegen::{self as codegen, Stage, Target};
 pub use egret_frontend::{Import, Summary};
 pub use egret_ir::{self as ir, Bindings, DType, Dim, Graph, TensorType};
 pub use egret_runtime::artifact::Section;
-pub use egret_runtime::{Session, Tensor, TensorView, memory, npy, plan};
+pub use egret_runtime::{Session, Tensor, TensorView, memory, npy, plan, profile};
 
 /// Passes, pipelines and rewrite rules: the crate `egret-passes`.
 pub mod passes {

@@ -22,6 +22,8 @@ fn egret_with(words: &str, stdin: Option<&str>) -> Ran {
     use std::io::Write;
     let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
     command.args(words.split_whitespace()).current_dir(env!("CARGO_MANIFEST_DIR"));
+    // Figures of this machine are kept where no other program finds them.
+    command.env("XDG_CACHE_HOME", scratch("cache"));
     command.env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE").env("TERM", "xterm");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -69,7 +71,7 @@ fn json(path: &Path) -> serde_json::Value {
 fn help_and_version() {
     check("--version", &["egret 0.1.0"]);
     check("help", &["compile", "compare", "Exit codes"]);
-    for verb in ["compile", "run", "compare", "bench", "check", "opt", "inspect", "list"] {
+    for verb in ["compile", "run", "compare", "bench", "profile", "hw", "check", "opt", "inspect", "list"] {
         check(&format!("help {verb}"), &["Usage: egret"]);
     }
     assert_eq!(egret("").code, Some(2));
@@ -84,6 +86,37 @@ fn compile_writes_a_file_that_runs() {
     check(&format!("run {}", file.display()), &["logits", "f32[2, 10]"]);
     check(&format!("inspect {}", file.display()), &["images", "f32[2, 1, 8, 8]", "node_conv2d", "blake3"]);
     check(&format!("bench {} --min-time 1ms", file.display()), &["p50 ms"]);
+}
+
+#[test]
+fn profile_explains_the_latency() {
+    let (file, trace) = (scratch("profile.json"), scratch("trace.json"));
+    let words = format!("profile {CNN} --dim batch=4 --threads 2 --min-time 20ms --json {}", file.display());
+    let ran = check(&format!("{words} --sort order --trace {}", trace.display()), &["GFLOP/s", "roof", "node_conv2d", "of the latency"]);
+    let report = json(&file);
+    let steps = report["steps"].as_array().unwrap();
+    assert_eq!(ran.out.lines().count(), steps.len() + 3, "a title, a header, a total");
+    assert!(steps.iter().enumerate().all(|(i, step)| step["step"] == i && step["us"].as_f64().unwrap() > 0.0), "{report:#}");
+    let share: f64 = steps.iter().map(|step| step["share"].as_f64().unwrap()).sum();
+    assert!((share - 1.0).abs() < 1e-6, "{share}");
+    let slices = json(&trace)["traceEvents"].as_array().unwrap().iter().filter(|event| event["ph"] == "X").count();
+    assert_eq!(slices as u64, steps.iter().map(|step| step["parts"].as_u64().unwrap()).sum::<u64>());
+    check(&words, &[]);
+    let times: Vec<f64> = json(&file)["steps"].as_array().unwrap().iter().map(|step| step["us"].as_f64().unwrap()).collect();
+    assert!(times.is_sorted_by(|a, b| a >= b), "{times:?}");
+    fails("profile nothing.onnx", 4, &["nothing.onnx"]);
+    fails(&format!("profile {CNN} --trace /nowhere/trace.json --min-time 1ms"), 4, &["/nowhere/trace.json"]);
+}
+
+#[test]
+fn hw_measures_and_keeps() {
+    let file = scratch("hw.json");
+    let ran = check(&format!("hw --save {}", file.display()), &["f32 GFLOP/s", "L1 read", "DRAM write", "step us"]);
+    assert!(ran.err.contains("hw.json"), "{}", ran.err);
+    let kept = json(&file);
+    assert_eq!(kept["schema"], "egret.hw/1");
+    assert!(kept["gflops"]["one"].as_f64().unwrap() > 1.0, "{kept:#}");
+    fails("hw --save /proc/nowhere/hw.json", 4, &["/proc/nowhere"]);
 }
 
 #[test]

@@ -78,6 +78,7 @@
 //! | [`plan`] | the contract with the compiler: plan types, sizes, kernel ABI |
 //! | [`artifact`] | the file format: writing, reading, hashes |
 //! | [`session`] | loading and running |
+//! | [`profile`] | when the parts of a run took place |
 //! | [`memory`] | where intermediates live |
 //! | [`tensor`], [`npy`] | tensors and their files |
 //! | [`cpu`] | processor features, code mappings, kernel calls; with the thread pool the only `unsafe` code |
@@ -98,6 +99,7 @@ pub mod memory;
 pub mod npy;
 pub mod plan;
 mod pool;
+pub mod profile;
 pub mod session;
 pub mod tensor;
 #[cfg(test)]

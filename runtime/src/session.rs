@@ -13,11 +13,10 @@ use crate::cpu::{Arena, Code, Frame, KernelFn};
 use crate::error::{Error, FileProblem, Result};
 use crate::plan::{Place, Plan, Port, SLACK};
 use crate::pool::{Pool, default_threads};
+use crate::profile::{Recorder, Span};
 use crate::tensor::{AlignedBytes, Tensor, TensorView, type_text};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
 
 /// Bindings of the free dimensions kept at a time; the one unused for longest makes room. Enough for the buckets of a
 /// server, few enough that looking one up is a short scan.
@@ -217,23 +216,18 @@ impl Session {
         self.execute(binding, inputs, outputs, None)
     }
 
-    /// Runs the model and adds to `times[i]` the time of step `i` of the plan, from the start of its first part to the end of its
-    /// last. Slower than [`run_into`](Session::run_into) by two looks at the clock per part.
+    /// Runs the model as [`run_into`](Session::run_into) does, and says when each part of each step ran and where. Slower by two
+    /// looks at the clock per part.
     ///
     /// # Errors
     ///
-    /// As for [`run_into`](Session::run_into), and [`Error::Usage`] if there are not as many times as steps.
-    pub fn run_profiled(&mut self, inputs: &[(&str, TensorView<'_>)], outputs: &mut [Tensor], times: &mut [Duration]) -> Result<()> {
-        let steps = self.calls.len();
-        if times.len() != steps {
-            return Err(Error::Usage(format!("the plan has {steps} steps, but {} times were given", times.len())));
-        }
+    /// As for [`run_into`](Session::run_into).
+    pub fn run_profiled(&mut self, inputs: &[(&str, TensorView<'_>)], outputs: &mut [Tensor]) -> Result<Vec<Span>> {
         let binding = self.prepare(inputs)?;
         self.check_outputs(binding, outputs)?;
-        let clock = Clock::new(steps);
-        self.execute(binding, inputs, outputs, Some(&clock))?;
-        clock.add_to(times);
-        Ok(())
+        let recorder = Recorder::new(&self.bindings[binding].parts);
+        self.execute(binding, inputs, outputs, Some(&recorder))?;
+        Ok(recorder.into_spans())
     }
 
     /// Tensors of the types and shapes that a run with these inputs writes.
@@ -312,7 +306,13 @@ impl Session {
     }
 
     /// Runs all steps; inputs and outputs fit the binding.
-    fn execute(&mut self, binding: usize, inputs: &[(&str, TensorView<'_>)], outputs: &mut [Tensor], clock: Option<&Clock>) -> Result<()> {
+    fn execute(
+        &mut self,
+        binding: usize,
+        inputs: &[(&str, TensorView<'_>)],
+        outputs: &mut [Tensor],
+        recorder: Option<&Recorder>,
+    ) -> Result<()> {
         self.runs += 1;
         self.bindings[binding].last_used = self.runs;
         let binding = &self.bindings[binding];
@@ -329,12 +329,12 @@ impl Session {
         let (frame, calls, kernels) = (&self.frame, &self.calls, self.code.kernels());
         let work = |step: usize, part: u32, parts: u32| {
             let call = &calls[step];
-            let begin = clock.map(Clock::now);
             // SAFETY: the frame was aimed above at memory that this function borrows; the pool runs steps in order; all
             // indices come from the same step of the plan.
-            unsafe { frame.call(kernels[call.kernel], call.table, &binding.sizes[call.sizes.clone()], part, parts) };
-            if let (Some(clock), Some(begin)) = (clock, begin) {
-                clock.record(step, begin);
+            let run = || unsafe { frame.call(kernels[call.kernel], call.table, &binding.sizes[call.sizes.clone()], part, parts) };
+            match recorder {
+                None => run(),
+                Some(recorder) => recorder.record(step, part, run),
             }
         };
         self.pool.walk(&binding.parts, &work);
@@ -439,36 +439,6 @@ fn staged<'a>(copy: &'a Option<AlignedBytes>, view: TensorView<'a>) -> &'a [u8] 
     match copy {
         Some(copy) if !view.is_padded() => copy,
         _ => view.bytes(),
-    }
-}
-
-/// When each step began and ended, in nanoseconds of the run.
-struct Clock {
-    origin: Instant,
-    steps: Vec<(AtomicU64, AtomicU64)>,
-}
-
-impl Clock {
-    fn new(steps: usize) -> Clock {
-        let never = || (AtomicU64::new(u64::MAX), AtomicU64::new(0));
-        Clock { origin: Instant::now(), steps: (0..steps).map(|_| never()).collect() }
-    }
-
-    fn now(&self) -> u64 {
-        self.origin.elapsed().as_nanos() as u64
-    }
-
-    /// Records a part of `step` that began at `begin` and ends now.
-    fn record(&self, step: usize, begin: u64) {
-        let (first, last) = &self.steps[step];
-        first.fetch_min(begin, Relaxed);
-        last.fetch_max(self.now(), Relaxed);
-    }
-
-    fn add_to(&self, times: &mut [Duration]) {
-        for (time, (first, last)) in times.iter_mut().zip(&self.steps) {
-            *time += Duration::from_nanos(last.load(Relaxed).saturating_sub(first.load(Relaxed)));
-        }
     }
 }
 

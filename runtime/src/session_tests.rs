@@ -3,8 +3,10 @@
 use super::*;
 use crate::artifact::{self, TargetInfo};
 use crate::plan::{Buffer, DType, KernelInfo, Requirement, Size, SizeOp, Step};
+use crate::profile::step_times;
 use crate::testing::{Random, chain, dynamic_chain, host_target, port, step};
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 /// The floats a kernel works on: its buffers as slices, and its range of the split axis.
 macro_rules! kernel {
@@ -323,19 +325,20 @@ fn plans_that_contradict_themselves_are_refused() {
 }
 
 #[test]
-fn profiles_add_up_times_per_step() {
-    let mut session = session(chain(5), 2);
-    let x = Tensor::zeros(DType::F32, &[4]).unwrap();
-    let mut outputs = session.allocate_outputs(&[("x", x.view())]).unwrap();
-    let mut times = vec![Duration::ZERO; 5];
-    session.run_profiled(&[("x", x.view())], &mut outputs, &mut times).unwrap();
-    assert_eq!(floats(&outputs[0]), expected(&[0.0; 4], 5));
-    assert!(times.iter().all(|time| *time > Duration::ZERO && *time < Duration::from_secs(10)), "{times:?}");
-    let first = times[0];
-    session.run_profiled(&[("x", x.view())], &mut outputs, &mut times).unwrap();
-    assert!(times[0] > first);
-    let error = session.run_profiled(&[("x", x.view())], &mut outputs, &mut times[..2]).unwrap_err();
-    assert!(error.to_string().contains("5 steps, but 2 times"));
+fn profiles_say_when_each_part_ran() {
+    for threads in [1, 3] {
+        let mut session = session(chain(5), threads);
+        let x = Tensor::zeros(DType::F32, &[4]).unwrap();
+        let mut outputs = session.allocate_outputs(&[("x", x.view())]).unwrap();
+        let spans = session.run_profiled(&[("x", x.view())], &mut outputs).unwrap();
+        assert_eq!(floats(&outputs[0]), expected(&[0.0; 4], 5));
+        let ids: Vec<(usize, u32)> = spans.iter().map(|span| (span.step, span.part)).collect();
+        assert!(ids.is_sorted() && ids.iter().map(|id| id.0).collect::<BTreeSet<_>>().len() == 5, "{ids:?}");
+        // No part begins before every part of the step before it has ended.
+        let ends = |step: usize| spans.iter().filter(move |span| span.step + 1 == step).map(|span| span.end);
+        assert!(spans.iter().all(|span| span.begin <= span.end && ends(span.step).all(|end| end <= span.begin)), "{spans:?}");
+        assert_eq!(step_times(&spans, 5).len(), 5);
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! before, files and conversions are out of it. Two sides are measured in turns, run by run, so that whatever
 //! changes on the machine changes for both.
 
+use egret::profile::Span;
 use egret::{Error, Session, Tensor, TensorView};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,9 @@ const MIN_RUNS: usize = 5;
 
 /// More samples than this only cost memory and time to evaluate: the 99th percentile then rests on thousands.
 const MAX_RUNS: usize = 200_000;
+
+/// Profiles hold every part of a run: so many give a median, and more would only take memory.
+const MAX_PROFILES: usize = 2000;
 
 /// A session with inputs and outputs in place, ready to be timed.
 pub struct Side<'a> {
@@ -44,6 +48,12 @@ impl<'a> Side<'a> {
         Ok(begin.elapsed())
     }
 
+    fn profile(&mut self) -> Result<Profiled, Error> {
+        let begin = Instant::now();
+        let spans = self.session.run_profiled(&self.inputs, &mut self.outputs)?;
+        Ok(Profiled { time: begin.elapsed(), spans })
+    }
+
     fn warm_up(&mut self) -> Result<(), Error> {
         let begin = Instant::now();
         let mut runs = 0;
@@ -53,6 +63,26 @@ impl<'a> Side<'a> {
         }
         Ok(())
     }
+}
+
+/// A profiled run.
+pub struct Profiled {
+    /// How long it took.
+    pub time: Duration,
+    /// When its parts ran.
+    pub spans: Vec<Span>,
+}
+
+/// Plain runs and profiled ones in turns, for `min_time` or longer: the times of the plain ones, and the profiles.
+pub fn profiled(side: &mut Side<'_>, min_time: Duration) -> Result<(Vec<Duration>, Vec<Profiled>), Error> {
+    side.warm_up()?;
+    let (mut plain, mut profiles) = (Vec::new(), Vec::new());
+    let begin = Instant::now();
+    while profiles.len() < MAX_PROFILES && !is_enough(profiles.len(), begin.elapsed(), min_time) {
+        plain.push(side.time()?);
+        profiles.push(side.profile()?);
+    }
+    Ok((plain, profiles))
 }
 
 /// The times of runs that together last `min_time` or longer.

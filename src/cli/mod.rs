@@ -16,18 +16,21 @@ mod bench;
 mod check;
 mod compare;
 mod compile;
+mod hw;
 mod inputs;
 mod inspect;
 mod list;
 mod measure;
 mod opt;
 mod options;
+mod profile;
 mod progress;
 mod report;
 mod run;
 mod source;
 mod stats;
 mod table;
+mod trace;
 
 use clap::{Parser, Subcommand};
 use egret::Error;
@@ -55,6 +58,10 @@ enum Verb {
     Compare(compare::Args),
     /// Measure latency
     Bench(bench::Args),
+    /// Show which kernels the time goes to, and how near each is to what the machine can do
+    Profile(profile::Args),
+    /// Measure what this machine can do: arithmetic, memory, threads
+    Hw(hw::Args),
     /// Check a model: what cannot be compiled, then compiled code against the reference evaluator
     Check(check::Args),
     /// Run passes on a graph, text in and text out
@@ -85,6 +92,8 @@ fn run(verb: Verb) -> Result<(), Error> {
         Verb::Run(args) => run::run(args),
         Verb::Compare(args) => compare::run(args),
         Verb::Bench(args) => bench::run(args),
+        Verb::Profile(args) => profile::run(args),
+        Verb::Hw(args) => hw::run(args),
         Verb::Check(args) => check::run(args),
         Verb::Opt(args) => opt::run(args),
         Verb::Inspect(args) => inspect::run(args),

@@ -120,7 +120,7 @@ fn split_assignment<'a>(text: &'a str, expected: &str) -> Result<(String, &'a st
 const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// `3s`, `500ms`, `1m 30s`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(time) if time > MAX_TIME => Err("that is more than a day".to_string()),
         Ok(time) => Ok(time),

@@ -18,6 +18,7 @@ mod map;
 mod math;
 mod ops;
 mod point;
+pub mod probe;
 mod recur;
 mod rows;
 mod scope;
@@ -108,8 +109,13 @@ pub fn compile(kernels: &[Kernel], target: &Target, threads: usize, progress: &d
         }
     });
     let objects: Vec<Vec<u8>> = objects.into_iter().map(|o| o.expect("every kernel was compiled")).collect::<Result<_, _>>()?;
+    link(kernels, &objects)
+}
+
+/// The image of the objects of kernels.
+fn link(kernels: &[Kernel], objects: &[Vec<u8>]) -> Result<CompiledCode, CompileError> {
     let names: Vec<String> = (0..kernels.len()).map(entry_name).collect();
-    let inputs: Vec<(&str, &[u8], &str)> = names.iter().zip(&objects).map(|(n, o)| (n.as_str(), o.as_slice(), n.as_str())).collect();
+    let inputs: Vec<(&str, &[u8], &str)> = names.iter().zip(objects).map(|(n, o)| (n.as_str(), o.as_slice(), n.as_str())).collect();
     object::link(&inputs).map_err(|source| {
         let culprit = names.iter().position(|n| source.object() == n).unwrap_or(0);
         CompileError::Link { kernel: kernels[culprit].to_string(), source }
@@ -186,7 +192,11 @@ fn object_of(kernel: &Kernel, target: &Target, machine: &TargetMachine, i: usize
 /// What LLVM writes for a kernel.
 fn written(kernel: &Kernel, target: &Target, machine: &TargetMachine, i: usize, kind: FileType) -> Result<Vec<u8>, CompileError> {
     let context = Context::create();
-    let e = emitted(&context, kernel, target, machine, i)?;
+    written_module(&emitted(&context, kernel, target, machine, i)?, kernel, machine, kind)
+}
+
+/// What LLVM writes for a function that was emitted.
+fn written_module(e: &Emit, kernel: &Kernel, machine: &TargetMachine, kind: FileType) -> Result<Vec<u8>, CompileError> {
     let buffer = machine.write_to_memory_buffer(&e.module, kind).map_err(|e| malformed(kernel, e.to_string()))?;
     Ok(buffer.as_slice().to_vec())
 }

@@ -1,0 +1,74 @@
+//! `egret hw`: what this machine can do, measured.
+//!
+//! ```text
+//! $ egret hw
+//! AMD EPYC (znver4), 2 threads
+//!                1 thread   2 threads
+//! f32 GFLOP/s       116.5       232.1
+//! L1 read GB/s      232.4       464.0   32.0 KiB, 1 core
+//! ...
+//! step us            0.01        0.42
+//! kept for `egret profile` in /home/me/.cache/egret/hw-amd-epyc-znver4-2.json
+//! ```
+//!
+//! A step is what a kernel is called in; the last row is what one costs that does nothing.
+
+use super::options::JsonOption;
+use super::progress::Progress;
+use super::report;
+use super::table::{Align, bytes, columns, plural};
+use egret::Error;
+use egret::hw::{Level, Machine, Rate};
+use std::path::PathBuf;
+
+/// The arguments of `egret hw`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Keep the figures in this file instead of the user's cache directory
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    #[command(flatten)]
+    json: JsonOption,
+}
+
+/// Measures, prints, and keeps the figures.
+pub fn run(args: Args) -> Result<(), Error> {
+    let progress = Progress::start("Measuring");
+    let machine = Machine::measure()?;
+    drop(progress);
+    let file = match args.save {
+        Some(file) => Some(file),
+        None => Machine::cache_file(),
+    };
+    if let Some(file) = &file {
+        machine.write(file)?;
+    }
+    if !args.json.takes_stdout() {
+        report::result(text(&machine))?;
+    }
+    match file {
+        Some(file) => report::note(format_args!("kept for `egret profile` in {}", file.display())),
+        None => report::note("not kept: neither XDG_CACHE_HOME nor HOME is set; --save FILE keeps it"),
+    }
+    args.json.json.as_deref().map_or(Ok(()), |path| report::json(path, &machine))
+}
+
+fn text(machine: &Machine) -> String {
+    let all = plural(machine.threads, "thread");
+    let header = [("", Align::Left), ("1 thread", Align::Right), (all.as_str(), Align::Right), ("", Align::Left)];
+    let row = |name: String, rate: Rate, digits: usize, note: String| {
+        vec![name, format!("{:.digits$}", rate.one), format!("{:.digits$}", rate.all), note]
+    };
+    let mut rows = vec![row("f32 GFLOP/s".into(), machine.gflops, 1, String::new())];
+    for level in &machine.levels {
+        rows.push(row(format!("{} read GB/s", level.name), level.read, 1, about(level)));
+        rows.push(row(format!("{} write GB/s", level.name), level.write, 1, String::new()));
+    }
+    rows.push(row("step us".into(), machine.step_us, 2, String::new()));
+    format!("{}, {all}\n{}", machine.processor, columns(&header, rows))
+}
+
+/// `1.0 MiB, 1 core`.
+fn about(level: &Level) -> String {
+    level.bytes.map_or(String::new(), |size| format!("{}, {}", bytes(size), plural(level.cores, "core")))
+}

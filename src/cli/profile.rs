@@ -1,0 +1,265 @@
+//! `egret profile`: which kernels the time goes to, and how near each is to what the machine can do.
+//!
+//! ```text
+//! $ egret profile examples/models/digits_cnn.onnx --dim batch=1
+//! examples/models/digits_cnn.onnx, znver4, 1 thread, 2101 runs
+//!         us   share   GFLOP/s   GB/s   roof   kernel   computes            from
+//!  1    5.10    22 %      57.8   12.1   49 %   k3       conv · add · relu   node_conv2d_2
+//! ...
+//! the steps are 97 % of the latency: 22.9 of 23.6 us
+//! ```
+//!
+//! Times are medians over runs that alternate with runs that are not profiled, whose median is the latency. `GB/s` counts
+//! the buffers that a step reads and writes, each once. `roof` is the least time the machine needs for the step's operations and
+//! bytes in percent of its time; bytes of weights come from the level of the memory that holds all of the model's, others
+//! from the level that holds the step's.
+
+use super::measure::{self, Profiled, Side};
+use super::options::{CompileOptions, InputOptions, JsonOption, parse_duration, parse_threads};
+use super::source::Ready;
+use super::stats::Latency;
+use super::table::{Align, columns, milliseconds, plural};
+use super::{progress::Progress, report, trace};
+use clap::ValueEnum;
+use egret::Error;
+use egret::hw::{Machine, Traffic};
+use egret::memory::buffer_bytes;
+use egret::plan::{Place, Plan, Step};
+use egret::profile::step_times;
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The arguments of `egret profile`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// An .onnx model, a graph as .egir text, or a compiled .egret file
+    model: PathBuf,
+    #[command(flatten)]
+    compile: CompileOptions,
+    #[command(flatten)]
+    inputs: InputOptions,
+    /// Threads to run on
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_threads)]
+    threads: usize,
+    /// Measure at least this long, such as 500ms or 3s
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
+    min_time: Duration,
+    /// Order of the rows
+    #[arg(long, value_name = "ORDER", default_value = "time")]
+    sort: Sort,
+    /// Write a run of median length as trace events, to be opened in ui.perfetto.dev or chrome://tracing
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Compile every op to a kernel of its own
+    #[arg(long)]
+    no_fuse: bool,
+    #[command(flatten)]
+    json: JsonOption,
+}
+
+/// An order of steps.
+#[derive(Clone, Copy, ValueEnum)]
+enum Sort {
+    /// Longest first
+    Time,
+    /// As they run
+    Order,
+}
+
+#[derive(Serialize)]
+struct Report {
+    schema: &'static str,
+    model: String,
+    target: String,
+    processor: String,
+    threads: usize,
+    runs: usize,
+    /// Median of the runs that were not profiled.
+    latency_us: f64,
+    /// Sum of the times of the steps.
+    steps_us: f64,
+    /// Share of the profiled runs' time, on all threads, in which a kernel ran.
+    busy: f64,
+    /// Sum of the least times that the machine needs.
+    floor_us: f64,
+    steps: Vec<Row>,
+}
+
+/// A step of the plan.
+#[derive(Serialize)]
+struct Row {
+    /// Its number in the order of the calls.
+    step: usize,
+    kernel: String,
+    computes: String,
+    value: String,
+    us: f64,
+    share: f64,
+    flops: f64,
+    bytes: f64,
+    floor_us: f64,
+    parts: usize,
+    origins: Vec<String>,
+}
+
+/// Profiles a model and prints a row for each step.
+pub fn run(args: Args) -> Result<(), Error> {
+    let progress = Progress::start("Importing");
+    let ready = Ready::open(&args.model, &args.compile, &args.inputs)?;
+    let artifact = ready.artifact(!args.no_fuse, &progress)?;
+    progress.phase("Measuring");
+    let machine = machine()?;
+    let session = artifact.session(args.threads)?;
+    let inputs = ready.inputs(&session)?;
+    let mut side = Side::new(session, ready.named(&inputs))?;
+    let (latencies, profiles) = measure::profiled(&mut side, args.min_time)?;
+    drop(progress);
+    let plan = artifact.plan();
+    let symbols: Vec<i64> = plan.symbols.iter().map(|name| ready.dims().get(name).copied().unwrap_or(1)).collect();
+    let work = Work { plan, symbols: &symbols, machine: &machine, threads: args.threads };
+    let mut report = Report {
+        schema: "egret.profile/1",
+        model: ready.name().to_string(),
+        target: artifact.target().cpu.clone(),
+        processor: machine.processor.clone(),
+        threads: args.threads,
+        runs: profiles.len(),
+        latency_us: Latency::of(&latencies).p50 * 1e3,
+        steps_us: 0.0,
+        busy: median(profiles.iter().map(|profile| busy(profile, args.threads))),
+        floor_us: 0.0,
+        steps: work.rows(&profiles)?,
+    };
+    report.add_up(args.sort);
+    if let Some(path) = &args.trace {
+        trace::write(path, plan, &typical(profiles).spans)?;
+    }
+    if !args.json.takes_stdout() {
+        report::result(report.text())?;
+    }
+    args.json.json.as_deref().map_or(Ok(()), |path| report::json(path, &report))
+}
+
+/// This machine's figures: those that `egret hw` kept, or measured now.
+fn machine() -> Result<Machine, Error> {
+    if let Some(machine) = Machine::cached() {
+        return Ok(machine);
+    }
+    report::note("the machine is measured first, which takes two seconds; `egret hw` keeps its figures for the next time");
+    Machine::measure()
+}
+
+/// The run of median length.
+fn typical(mut profiles: Vec<Profiled>) -> Profiled {
+    profiles.sort_by_key(|profile| profile.time);
+    profiles.swap_remove(profiles.len() / 2)
+}
+
+fn busy(profile: &Profiled, threads: usize) -> f64 {
+    let parts: Duration = profile.spans.iter().map(|span| span.end - span.begin).sum();
+    parts.as_secs_f64() / (profile.time.as_secs_f64() * threads as f64)
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// What each step of a plan has to do, and what it takes on a machine.
+struct Work<'a> {
+    plan: &'a Plan,
+    symbols: &'a [i64],
+    machine: &'a Machine,
+    threads: usize,
+}
+
+impl Work<'_> {
+    fn rows(&self, profiles: &[Profiled]) -> Result<Vec<Row>, Error> {
+        let bytes = buffer_bytes(self.plan, self.symbols).map_err(Error::Usage)?;
+        let weights = |buffer: &usize| matches!(self.plan.buffers[*buffer].place, Place::Weights { .. });
+        let all_weights: u64 = (0..bytes.len()).filter(weights).map(|buffer| bytes[buffer]).sum();
+        let times: Vec<Vec<Duration>> = profiles.iter().map(|profile| step_times(&profile.spans, self.plan.steps.len())).collect();
+        let row = |(i, step): (usize, &Step)| {
+            let touched: BTreeSet<usize> = step.reads.iter().chain(&step.writes).map(|&buffer| buffer as usize).collect();
+            let (kept, passing): (Vec<usize>, Vec<usize>) = touched.iter().copied().partition(|buffer| weights(buffer));
+            let sum = |buffers: &[usize]| buffers.iter().map(|&buffer| bytes[buffer]).sum::<u64>() as f64;
+            let (kept, passing) = (sum(&kept), sum(&passing));
+            let traffic = [Traffic { bytes: kept, footprint: all_weights as f64 }, Traffic { bytes: passing, footprint: kept + passing }];
+            let flops = step.flops.eval(self.symbols).unwrap_or(0) as f64;
+            let kernel = &self.plan.kernels[step.kernel as usize];
+            Row {
+                step: i,
+                kernel: kernel.name.clone(),
+                computes: kernel.text.clone(),
+                value: step.name.clone(),
+                us: median(times.iter().map(|times| times[i].as_secs_f64() * 1e6)),
+                share: 0.0,
+                flops,
+                bytes: kept + passing,
+                floor_us: self.machine.floor(self.threads, flops, &traffic) * 1e6,
+                parts: profiles.first().map_or(0, |profile| profile.spans.iter().filter(|span| span.step == i).count()),
+                origins: step.origins.clone(),
+            }
+        };
+        Ok(self.plan.steps.iter().enumerate().map(row).collect())
+    }
+}
+
+impl Report {
+    fn add_up(&mut self, sort: Sort) {
+        self.steps_us = self.steps.iter().map(|row| row.us).sum();
+        self.floor_us = self.steps.iter().map(|row| row.floor_us).sum();
+        self.steps.iter_mut().for_each(|row| row.share = row.us / self.steps_us);
+        if let Sort::Time = sort {
+            self.steps.sort_by(|a, b| b.us.total_cmp(&a.us));
+        }
+    }
+
+    fn text(&self) -> String {
+        let right = ["step", "us", "share", "GFLOP/s", "GB/s", "roof", "parts"].map(|name| (name, Align::Right));
+        let left = ["kernel", "computes", "from"].map(|name| (name, Align::Left));
+        let header = [&right[..], &left[..]].concat();
+        let table = columns(&header, self.steps.iter().map(Row::cells));
+        let title = format!("{}, {}, {}, {}", self.model, self.target, plural(self.threads, "thread"), plural(self.runs, "run"));
+        format!("{title}\n{table}{}\n", self.total())
+    }
+
+    /// How much of the latency the rows explain, and how much of it the machine needs.
+    fn total(&self) -> String {
+        let ms = |us: f64| milliseconds(us / 1e3);
+        format!(
+            "the steps are {} of the latency: {} of {} ms; kernels ran in {} of it{}; the roofline of all steps is {} ms ({})",
+            percent(self.steps_us / self.latency_us),
+            ms(self.steps_us),
+            ms(self.latency_us),
+            percent(self.busy),
+            if self.threads > 1 { " on each thread" } else { "" },
+            ms(self.floor_us),
+            percent(self.floor_us / self.latency_us),
+        )
+    }
+}
+
+impl Row {
+    fn cells(&self) -> Vec<String> {
+        // 10^3 operations per microsecond are 10^9 per second.
+        let rate = |count: f64| if count > 0.0 { format!("{:.1}", count / self.us * 1e-3) } else { "-".to_string() };
+        let numbers = [
+            self.step.to_string(),
+            format!("{:.2}", self.us),
+            percent(self.share),
+            rate(self.flops),
+            rate(self.bytes),
+            percent(self.floor_us / self.us),
+            self.parts.to_string(),
+        ];
+        numbers.into_iter().chain([self.kernel.clone(), self.computes.clone(), self.origins.join(" ")]).collect()
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0} %", share * 100.0)
+}
