@@ -1,0 +1,238 @@
+//! A guard against the cliffs of code generation, by looking at the code of hot kernels.
+//!
+//! A register tile too wide, an intrinsic that becomes scalar code, an accumulator that went to memory: each costs a factor of
+//! two to a hundred, and none is wrong or seen by a timing on a busy machine. So graphs with the shapes of well-known models
+//! are compiled for AVX-512 and for AVX2, whether this machine has them or not, and their assembly must keep to this:
+//!
+//! - no vector register is spilled or reloaded in the innermost loop of a contraction, and elsewhere at most one instruction
+//!   in ten of an innermost loop does that: erf and exp have more constants than AVX2 has registers;
+//! - no innermost loop with vector arithmetic has scalar floating-point arithmetic beside it, or a call;
+//! - the hottest loop of a contraction has exactly one multiply-add for each accumulator of its tile.
+
+use egret::Compiler;
+use egret::codegen::cpu::asm_text;
+use egret::codegen::kernel::{Body, Contract, Kernel, Tile};
+use egret::codegen::{Target, plan};
+
+/// The hot kernels of ResNet-50, MobileNetV2 and BERT.
+const GRAPHS: [(&str, &str); 8] = [
+    (
+        "matmul · bias",
+        "graph g(x: f32[128, 768]) {
+            const w: f32[768, 768] = random(1)
+            const b: f32[768] = random(2)
+            h = matmul(x, w)
+            y = add(h, b)
+            return y
+        }",
+    ),
+    (
+        "matmul · bias · gelu",
+        "graph g(x: f32[128, 768]) {
+            const w: f32[768, 3072] = random(1)
+            const b: f32[3072] = random(2)
+            h = matmul(x, w)
+            a = add(h, b)
+            y = gelu(a)
+            return y
+        }",
+    ),
+    (
+        "conv 3x3 · relu",
+        "graph g(x: f32[1, 30, 30, 128]) {
+            const w: f32[3, 3, 128, 128] = random(1)
+            c = conv[stride = [1, 1], pad = [0, 0, 0, 0], dilation = [1, 1], layout = last](x, w)
+            y = relu(c)
+            return y
+        }",
+    ),
+    (
+        "conv 1x1 · residual · relu",
+        "graph g(x: f32[1, 14, 14, 256], r: f32[1, 14, 14, 1024]) {
+            const w: f32[1, 1, 256, 1024] = random(1)
+            c = conv[stride = [1, 1], pad = [0, 0, 0, 0], dilation = [1, 1], layout = last](x, w)
+            a = add(c, r)
+            y = relu(a)
+            return y
+        }",
+    ),
+    (
+        "depthwise 3x3",
+        "graph g(x: f32[1, 58, 58, 144]) {
+            const w: f32[3, 3, 1, 144] = random(1)
+            c = conv[stride = [1, 1], pad = [0, 0, 0, 0], dilation = [1, 1], group = 144, layout = last](x, w)
+            y = relu(c)
+            return y
+        }",
+    ),
+    ("softmax", "graph g(x: f32[1536, 128]) { y = softmax[axes = [1]](x) return y }"),
+    (
+        "layer_norm",
+        "graph g(x: f32[128, 768]) {
+            const s: f32[768] = random(1)
+            const b: f32[768] = random(2)
+            y = layer_norm[axes = [1], epsilon = 0.00001](x, s, b)
+            return y
+        }",
+    ),
+    ("gelu", "graph g(x: f32[128, 3072]) { y = gelu(x) return y }"),
+];
+
+/// Of so many instructions of an innermost loop that is not a contraction's, one may be a spill or a reload.
+const INSTRUCTIONS_PER_SPILL: usize = 10;
+
+const TARGETS: [&str; 2] = ["x86-64-v4", "x86-64-v3"];
+
+#[test]
+fn hot_kernels_keep_to_their_registers() {
+    for target in TARGETS.map(target) {
+        for (name, source) in GRAPHS {
+            for kernel in kernels(source, &target) {
+                check(&kernel, &target).unwrap_or_else(|problem| panic!("{name} for {}: {problem}\n{kernel}", target.name));
+            }
+        }
+    }
+}
+
+/// The guard itself: each of these is a cliff that it has to see.
+#[test]
+fn a_tile_with_more_accumulators_than_registers_is_caught() {
+    for (target, tile) in [("x86-64-v4", Tile { rows: 8, vectors: 4 }), ("x86-64-v3", Tile { rows: 6, vectors: 4 })] {
+        let target = self::target(target);
+        let kernel = with_tile(&product(&target), tile);
+        let problem = check(&kernel, &target).unwrap_err();
+        assert!(problem.contains("goes to the stack"), "{problem}");
+    }
+}
+
+#[test]
+fn a_loop_that_does_not_do_what_its_tile_says_is_caught() {
+    let target = target("x86-64-v4");
+    let kernel = product(&target);
+    let other = with_tile(&kernel, Tile { rows: 4, vectors: 2 });
+    let problem = check_code(&asm_text(&kernel, &target).unwrap(), multiply_adds(&other)).unwrap_err();
+    assert!(problem.contains("multiply-adds"), "{problem}");
+}
+
+#[test]
+fn scalar_code_is_caught() {
+    let code = |body: &str| format!("k0:\n.LBB0_1:\n{body}\tjl\t.LBB0_1\n\tretq\n");
+    let vector = "\tvfmadd231ps\t(%rax){1to16}, %zmm1, %zmm2\n";
+    assert_eq!(check_code(&code(vector), Some(1)), Ok(()));
+    for (bad, said) in [
+        ("\tvmulss\t%xmm1, %xmm2, %xmm3\n", "scalar"),
+        ("\tcallq\texpf\n", "calls"),
+        ("\tvmovups\t%zmm3, 64(%rsp)\n", "goes to the stack"),
+        ("\tvmulps\t-128(%rsp), %zmm1, %zmm2\n", "goes to the stack"),
+    ] {
+        let problem = check_code(&code(&format!("{vector}{bad}")), Some(1)).unwrap_err();
+        assert!(problem.contains(said), "{bad}: {problem}");
+    }
+    // A scratch tile is memory that a loop walks over, not a spill; integers may live on the stack.
+    for good in ["\tvmovups\t%zmm3, 64(%rsp,%rax)\n", "\tmovq\t%rax, -8(%rsp)\n"] {
+        assert_eq!(check_code(&code(&format!("{vector}{good}")), Some(1)), Ok(()), "{good}");
+    }
+    // Outside contractions a reload now and then is fine, and more is not.
+    let mixed = |reloads: usize| code(&(vector.repeat(20) + &"\tvmovups\t64(%rsp), %zmm3\n".repeat(reloads)));
+    assert_eq!(check_code(&mixed(2), None), Ok(()));
+    assert!(check_code(&mixed(5), None).is_err());
+}
+
+fn target(name: &str) -> Target {
+    Target::named(name).unwrap()
+}
+
+/// The kernels of a graph, optimised as `egret compile` does.
+fn kernels(source: &str, target: &Target) -> Vec<Kernel> {
+    let grouped = Compiler::new().optimise(&egret::parse_text("guard", source).unwrap()).unwrap();
+    plan::build(&grouped, target, &|_, _| ()).unwrap().kernels
+}
+
+/// The product of the first graph.
+fn product(target: &Target) -> Kernel {
+    let is_product = |kernel: &Kernel| matches!(kernel.body, Body::Contract(_));
+    kernels(GRAPHS[0].1, target).into_iter().find(is_product).unwrap()
+}
+
+fn with_tile(kernel: &Kernel, tile: Tile) -> Kernel {
+    let Body::Contract(contract) = &kernel.body else { panic!("not a contraction") };
+    Kernel { buffers: kernel.buffers.clone(), body: Body::Contract(Contract { tile, ..contract.clone() }) }
+}
+
+fn check(kernel: &Kernel, target: &Target) -> Result<(), String> {
+    check_code(&asm_text(kernel, target).unwrap(), multiply_adds(kernel))
+}
+
+/// The multiply-adds of one step of the tile that a contraction is divided into: strips of rows are made equally high.
+fn multiply_adds(kernel: &Kernel) -> Option<usize> {
+    let Body::Contract(contract) = &kernel.body else { return None };
+    let rows = contract.rows.last().and_then(|axis| axis.extent.as_const()).unwrap_or(1) as usize;
+    Some(rows.div_ceil(rows.div_ceil(contract.tile.rows)) * contract.tile.vectors)
+}
+
+/// Checks all innermost loops of a function. That of a contraction, the one with most multiply-adds among its instructions, has
+/// as many as expected.
+fn check_code(assembly: &str, multiply_adds: Option<usize>) -> Result<(), String> {
+    let loops = innermost_loops(assembly);
+    let frame = if assembly.contains("\tmovq\t%rsp, %rbp") { &["(%rsp)", "(%rbp)"][..] } else { &["(%rsp)"] };
+    loops.iter().try_for_each(|code| check_loop(code, frame))?;
+    let Some(expected) = multiply_adds else { return Ok(()) };
+    let density = |code: &&Vec<&str>| 1000 * count(code, "vfmadd") / code.len();
+    let hottest = loops.iter().max_by_key(density).ok_or("a contraction without a loop")?;
+    if let Some(line) = hottest.iter().find(|line| is_spill(line, frame)) {
+        return Err(format!("a vector goes to the stack in the loop of a contraction:{line}\n{}", hottest.join("\n")));
+    }
+    match count(hottest, "vfmadd") {
+        found if found != expected => Err(format!("{found} multiply-adds in the hottest loop, expected {expected}")),
+        _ => Ok(()),
+    }
+}
+
+/// `frame` are the ways to write an address in the frame. One with an index is memory that a loop walks over.
+fn check_loop(code: &[&str], frame: &[&str]) -> Result<(), String> {
+    if !code.iter().any(|line| is_arithmetic(line, "ps")) {
+        return Ok(());
+    }
+    let listing = || code.join("\n");
+    let spills = code.iter().filter(|line| is_spill(line, frame)).count();
+    if spills * INSTRUCTIONS_PER_SPILL > code.len() {
+        return Err(format!("a vector goes to the stack in {spills} of {} instructions\n{}", code.len(), listing()));
+    }
+    if let Some(line) = code.iter().find(|line| is_arithmetic(line, "ss")) {
+        return Err(format!("scalar arithmetic in a vector loop:{line}\n{}", listing()));
+    }
+    match code.iter().find(|line| line.starts_with("\tcall")) {
+        Some(line) => Err(format!("an innermost loop calls a function:{line}\n{}", listing())),
+        None => Ok(()),
+    }
+}
+
+/// The instructions of the loops that have no loop inside: what stands between a label and a jump back to it.
+fn innermost_loops(assembly: &str) -> Vec<Vec<&str>> {
+    let lines: Vec<&str> = assembly.lines().collect();
+    let label = |name: &str| lines.iter().position(|line| line.strip_suffix(':') == Some(name));
+    let back = |(end, line): (usize, &&str)| {
+        let (jump, to) = line.trim_start().split_once('\t')?;
+        let start = label(to).filter(|start| jump.starts_with('j') && *start < end)?;
+        Some((start, end))
+    };
+    let all: Vec<(usize, usize)> = lines.iter().enumerate().filter_map(back).collect();
+    let has_inner = |outer: &(usize, usize)| all.iter().any(|inner| inner != outer && outer.0 <= inner.0 && inner.1 <= outer.1);
+    all.iter().filter(|found| !has_inner(found)).map(|&(start, end)| lines[start..=end].to_vec()).collect()
+}
+
+fn count(code: &[&str], mnemonic: &str) -> usize {
+    code.iter().filter(|line| line.trim_start().starts_with(mnemonic)).count()
+}
+
+fn is_spill(line: &str, frame: &[&str]) -> bool {
+    let is_vector = ["%xmm", "%ymm", "%zmm"].iter().any(|register| line.contains(register));
+    is_vector && frame.iter().any(|place| line.contains(place))
+}
+
+/// Whether a line multiplies, adds, subtracts or divides floats of this suffix: `ps` in all lanes, `ss` in one.
+fn is_arithmetic(line: &str, suffix: &str) -> bool {
+    let mnemonic = line.trim_start().split('\t').next().unwrap_or("");
+    let kinds = ["vfm", "vfnm", "vmul", "vadd", "vsub", "vdiv"];
+    mnemonic.ends_with(suffix) && kinds.iter().any(|kind| mnemonic.starts_with(kind))
+}
