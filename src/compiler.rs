@@ -5,7 +5,7 @@
 
 use crate::artifact::Artifact;
 use crate::error::Error;
-use crate::passes::{Context, FUSED, PassManager, UNFUSED};
+use crate::passes::{Context, FUSED, PassManager, Report, UNFUSED};
 use egret_codegen::{Compiled, Options, Stage, Target};
 use egret_frontend::{Import, ImportOptions};
 use egret_ir::{Bindings, Graph};
@@ -102,8 +102,17 @@ impl Compiler {
     ///
     /// [`Error::Unsupported`] names the pass that could not do its work.
     pub fn optimise(&self, graph: &Graph) -> Result<Graph, Error> {
+        self.optimise_with(graph, |_| ())
+    }
+
+    /// The same; `observe` is told of each pass when it is done.
+    ///
+    /// # Errors
+    ///
+    /// As [`optimise`](Compiler::optimise).
+    pub fn optimise_with(&self, graph: &Graph, mut observe: impl FnMut(&Report)) -> Result<Graph, Error> {
         let passes = PassManager::named(if self.fuse { FUSED } else { UNFUSED }).map_err(Error::Usage)?;
-        let (graph, _) = passes.run(graph, &Context::default(), |_, _| ()).map_err(Error::Unsupported)?;
+        let (graph, _) = passes.run(graph, &Context::default(), |report, _| observe(report)).map_err(Error::Unsupported)?;
         Ok(graph)
     }
 

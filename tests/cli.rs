@@ -89,7 +89,19 @@ fn compile_writes_a_file_that_runs() {
 }
 
 #[test]
+fn compile_says_where_the_time_went() {
+    let ran = check(&format!("compile {CNN} -o {} --timings", scratch("timed.egret").display()), &[]);
+    assert_eq!(ran.out, "");
+    for row in ["Importing", "Optimising", "  rewrite", "Lowering", "Generating code", "Packing and writing", "Compiled"] {
+        assert!(ran.err.contains(row), "no `{row}` in\n{}", ran.err);
+    }
+    fails(&format!("compile {CNN} --timings --emit ir"), 2, &["--timings"]);
+}
+
+#[test]
 fn profile_explains_the_latency() {
+    // Measured once, and kept where the profiles below find it.
+    check("hw", &["GFLOP/s"]);
     let (file, trace) = (scratch("profile.json"), scratch("trace.json"));
     let words = format!("profile {CNN} --dim batch=4 --threads 2 --min-time 20ms --json {}", file.display());
     let ran = check(&format!("{words} --sort order --trace {}", trace.display()), &["GFLOP/s", "roof", "node_conv2d", "of the latency"]);

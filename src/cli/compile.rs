@@ -4,10 +4,12 @@
 //! $ egret compile examples/models/digits_cnn.onnx -o digits_cnn.egret
 //! Compiled digits_cnn.egret: 13 kernels, 175.9 KiB, in 0.2 s
 //! ```
+//!
+//! `--timings` adds where the time went, phase by phase, and the most memory that was in use.
 
 use super::options::CompileOptions;
-use super::progress::Progress;
-use super::table::{bytes, plural};
+use super::progress::{Progress, Timings};
+use super::table::{Align, bytes, columns, plural};
 use super::{report, source};
 use clap::ValueEnum;
 use egret::codegen::cpu::{self, Form};
@@ -16,7 +18,7 @@ use egret::codegen::plan;
 use egret::ir::text::{Options, print};
 use egret::{Compiler, Error, Graph, Target};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The arguments of `egret compile`.
 #[derive(clap::Args)]
@@ -34,6 +36,9 @@ pub struct Args {
     /// Stop at a stage and write that
     #[arg(long, value_name = "STAGE")]
     emit: Option<Emit>,
+    /// Say how long each phase and pass took, and how much memory was in use
+    #[arg(long, conflicts_with = "emit")]
+    timings: bool,
 }
 
 /// A stage on the way to an artifact.
@@ -62,9 +67,12 @@ pub fn run(args: Args) -> Result<(), Error> {
     let Some(emit) = args.emit else {
         let path = args.output.unwrap_or_else(|| named_after(&args.model, "egret"));
         let compiled = progress.compile(&compiler, &graph)?;
-        progress.phase("Writing");
+        progress.phase("Packing and writing");
         compiled.write(&path)?;
-        drop(progress);
+        let timings = progress.finish();
+        if args.timings {
+            report::aside(timing_table(&timings));
+        }
         report::done("Compiled", summary(&path, compiled.kernels.len(), begin));
         return Ok(());
     };
@@ -83,6 +91,27 @@ fn summary(path: &Path, kernels: usize, begin: Instant) -> String {
     let size = std::fs::metadata(path).map_or(0, |file| file.len());
     let seconds = begin.elapsed().as_secs_f64();
     format!("{}: {}, {}, in {seconds:.1} s", path.display(), plural(kernels, "kernel"), bytes(size))
+}
+
+/// A row for each phase, below the optimisation one for each pass, and the most memory that was in use.
+fn timing_table(timings: &Timings) -> String {
+    let row = |name: String, time: &Duration| vec![name, format!("{:.3} s", time.as_secs_f64())];
+    let mut rows = Vec::new();
+    for (phase, time) in &timings.phases {
+        rows.push(row(phase.to_string(), time));
+        if *phase == "Optimising" {
+            rows.extend(timings.passes.iter().map(|(pass, time)| row(format!("  {pass}"), time)));
+        }
+    }
+    rows.extend(peak_memory().map(|peak| vec!["Peak memory".to_string(), bytes(peak)]));
+    columns(&[("", Align::Left), ("", Align::Right)], rows).trim_end().to_string()
+}
+
+/// The most memory that this process had in use, where the system says so.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(peak.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
 fn already_compiled() -> Error {

@@ -12,7 +12,8 @@
 //! Times are medians over runs that alternate with runs that are not profiled, whose median is the latency. `GB/s` counts
 //! the buffers that a step reads and writes, each once. `roof` is the least time the machine needs for the step's operations and
 //! bytes in percent of its time; bytes of weights come from the level of the memory that holds all of the model's, others
-//! from the level that holds the step's.
+//! from the level that holds the step's. Where that would be more than the step took, the step uses only some of its buffers'
+//! bytes, as a gather does, and nothing is said.
 
 use super::measure::{self, Profiled, Side};
 use super::options::{CompileOptions, InputOptions, JsonOption, parse_duration, parse_threads};
@@ -78,6 +79,8 @@ struct Report {
     runs: usize,
     /// Median of the runs that were not profiled.
     latency_us: f64,
+    /// The shortest of them.
+    shortest_us: f64,
     /// Sum of the times of the steps.
     steps_us: f64,
     /// Share of the profiled runs' time, on all threads, in which a kernel ran.
@@ -99,7 +102,8 @@ struct Row {
     share: f64,
     flops: f64,
     bytes: f64,
-    floor_us: f64,
+    /// The least time that the machine needs; none where not all bytes of the buffers were used.
+    floor_us: Option<f64>,
     parts: usize,
     origins: Vec<String>,
 }
@@ -127,6 +131,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         threads: args.threads,
         runs: profiles.len(),
         latency_us: Latency::of(&latencies).p50 * 1e3,
+        shortest_us: latencies.iter().min().map_or(f64::NAN, |time| time.as_secs_f64() * 1e6),
         steps_us: 0.0,
         busy: median(profiles.iter().map(|profile| busy(profile, args.threads))),
         floor_us: 0.0,
@@ -168,6 +173,9 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// A floor above this many times the measured time is none: the figures of the machine are good to some percent.
+const ABOVE_FLOOR: f64 = 1.2;
+
 /// What each step of a plan has to do, and what it takes on a machine.
 struct Work<'a> {
     plan: &'a Plan,
@@ -190,16 +198,18 @@ impl Work<'_> {
             let traffic = [Traffic { bytes: kept, footprint: all_weights as f64 }, Traffic { bytes: passing, footprint: kept + passing }];
             let flops = step.flops.eval(self.symbols).unwrap_or(0) as f64;
             let kernel = &self.plan.kernels[step.kernel as usize];
+            let us = median(times.iter().map(|times| times[i].as_secs_f64() * 1e6));
+            let floor = self.machine.floor(self.threads, flops, &traffic) * 1e6;
             Row {
                 step: i,
                 kernel: kernel.name.clone(),
                 computes: kernel.text.clone(),
                 value: step.name.clone(),
-                us: median(times.iter().map(|times| times[i].as_secs_f64() * 1e6)),
+                us,
                 share: 0.0,
                 flops,
                 bytes: kept + passing,
-                floor_us: self.machine.floor(self.threads, flops, &traffic) * 1e6,
+                floor_us: (floor <= us * ABOVE_FLOOR).then_some(floor),
                 parts: profiles.first().map_or(0, |profile| profile.spans.iter().filter(|span| span.step == i).count()),
                 origins: step.origins.clone(),
             }
@@ -211,7 +221,7 @@ impl Work<'_> {
 impl Report {
     fn add_up(&mut self, sort: Sort) {
         self.steps_us = self.steps.iter().map(|row| row.us).sum();
-        self.floor_us = self.steps.iter().map(|row| row.floor_us).sum();
+        self.floor_us = self.steps.iter().map(|row| row.floor_us.unwrap_or(row.us)).sum();
         self.steps.iter_mut().for_each(|row| row.share = row.us / self.steps_us);
         if let Sort::Time = sort {
             self.steps.sort_by(|a, b| b.us.total_cmp(&a.us));
@@ -253,7 +263,7 @@ impl Row {
             percent(self.share),
             rate(self.flops),
             rate(self.bytes),
-            percent(self.floor_us / self.us),
+            self.floor_us.map_or("-".to_string(), |floor| percent(floor / self.us)),
             self.parts.to_string(),
         ];
         numbers.into_iter().chain([self.kernel.clone(), self.computes.clone(), self.origins.join(" ")]).collect()

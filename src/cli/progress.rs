@@ -9,8 +9,9 @@
 use egret::codegen::Compiled;
 use egret::{Compiler, Error, Graph, Stage};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::cell::RefCell;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the line is redrawn.
 const TICK: Duration = Duration::from_millis(100);
@@ -34,7 +35,29 @@ fn show(bar: Option<ProgressBar>) {
 }
 
 /// A line that says what is being done; it disappears when dropped.
-pub struct Progress(ProgressBar);
+pub struct Progress {
+    bar: ProgressBar,
+    timings: RefCell<Timings>,
+}
+
+/// What was done and how long it took.
+pub struct Timings {
+    /// The phases that are over, in order.
+    pub phases: Vec<(&'static str, Duration)>,
+    /// The passes of the optimisation, in order.
+    pub passes: Vec<(&'static str, Duration)>,
+    now: &'static str,
+    since: Instant,
+}
+
+impl Timings {
+    fn begin(&mut self, phase: &'static str) {
+        if phase != self.now {
+            self.phases.push((self.now, self.since.elapsed()));
+            (self.now, self.since) = (phase, Instant::now());
+        }
+    }
+}
 
 impl Progress {
     /// Begins with this phase, such as `Importing`.
@@ -45,26 +68,34 @@ impl Progress {
         bar.set_message(phase);
         bar.enable_steady_tick(TICK);
         show(Some(bar.clone()));
-        Progress(bar)
+        let timings = Timings { phases: vec![], passes: vec![], now: phase, since: Instant::now() };
+        Progress { bar, timings: timings.into() }
+    }
+
+    /// Ends the phase under way, and says what took how long.
+    pub fn finish(self) -> Timings {
+        self.phase("");
+        self.timings.replace(Timings { phases: vec![], passes: vec![], now: "", since: Instant::now() })
     }
 
     /// Goes on with another phase.
     pub fn phase(&self, phase: &'static str) {
-        self.0.set_prefix("");
-        self.0.set_message(phase);
+        self.timings.borrow_mut().begin(phase);
+        self.bar.set_prefix("");
+        self.bar.set_message(phase);
     }
 
     /// Compiles a graph and shows how far it is.
     pub fn compile(&self, compiler: &Compiler, graph: &Graph) -> Result<Compiled, Error> {
         self.phase("Optimising");
-        let grouped = compiler.optimise(graph)?;
+        let grouped = compiler.optimise_with(graph, |pass| self.timings.borrow_mut().passes.push((pass.pass, pass.time)))?;
         let report = |stage, done, total| {
             let (phase, what) = match stage {
                 Stage::Lower => ("Lowering", "values"),
                 Stage::Code => ("Generating code", "kernels"),
             };
             self.phase(phase);
-            self.0.set_prefix(format!("{done}/{total} {what}"));
+            self.bar.set_prefix(format!("{done}/{total} {what}"));
         };
         compiler.generate_with(&grouped, &report)
     }
@@ -73,6 +104,6 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         show(None);
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
     }
 }
