@@ -1,12 +1,14 @@
 //! Decides where in the scratch arena each intermediate lives.
 //!
 //! A value occupies its bytes from the step that first writes it to the last step that touches it; values that are never
-//! alive at the same time share bytes. A private buffer takes its bytes once for each part of its step. **Invariant.** Two buffers that are alive during the same step overlap only where
+//! alive at the same time share bytes. A private buffer takes its bytes once for each part of its step.
+//! **Invariant.** Two buffers that are alive during the same step overlap only where
 //! [`Step::in_place`](crate::plan::Step::in_place) allows it, every offset is a multiple of [`ALIGN`], and the arena ends
 //! with [`SLACK`] readable bytes. The same plan and binding always give the same map.
 //!
 //! The placement walks the steps in order and takes the smallest free gap that fits (best fit); among equal gaps it takes
-//! the one freed most recently, because its bytes are still in the cache. Offsets are skewed so that a large result does
+//! the one freed most recently, because its bytes are still in the cache. Where placing the largest buffers first (`by_size`)
+//! needs clearly fewer bytes, that placement is taken. Offsets are skewed so that a large result does
 //! not start at the same address modulo 4 KiB as the values it is computed from: a processor that compares only the low
 //! 12 bits of addresses would otherwise make loads wait for unrelated stores.
 //!
@@ -28,6 +30,8 @@
 //! assert_eq!(map.arena_bytes, 2048 + 64);
 //! ```
 
+mod by_size;
+
 use crate::plan::{ALIGN, Buffer, Place, Plan, SLACK, Step};
 use crate::pool;
 
@@ -43,6 +47,9 @@ const PAGE: u64 = 4096;
 
 /// Smaller buffers are not skewed: the few loads they cost are not worth the gaps that skewing leaves.
 const SKEW_FROM: u64 = 4 * PAGE;
+
+/// The walk's placement is kept, for its recently used bytes, unless the other needs at most so many percent of its arena.
+const CLEARLY_FEWER: u64 = 95;
 
 /// Where each buffer lives in the arena, for one binding of the free symbols.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,13 +99,35 @@ impl MemoryMap {
     pub fn of(plan: &Plan, symbols: &[i64], threads: usize) -> Result<MemoryMap, String> {
         let bytes = buffer_bytes(plan, symbols, threads)?;
         let lifetimes = lifetimes(plan);
-        let mut planner = Planner::new(plan.buffers.len());
-        for (now, step) in plan.steps.iter().enumerate() {
-            planner.place_results(now, step, &bytes, &lifetimes);
-            planner.free_dead(now, step, &lifetimes);
-        }
-        planner.finish(live_bytes(plan, &bytes, &lifetimes))
+        let (walked, sorted) = (walk(plan, &bytes, &lifetimes), by_size::place(plan, &bytes, &lifetimes));
+        let spans = if top(&sorted) <= top(&walked) / 100 * CLEARLY_FEWER { sorted } else { walked };
+        finish(&spans, live_bytes(plan, &bytes, &lifetimes))
     }
+}
+
+/// The bytes of each buffer that has a lifetime, placed step by step.
+fn walk(plan: &Plan, bytes: &[u64], lifetimes: &[Option<Lifetime>]) -> Vec<Option<Span>> {
+    let mut planner = Planner::new(plan.buffers.len());
+    for (now, step) in plan.steps.iter().enumerate() {
+        planner.place_results(now, step, bytes, lifetimes);
+        planner.free_dead(now, step, lifetimes);
+    }
+    planner.spans
+}
+
+/// The bytes of an arena that holds these spans.
+fn top(spans: &[Option<Span>]) -> u64 {
+    spans.iter().flatten().map(|span| span.end()).max().unwrap_or(0)
+}
+
+fn finish(spans: &[Option<Span>], live_bytes: u64) -> Result<MemoryMap, String> {
+    let top = top(spans);
+    if top > MAX_ARENA {
+        return Err(format!("the intermediates would need {top} bytes"));
+    }
+    let arena_bytes = if top == 0 { 0 } else { top + SLACK as u64 };
+    let offsets = spans.iter().map(|span| span.map(|span| span.start)).collect();
+    Ok(MemoryMap { offsets, arena_bytes, live_bytes })
 }
 
 /// The length of each buffer in bytes, by its index: of a private one, of all the parts that its step has on so many threads.
@@ -304,15 +333,6 @@ impl Planner {
             self.gaps.remove(index + 1);
         }
     }
-
-    fn finish(self, live_bytes: u64) -> Result<MemoryMap, String> {
-        if self.top > MAX_ARENA {
-            return Err(format!("the intermediates would need {} bytes", self.top));
-        }
-        let arena_bytes = if self.top == 0 { 0 } else { self.top + SLACK as u64 };
-        let offsets = self.spans.iter().map(|span| span.map(|span| span.start)).collect();
-        Ok(MemoryMap { offsets, arena_bytes, live_bytes })
-    }
 }
 
 /// The first offset from `start` on that keeps [`SKEW`] bytes clear of every offset in `avoid`, modulo 4 KiB.
@@ -441,30 +461,45 @@ mod tests {
     #[test]
     fn no_two_living_buffers_overlap_in_random_plans() {
         let mut random = Random::new(7);
-        let mut shared = 0;
+        let mut shared = [0, 0];
         for _ in 0..400 {
             let plan = random_plan(&mut random);
-            let map = MemoryMap::of(&plan, &[], 1).unwrap();
-            let lifetimes = lifetimes(&plan);
-            let bytes = buffer_bytes(&plan, &[], 1).unwrap();
-            for (now, step) in plan.steps.iter().enumerate() {
-                let alive: Vec<u32> = (0..plan.buffers.len() as u32)
-                    .filter(|&id| lifetimes[id as usize].is_some_and(|l| l.first <= now && now <= l.last))
-                    .collect();
-                for (i, &a) in alive.iter().enumerate() {
-                    let start = map.offsets[a as usize].unwrap();
-                    assert_eq!(start % ALIGN as u64, 0);
-                    assert!(start + bytes[a as usize] + SLACK as u64 <= map.arena_bytes || map.arena_bytes == 0);
-                    for &b in &alive[i + 1..] {
-                        let other = map.offsets[b as usize].unwrap();
-                        let disjoint = start + bytes[a as usize] <= other || other + bytes[b as usize] <= start;
-                        assert!(disjoint || may_share(step, a, b), "{a} and {b} at step {now}");
-                        shared += usize::from(!disjoint);
-                    }
+            let (bytes, lifetimes) = (buffer_bytes(&plan, &[], 1).unwrap(), lifetimes(&plan));
+            shared[0] += check_disjoint(&plan, &bytes, &walk(&plan, &bytes, &lifetimes));
+            shared[1] += check_disjoint(&plan, &bytes, &by_size::place(&plan, &bytes, &lifetimes));
+        }
+        assert!(shared.iter().all(|&shared| shared > 100), "in-place sharing was hardly exercised: {shared:?}");
+    }
+
+    /// Checks a placement; returns how often bytes were shared in place.
+    fn check_disjoint(plan: &Plan, bytes: &[u64], spans: &[Option<Span>]) -> usize {
+        let (map, lifetimes) = (finish(spans, 0).unwrap(), lifetimes(plan));
+        let mut shared = 0;
+        for (now, step) in plan.steps.iter().enumerate() {
+            let is_alive = |&id: &u32| lifetimes[id as usize].is_some_and(|l| l.first <= now && now <= l.last);
+            let alive: Vec<u32> = (0..plan.buffers.len() as u32).filter(is_alive).collect();
+            for (i, &a) in alive.iter().enumerate() {
+                let start = map.offsets[a as usize].unwrap();
+                assert_eq!(start % ALIGN as u64, 0);
+                assert!(start + bytes[a as usize] + SLACK as u64 <= map.arena_bytes || map.arena_bytes == 0);
+                for &b in &alive[i + 1..] {
+                    let other = map.offsets[b as usize].unwrap();
+                    let disjoint = start + bytes[a as usize] <= other || other + bytes[b as usize] <= start;
+                    assert!(disjoint || may_share(step, a, b), "{a} and {b} at step {now}");
+                    shared += usize::from(!disjoint);
                 }
             }
         }
-        assert!(shared > 100, "in-place sharing was hardly exercised: {shared}");
+        shared
+    }
+
+    #[test]
+    fn small_buffers_that_live_long_do_not_break_up_the_arena() {
+        // b0 (8 KiB) dies before b2 (12 KiB) comes; b1 (1 KiB) lives through both and would stand behind b0.
+        let plan = plan(&[8192, 1024, 12288], &[(&[], &[0]), (&[0], &[1]), (&[], &[2]), (&[1, 2], &[])]);
+        let map = MemoryMap::of(&plan, &[], 1).unwrap();
+        assert_eq!(map.arena_bytes, 12288 + 1024 + SLACK as u64);
+        assert_eq!(map.offsets, [Some(0), Some(12288), Some(0)]);
     }
 
     #[test]
@@ -476,6 +511,6 @@ mod tests {
             arena += map.arena_bytes;
             live += map.live_bytes;
         }
-        assert!(arena < live * 5 / 4, "arena {arena}, lower bound {live}");
+        assert!(arena < live * 11 / 10, "arena {arena}, lower bound {live}");
     }
 }
