@@ -186,12 +186,14 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn rows(&self, profiles: &[Profiled]) -> Result<Vec<Row>, Error> {
-        let bytes = buffer_bytes(self.plan, self.symbols).map_err(Error::Usage)?;
+        let bytes = buffer_bytes(self.plan, self.symbols, self.threads).map_err(Error::Usage)?;
         let weights = |buffer: &usize| matches!(self.plan.buffers[*buffer].place, Place::Weights { .. });
+        // Working memory stays in the nearest cache: it is made and used up within the step.
+        let moves = |buffer: &usize| self.plan.buffers[*buffer].place != Place::Private;
         let all_weights: u64 = (0..bytes.len()).filter(weights).map(|buffer| bytes[buffer]).sum();
         let times: Vec<Vec<Duration>> = profiles.iter().map(|profile| step_times(&profile.spans, self.plan.steps.len())).collect();
         let row = |(i, step): (usize, &Step)| {
-            let touched: BTreeSet<usize> = step.reads.iter().chain(&step.writes).map(|&buffer| buffer as usize).collect();
+            let touched: BTreeSet<usize> = step.reads.iter().chain(&step.writes).map(|&buffer| buffer as usize).filter(moves).collect();
             let (kept, passing): (Vec<usize>, Vec<usize>) = touched.iter().copied().partition(|buffer| weights(buffer));
             let sum = |buffers: &[usize]| buffers.iter().map(|&buffer| bytes[buffer]).sum::<u64>() as f64;
             let (kept, passing) = (sum(&kept), sum(&passing));
