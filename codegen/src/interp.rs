@@ -5,7 +5,7 @@
 //! rounding. **Invariant.** Every access is checked: an offset outside its buffer, or an element that two points write, is an
 //! error that says which.
 
-use crate::kernel::{Axis, Block, Body, BufferId, Cell, Contract, Expr, ExprKind, Fold, Kernel, Literal, Map, Panels, Pass, Recur, Rows};
+use crate::kernel::{Axis, Block, Body, BufferId, Cell, Contract, Expr, ExprKind, Fold, Kernel, Literal, Panels, Pass, Piece, Recur, Rows};
 use egret_ir::scalar::{Typed, TypedKind};
 use egret_ir::{Bindings, DType, Dim, Element, Tensor};
 use std::collections::HashMap;
@@ -62,11 +62,12 @@ pub fn run(kernel: &Kernel, sizes: &Bindings, lanes: usize, buffers: &mut [Memor
     let writers = buffers.iter().map(|b| vec![0; b.elements.len()]).collect();
     let mut machine = Machine { kernel, buffers, symbols: sizes.clone(), vars: HashMap::new(), writers, point: 0, lanes, part, parts };
     match &kernel.body {
-        Body::Map(map) => machine.map(map),
+        Body::Map(map) => machine.pieces(&map.pieces),
         Body::Rows(rows) => machine.rows(rows),
         Body::Contract(contract) => machine.contract(contract),
         Body::Recur(recur) => machine.recur(recur),
-    }
+    }?;
+    machine.pieces(&kernel.borders)
 }
 
 /// Runs a whole kernel.
@@ -202,8 +203,8 @@ impl Machine<'_> {
         self.block_with(block, &mut |_| Ok(()))
     }
 
-    fn map(&mut self, map: &Map) -> Checked<()> {
-        map.pieces.iter().try_for_each(|piece| self.each_of_part(&piece.axes, &mut |m| m.block(&piece.block)))
+    fn pieces(&mut self, pieces: &[Piece]) -> Checked<()> {
+        pieces.iter().try_for_each(|piece| self.each_of_part(&piece.axes, &mut |m| m.block(&piece.block)))
     }
 
     fn rows(&mut self, rows: &Rows) -> Checked<()> {

@@ -12,7 +12,7 @@
 //! }
 //! ```
 //!
-//! Invariants: axis names are unique in a kernel; reads come before writes in `buffers`; a load is in bounds for every
+//! Invariants: axis names are unique in a body and in its borders; reads come before writes in `buffers`; a load is in bounds for every
 //! point of its loops (padding is written, never read out of bounds); parts of a kernel write disjoint elements.
 
 use egret_ir::scalar::{BinOp, UnOp};
@@ -123,6 +123,9 @@ pub struct Kernel {
     pub buffers: Vec<Buffer>,
     /// The computation.
     pub body: Body,
+    /// Elements that are written beside those of the body, such as the zeros around an image that the next convolution reads.
+    /// Parts divide each of these nests, as those of a [`Map`].
+    pub borders: Vec<Piece>,
 }
 
 /// The skeletons.
@@ -401,6 +404,11 @@ fn collect_dims(expr: &Expr, dims: &mut Vec<Dim>) {
 }
 
 impl Kernel {
+    /// A kernel without borders.
+    pub fn new(buffers: Vec<Buffer>, body: Body) -> Kernel {
+        Kernel { buffers, body, borders: vec![] }
+    }
+
     /// The free symbols of the model that the kernel depends on, sorted: its run-time size arguments, in this order.
     pub fn sizes(&self) -> Vec<Arc<str>> {
         let (dims, bound) = self.dims_and_bound();
@@ -422,13 +430,13 @@ impl Kernel {
             dims.extend(b.dims());
             lets.extend(b.lets.iter().map(|l| l.name.clone()));
         };
+        let pieces = if let Body::Map(map) = &self.body { &map.pieces[..] } else { &[] };
+        for piece in pieces.iter().chain(&self.borders) {
+            axes(&piece.axes, &mut dims);
+            block(&piece.block, &mut dims);
+        }
         match &self.body {
-            Body::Map(map) => {
-                for piece in &map.pieces {
-                    axes(&piece.axes, &mut dims);
-                    block(&piece.block, &mut dims);
-                }
-            }
+            Body::Map(_) => {}
             Body::Rows(rows) => {
                 axes(&rows.axes, &mut dims);
                 axes(&rows.reduced, &mut dims);
@@ -572,9 +580,9 @@ impl Kernel {
         Ok(())
     }
 
-    fn write_map(&self, f: &mut fmt::Formatter<'_>, map: &Map) -> fmt::Result {
-        writeln!(f, "map {{")?;
-        for piece in &map.pieces {
+    fn write_pieces(&self, f: &mut fmt::Formatter<'_>, what: &str, pieces: &[Piece]) -> fmt::Result {
+        writeln!(f, "{what} {{")?;
+        for piece in pieces {
             writeln!(f, "    for {}:", axes_text(&piece.axes))?;
             self.write_block(f, "        ", &piece.block, &[])?;
         }
@@ -613,7 +621,7 @@ impl fmt::Display for Kernel {
             self.buffers.iter().map(|b| format!("{}{}: {}", if b.written { "out " } else { "" }, b.name, b.dtype)).collect();
         writeln!(f, "({})", buffers.join(", "))?;
         match &self.body {
-            Body::Map(map) => self.write_map(f, map),
+            Body::Map(map) => self.write_pieces(f, "map", &map.pieces),
             Body::Rows(rows) => self.write_rows(f, rows),
             Body::Contract(contract) => self.write_contract(f, contract),
             Body::Recur(r) => {
@@ -630,6 +638,13 @@ impl fmt::Display for Kernel {
                     name(r.gates),
                     name(r.weights)
                 )
+            }
+        }?;
+        match &self.borders[..] {
+            [] => Ok(()),
+            borders => {
+                writeln!(f)?;
+                self.write_pieces(f, "borders", borders)
             }
         }
     }

@@ -49,7 +49,7 @@ enum Role {
     View,
     /// Reads at an index that depends on data, or several neighbours.
     Gather,
-    /// Writes parts of its output from different places; can only be a group's last op.
+    /// Writes parts of its output from different places; can only be a group's last op, or have a border around it.
     Join,
     /// A reduction over rows.
     Rows,
@@ -221,8 +221,9 @@ impl<'a> Grouping<'a> {
         if self.feeds_contraction(group, &readers) {
             return self.may_feed_contraction(group, producer, &readers);
         }
+        // A window reads every element many times: nothing is computed in it, but it may read a part of a larger tensor.
         if readers.iter().any(|&r| group.anchor == Some(r) && self.role(r) == Role::Window) {
-            return false;
+            return matches!(self.graph.node(producer).op, Op::slice { .. });
         }
         match self.role(producer) {
             Role::Elementwise => readers.iter().all(|&r| self.worth_recomputing(group, r, producer)),
@@ -230,7 +231,9 @@ impl<'a> Grouping<'a> {
             Role::Rows | Role::Contract | Role::Window => {
                 group.anchor.is_none() && readers.iter().all(|&r| self.reads_aligned(group, r, producer))
             }
-            Role::Join | Role::Alone => false,
+            // A border around the parts of a concat is one more part.
+            Role::Join => readers.iter().all(|&r| matches!(self.graph.node(r).op, Op::pad { .. })),
+            Role::Alone => false,
         }
     }
 

@@ -43,7 +43,7 @@
 //! - [`fold`], [`cse`], [`dce`]: the plain ones.
 //! - [`rewrite`]: everything that is an equation. [`mod@rules`] has the equations, one a line, and [`rules::proof`] proves each;
 //!   [`egraph`] holds all equal graphs at once; [`extract`] takes the cheapest.
-//! - [`legalize`], [`layout`], [`group`]: towards kernels.
+//! - [`legalize`], [`layout`], [`halo`], [`group`]: towards kernels.
 
 pub mod cse;
 pub mod dce;
@@ -51,6 +51,7 @@ pub mod egraph;
 pub mod extract;
 pub mod fold;
 pub mod group;
+pub mod halo;
 pub mod layout;
 pub mod legalize;
 pub mod pass;

@@ -11,7 +11,7 @@ use super::emit::Value;
 use super::point::Point;
 use super::scope::{Gen, Run};
 use super::split::{self, Form, LANE_BLOCK};
-use crate::kernel::{Axis, Block, Expr, ExprKind, Map, Piece};
+use crate::kernel::{Axis, Block, Expr, ExprKind, Piece};
 use egret_ir::Dim;
 use egret_ir::dim::Atom;
 use egret_ir::scalar::{BinOp, UnOp};
@@ -27,9 +27,9 @@ const MOST_VECTORS: usize = 4;
 const ROUND_WEIGHT: usize = 64;
 
 impl<'c> Gen<'_, 'c> {
-    /// Emits a map kernel.
-    pub(crate) fn map(&mut self, map: &Map) {
-        for piece in &map.pieces {
+    /// Emits the nests of a map kernel, or the borders of another.
+    pub(crate) fn pieces(&mut self, pieces: &[Piece]) {
+        for piece in pieces {
             let extents: Vec<_> = piece.axes.iter().map(|a| a.extent.clone()).collect();
             self.unless_empty(&extents, |g| {
                 let axes = split::piece_axes(piece, g.e.lanes);

@@ -217,11 +217,12 @@ fn emitted<'c>(
     let e = Emit::new(context, target, &entry_name(i), &machine.get_target_data());
     let mut kernel_gen = Gen::new(e, kernel, target.vregs);
     match &kernel.body {
-        Body::Map(map) => kernel_gen.map(map),
+        Body::Map(map) => kernel_gen.pieces(&map.pieces),
         Body::Rows(rows) => kernel_gen.rows(rows),
         Body::Contract(contract) => kernel_gen.contract(contract),
         Body::Recur(recur) => kernel_gen.recur(recur),
     }
+    kernel_gen.pieces(&kernel.borders);
     kernel_gen.e.finish();
     kernel_gen.e.verify().map_err(|reason| malformed(kernel, reason))?;
     Ok(kernel_gen.e)

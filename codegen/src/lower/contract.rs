@@ -139,6 +139,7 @@ impl Lowering<'_> {
         // Batches have to stay apart where the right operand tells them apart.
         let mut walks = dims_of(&epilogue);
         walks.push(product.a.1.clone());
+        let k = by_stride(k, &product.a.1);
         let with_b = [&walks[..], std::slice::from_ref(&product.b.1)].concat();
         let batches = merge(vec![roles.batch], &with_b, &built.ranges);
         let rest = merge(vec![roles.rows, roles.cols, k], if strided { &with_b } else { &walks }, &built.ranges);
@@ -248,7 +249,7 @@ impl Lowering<'_> {
             let ranges = Ranges::of(&axes);
             pieces.push(super::map::nest(axes, block, &ranges, &pieces, self.names()));
         }
-        self.launch(Body::Map(Map { pieces }), &[from, scratch.clone()], value);
+        self.launch(Body::Map(Map { pieces }), vec![], &[from, scratch.clone()], value);
         (scratch, start)
     }
 }
@@ -269,6 +270,13 @@ pub(super) struct PackAtRunTime {
     pub cols: Axis,
     /// Whether the lanes behind the last column have to be zero.
     pub zeros_behind: bool,
+}
+
+/// The reduced loops so that the innermost walks the shortest way through the left operand: its elements then come from the
+/// same cache lines, and loops that are one run of elements become one. The right operand is packed in the order they have.
+fn by_stride(mut k: Vec<Axis>, a: &Dim) -> Vec<Axis> {
+    k.sort_by_key(|axis| std::cmp::Reverse(stride(a, axis).and_then(|s| s.as_const()).map_or(i64::MAX, i64::abs)));
+    k
 }
 
 /// The loops of a contraction, each in its place.

@@ -144,9 +144,9 @@ impl Lowering<'_> {
 }
 
 /// The kernel with just the buffers it uses, reads first.
-pub fn launch(lowering: &Lowering, body: Body, places: &[Place], value: ValueId) -> Launch {
+pub fn launch(lowering: &Lowering, body: Body, borders: Vec<Piece>, places: &[Place], value: ValueId) -> Launch {
     let (mut reads, mut writes) = (vec![], vec![]);
-    visit_buffers(&body, &mut |b, written| {
+    visit_buffers(&body, &borders, &mut |b, written| {
         let list = if written { &mut writes } else { &mut reads };
         if !list.contains(&b) {
             list.push(b);
@@ -157,7 +157,7 @@ pub fn launch(lowering: &Lowering, body: Body, places: &[Place], value: ValueId)
     let buffers = order.iter().map(|b| lowering.describe(&places[b.0], writes.contains(b))).collect();
     let number = |b: BufferId| BufferId(order.iter().position(|o| *o == b).unwrap_or(usize::MAX));
     Launch {
-        kernel: Kernel { buffers, body: with_buffers(body, &number) },
+        kernel: Kernel { buffers, body: with_buffers(body, &number), borders: pieces_with(&borders, &number) },
         places: order.iter().map(|b| places[b.0].clone()).collect(),
         name: lowering.scope.graph().value(value).name.clone(),
     }
@@ -177,8 +177,27 @@ impl Lowering<'_> {
     }
 }
 
-/// Calls `f` with every buffer a body names, and whether it is written there.
-fn visit_buffers(body: &Body, f: &mut impl FnMut(BufferId, bool)) {
+/// Pieces over `from`, in terms of the buffers of a kernel that gets those it lacks.
+pub fn beside(pieces: &[Piece], from: &[Place], places: &mut Vec<Place>) -> Vec<Piece> {
+    let number = |place: &Place| {
+        places.iter().position(|p| p == place).unwrap_or_else(|| {
+            places.push(place.clone());
+            places.len() - 1
+        })
+    };
+    let numbers: Vec<usize> = from.iter().map(number).collect();
+    pieces_with(pieces, &|b| BufferId(numbers[b.0]))
+}
+
+/// Pieces with other numbers for their buffers.
+fn pieces_with(pieces: &[Piece], number: &dyn Fn(BufferId) -> BufferId) -> Vec<Piece> {
+    let (same_dim, same_name) = (|d: &Dim| d.clone(), |n: &Arc<str>| n.clone());
+    let mut rewrite = Rewrite::new(&same_dim, number, &same_name);
+    pieces.iter().map(|p| Piece { axes: p.axes.clone(), block: rewrite.block(&p.block) }).collect()
+}
+
+/// Calls `f` with every buffer a body and its borders name, and whether it is written there.
+fn visit_buffers(body: &Body, borders: &[Piece], f: &mut impl FnMut(BufferId, bool)) {
     use crate::kernel::ExprKind;
     let mut exprs = vec![];
     let mut stores = vec![];
@@ -186,6 +205,7 @@ fn visit_buffers(body: &Body, f: &mut impl FnMut(BufferId, bool)) {
         exprs.extend(b.exprs().cloned());
         stores.extend(b.stores.iter().map(|s| s.buffer));
     };
+    borders.iter().for_each(|p| take(&p.block));
     match body {
         Body::Map(map) => map.pieces.iter().for_each(|p| take(&p.block)),
         Body::Rows(rows) => {
@@ -217,10 +237,7 @@ fn with_buffers(body: Body, number: &dyn Fn(BufferId) -> BufferId) -> Body {
     let (same_dim, same_name) = (|d: &Dim| d.clone(), |n: &Arc<str>| n.clone());
     let mut rewrite = Rewrite::new(&same_dim, number, &same_name);
     match body {
-        Body::Map(map) => {
-            let pieces = map.pieces.iter().map(|p| Piece { axes: p.axes.clone(), block: rewrite.block(&p.block) }).collect();
-            Body::Map(Map { pieces })
-        }
+        Body::Map(map) => Body::Map(Map { pieces: pieces_with(&map.pieces, number) }),
         Body::Rows(rows) => {
             let mut pass = |p: &Pass| Pass {
                 over_row: p.over_row,

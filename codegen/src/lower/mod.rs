@@ -3,7 +3,8 @@
 //! A group's results are computed over a `Domain`: its loops. Each value is asked what it is at the loops' point (see
 //! `value`); what comes back are expressions over offsets, in which all views have disappeared. What it contains then says
 //! which skeleton it fills: a contraction makes a [`Contract`](crate::kernel::Contract), folds make
-//! [`Rows`](crate::kernel::Rows), everything else is a piece of a [`Map`].
+//! [`Rows`](crate::kernel::Rows), everything else is a piece of a [`Map`]. Pieces that are left beside a contraction or folds,
+//! such as the zeros around what a convolution computes, are borders of its kernel.
 //!
 //! ```text
 //! y = relu(add(matmul(x, w), b))          x: f32[N, 784], w: f32[784, 128], b: f32[128]
@@ -43,7 +44,7 @@ mod value;
 pub use exprs::visit_shared;
 pub use region::Region;
 
-use crate::kernel::{Axis, Block, Body, BufferId, Expr, Kernel, Map, Store};
+use crate::kernel::{Axis, Block, Body, BufferId, Expr, Kernel, Map, Piece, Store};
 use crate::pack::Packing;
 use crate::target::Target;
 use domain::Domain;
@@ -220,12 +221,11 @@ impl Lowering<'_> {
     /// Adds the launches that compute some values of compatible extents.
     fn compute(&mut self, outputs: &[(ValueId, Place)]) -> Result<(), Failure> {
         let mut domains = vec![Domain::new(&self.widest(outputs))];
-        let mut map = Pieces::default();
-        let before = self.lowered.launches.len();
+        let mut made = Made::default();
         let mut attempts = 0;
         while let Some(mut domain) = domains.pop() {
             attempts += 1;
-            let stop = match self.attempt(&mut domain, outputs, &mut map) {
+            let stop = match self.attempt(&mut domain, outputs, &mut made) {
                 Ok(()) => continue,
                 Err(stop) => stop,
             };
@@ -261,18 +261,16 @@ impl Lowering<'_> {
                 Stop::Fail(value, reason) => return Err(Failure { value, reason }),
             }
         }
-        if map.pieces.is_empty() && self.lowered.launches.len() == before {
-            map = self.nothing(outputs);
+        if made.pieces.is_empty() && made.bodies.is_empty() {
+            made = self.nothing(outputs);
         }
-        if !map.pieces.is_empty() {
-            self.launch(Body::Map(Map { pieces: map.pieces }), &map.buffers, outputs[0].0);
-        }
+        self.launch_all(made, outputs[0].0);
         self.scope.computed.extend(outputs.iter().cloned());
         Ok(())
     }
 
     /// A nest that runs zero times: values without elements are written, too.
-    fn nothing(&self, outputs: &[(ValueId, Place)]) -> Pieces {
+    fn nothing(&self, outputs: &[(ValueId, Place)]) -> Made {
         let axis = Axis { name: "%none".into(), extent: Dim::ZERO };
         let store = |(i, (value, _)): (usize, &(ValueId, Place))| Store {
             buffer: BufferId(i),
@@ -281,7 +279,7 @@ impl Lowering<'_> {
         };
         let block = Block { lets: vec![], stores: outputs.iter().enumerate().map(store).collect() };
         let piece = map::nest(vec![axis.clone()], block, &ranges::Ranges::default(), &[], self.names());
-        Pieces { buffers: outputs.iter().map(|(_, place)| place.clone()).collect(), pieces: vec![piece] }
+        Made { buffers: outputs.iter().map(|(_, place)| place.clone()).collect(), pieces: vec![piece], bodies: vec![] }
     }
 
     fn separately(&mut self, outputs: &[(ValueId, Place)]) -> Result<(), Failure> {
@@ -324,12 +322,12 @@ impl Lowering<'_> {
     }
 
     /// Builds one part of the domain, refining it where it can be done on the spot.
-    fn attempt(&mut self, domain: &mut Domain, outputs: &[(ValueId, Place)], map: &mut Pieces) -> Result<(), Stop> {
+    fn attempt(&mut self, domain: &mut Domain, outputs: &[(ValueId, Place)], made: &mut Made) -> Result<(), Stop> {
         if domain.is_empty() {
             return Ok(());
         }
         let build = loop {
-            let mut build = Build::new(&self.scope, domain, map.buffers.clone());
+            let mut build = Build::new(&self.scope, domain, made.buffers.clone());
             let stores = build.stores(outputs)?;
             if let Some((name, by)) = build.factor(&stores) {
                 domain.factor(&name, &by);
@@ -340,24 +338,34 @@ impl Lowering<'_> {
                 break build.finished(stores);
             }
         };
-        let name = outputs[0].0;
         if build.product.is_some() {
             let (body, buffers) = self.contract(build)?;
-            self.launch(Body::Contract(body), &buffers, name);
+            made.bodies.push((Body::Contract(body), buffers));
         } else if !build.folds.is_empty() {
             let buffers = build.buffers.clone();
             let body = rows::assemble(build, self.names());
-            self.launch(Body::Rows(body), &buffers, name);
+            made.bodies.push((Body::Rows(body), buffers));
         } else {
-            map.buffers = build.buffers.clone();
-            map.pieces.push(map::piece(build, &map.pieces, self.names()));
+            made.buffers = build.buffers.clone();
+            made.pieces.push(map::piece(build, &made.pieces, self.names()));
         }
         Ok(())
     }
 
-    fn launch(&mut self, body: Body, buffers: &[Place], value: ValueId) {
+    /// Adds the launches of what was made; the pieces are the borders of the last body, if there is one.
+    fn launch_all(&mut self, made: Made, value: ValueId) {
+        let Made { buffers, pieces, mut bodies } = made;
+        let Some((last, mut places)) = bodies.pop() else {
+            return self.launch(Body::Map(Map { pieces }), vec![], &buffers, value);
+        };
+        bodies.into_iter().for_each(|(body, places)| self.launch(body, vec![], &places, value));
+        let borders = finish::beside(&pieces, &buffers, &mut places);
+        self.launch(last, borders, &places, value);
+    }
+
+    fn launch(&mut self, body: Body, borders: Vec<Piece>, buffers: &[Place], value: ValueId) {
         let buffers: Vec<Place> = buffers.iter().map(|place| self.interned(place)).collect();
-        let launch = finish::launch(self, body, &buffers, value);
+        let launch = finish::launch(self, body, borders, &buffers, value);
         self.lowered.launches.push(launch);
     }
 }
@@ -371,9 +379,13 @@ impl Lowering<'_> {
     }
 }
 
-/// Nests of a map kernel, and the buffers they share.
+/// What the parts of a domain have become.
 #[derive(Default)]
-struct Pieces {
+struct Made {
+    /// The buffers that the pieces share.
     buffers: Vec<Place>,
-    pieces: Vec<crate::kernel::Piece>,
+    /// Nests without a fold or a contraction.
+    pieces: Vec<Piece>,
+    /// All others, each with its buffers.
+    bodies: Vec<(Body, Vec<Place>)>,
 }

@@ -208,7 +208,7 @@ impl Lowering<'_> {
             h: written[1],
             c: written.get(2).copied(),
         };
-        self.launch(Body::Recur(recur), &buffers, node.results[0]);
+        self.launch(Body::Recur(recur), vec![], &buffers, node.results[0]);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! What the shape of a kernel allows: sharing code, sharing bytes, and leaving it out.
 
-use crate::kernel::{Block, Body, BufferId, Expr, ExprKind, Kernel, Store};
+use crate::kernel::{Block, Body, BufferId, Expr, ExprKind, Kernel, Piece, Store};
 use crate::lower::visit_shared;
 use egret_ir::Dim;
 use std::collections::HashMap;
@@ -14,8 +14,8 @@ pub fn fingerprint(kernel: &Kernel) -> [u8; 32] {
         let _ = write!(text, "{}{} ", b.dtype, if b.written { " out" } else { "" });
     }
     let mut nodes = HashMap::new();
-    let mut skeleton = kernel.body.clone();
-    for_each_block(&mut skeleton, &mut |block| {
+    let (mut skeleton, mut borders) = (kernel.body.clone(), kernel.borders.clone());
+    for_each_block(&mut skeleton, &mut borders, &mut |block| {
         describe(block.exprs(), &mut nodes, &mut text);
         for l in std::mem::take(&mut block.lets) {
             let _ = write!(text, "let {} = {} in {};", l.name, nodes[&Arc::as_ptr(&l.value.kind)], l.extent);
@@ -34,11 +34,12 @@ pub fn fingerprint(kernel: &Kernel) -> [u8; 32] {
         }
     }
     // What is left has no expressions, whose sharing its own text would not show.
-    let _ = write!(text, "{skeleton:?}");
+    let _ = write!(text, "{skeleton:?}{borders:?}");
     blake3::hash(text.as_bytes()).into()
 }
 
-fn for_each_block(body: &mut Body, f: &mut impl FnMut(&mut Block)) {
+fn for_each_block(body: &mut Body, borders: &mut [Piece], f: &mut impl FnMut(&mut Block)) {
+    borders.iter_mut().for_each(|p| f(&mut p.block));
     match body {
         Body::Map(map) => map.pieces.iter_mut().for_each(|p| f(&mut p.block)),
         Body::Rows(rows) => rows.passes.iter_mut().for_each(|p| f(&mut p.block)),
@@ -105,6 +106,7 @@ fn reads_where_it_writes(kernel: &Kernel, read: BufferId, written: BufferId) -> 
     // Blocks in order of execution, with what else is read in them.
     let blocks: Vec<(&Block, Vec<&Expr>)> = match &kernel.body {
         Body::Map(map) if map.pieces.len() == 1 => map.pieces.iter().map(|p| (&p.block, vec![])).collect(),
+        _ if !kernel.borders.is_empty() => return false,
         Body::Rows(rows) => rows.passes.iter().map(|p| (&p.block, p.reduces.iter().map(|r| &r.value).collect())).collect(),
         Body::Contract(c) if c.a.0 != read && c.b.buffer() != read => vec![(&c.epilogue, vec![])],
         Body::Map(_) | Body::Contract(_) | Body::Recur(_) => return false,

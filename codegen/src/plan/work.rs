@@ -28,6 +28,7 @@ impl Work {
     /// The work of a kernel.
     pub fn of(kernel: &Kernel) -> Work {
         let mut work = Work { operations: Dim::ZERO, bytes: Dim::ZERO };
+        kernel.borders.iter().for_each(|p| work.add_block(kernel, &p.block, &points(&p.axes)));
         match &kernel.body {
             Body::Map(map) => map.pieces.iter().for_each(|p| work.add_block(kernel, &p.block, &points(&p.axes))),
             Body::Rows(rows) => {

@@ -14,6 +14,7 @@ fn matmul(m: i64, n: i64, k: i64, tile: Tile) -> Kernel {
     let (i, j) = (sym("i"), sym("j"));
     let value = bin(BinOp::Max, bin(BinOp::Add, var("acc", F32), load(2, F32, j.clone())), lit(0.0));
     Kernel {
+        borders: vec![],
         buffers: vec![input("a", F32), input("b", F32), input("bias", F32), output("out", F32)],
         body: Body::Contract(Contract {
             batch: vec![],

@@ -35,6 +35,7 @@ fn matmul(m: Dim, n: Dim, k: Dim, strided: bool, long: bool, tile: (usize, usize
         false => Panels::Packed(BufferId(1), Dim::ZERO),
     };
     Kernel {
+        borders: vec![],
         buffers: vec![input("a", F32), input("b", F32), input("bias", F32), output("out", F32)],
         body: Body::Contract(Contract {
             batch: vec![],
@@ -104,6 +105,7 @@ fn convolution() {
             let width = (2 * target.lanes) as i64;
             let panel_bytes = (oc + width - 1) / width * k_total * width;
             let kernel = Kernel {
+                borders: vec![],
                 buffers: vec![input("x", F32), input("w", F32), output("out", F32)],
                 body: Body::Contract(Contract {
                     batch: vec![axis("g", sym("G"))],
@@ -140,6 +142,7 @@ fn convolution() {
 fn vectors() {
     for rows in [vec![], vec![axis("i", 1)]] {
         let kernel = Kernel {
+            borders: vec![],
             buffers: vec![input("a", F32), input("b", F32), output("out", F32)],
             body: Body::Contract(Contract {
                 batch: vec![],
@@ -169,6 +172,7 @@ fn unusual_operands() {
     let value = bin(BinOp::Add, var("acc", F32), load(3, F32, sym("t") * 5 + sym("u")));
     for tile in [(4, 2), (2, 3)] {
         let kernel = Kernel {
+            borders: vec![],
             buffers: vec![input("a", F32), input("b", F32), input("t", DType::I64), input("y", F32), output("out", F32)],
             body: Body::Contract(Contract {
                 batch: vec![axis("b", sym("B"))],

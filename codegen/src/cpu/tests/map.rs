@@ -182,7 +182,8 @@ fn pieces() {
     let piece =
         |from: usize, extent: Dim, to: Dim| Piece { axes: vec![axis("i", extent)], block: store(2, to, load(from, F32, i.clone())) };
     let pieces = vec![piece(0, sym("A"), i.clone()), piece(1, sym("B"), i.clone() + sym("A"))];
-    let kernel = Kernel { buffers: vec![input("a", F32), input("b", F32), output("out", F32)], body: Body::Map(Map { pieces }) };
+    let kernel =
+        Kernel { borders: vec![], buffers: vec![input("a", F32), input("b", F32), output("out", F32)], body: Body::Map(Map { pieces }) };
     for (a, b) in [(5, 7), (0, 3), (20, 0), (33, 40)] {
         let mut numbers = Numbers::new(3);
         let data = [numbers.memory(F32, a), numbers.memory(F32, b), Memory::zeros(F32, a + b)];

@@ -261,7 +261,7 @@ pub(super) fn store(buffer: usize, offset: Dim, value: Expr) -> Block {
 }
 
 pub(super) fn map_kernel(buffers: Vec<Buffer>, axes: Vec<Axis>, block: Block) -> Kernel {
-    Kernel { buffers, body: Body::Map(Map { pieces: vec![Piece { axes, block }] }) }
+    Kernel::new(buffers, Body::Map(Map { pieces: vec![Piece { axes, block }] }))
 }
 
 pub(super) fn name(text: &str) -> Arc<str> {

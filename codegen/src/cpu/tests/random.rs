@@ -191,7 +191,7 @@ fn rows() {
             tile,
             passes: vec![first, second, third, fourth],
         };
-        let kernel = Kernel { buffers: buffers(&[F32, I64, F32]), body: Body::Rows(body) };
+        let kernel = Kernel { borders: vec![], buffers: buffers(&[F32, I64, F32]), body: Body::Rows(body) };
         let data = memory(&mut numbers, &[(F32, outer.points()), (I64, outer.points()), (F32, everywhere.points())]);
         check(&kernel, &sizes, &data, Within::Relative(1e-3));
     }

@@ -49,7 +49,7 @@ impl Layer {
             h,
             c,
         };
-        Kernel { buffers, body: Body::Recur(recur) }
+        Kernel::new(buffers, Body::Recur(recur))
     }
 
     /// Contents of the buffers; weights so small that states stay of the size of the input.

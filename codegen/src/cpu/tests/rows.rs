@@ -15,7 +15,7 @@ fn once(reduces: Vec<Reduce>, block: Block) -> Pass {
 }
 
 fn rows(buffers: Vec<Buffer>, axes: Vec<Axis>, reduced: Vec<Axis>, lanes_outside: bool, tile: usize, passes: Vec<Pass>) -> Kernel {
-    Kernel { buffers, body: Body::Rows(Rows { axes, reduced, lanes_outside, tile, passes }) }
+    Kernel::new(buffers, Body::Rows(Rows { axes, reduced, lanes_outside, tile, passes }))
 }
 
 /// Softmax over the last axis, or with the lanes outside over the first.
