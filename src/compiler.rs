@@ -25,6 +25,7 @@ pub struct Compiler {
     dims: Bindings,
     target: String,
     fuse: bool,
+    exact_conv: bool,
 }
 
 impl Default for Compiler {
@@ -36,7 +37,7 @@ impl Default for Compiler {
 impl Compiler {
     /// Fused code for this machine's processor, with every free dimension left free.
     pub fn new() -> Compiler {
-        Compiler { dims: Bindings::new(), target: "native".to_string(), fuse: true }
+        Compiler { dims: Bindings::new(), target: "native".to_string(), fuse: true, exact_conv: false }
     }
 
     /// Fixes a free dimension. Code for known extents is faster than code for any.
@@ -54,6 +55,13 @@ impl Compiler {
     /// Whether ops share kernels. Without, every op has a kernel of its own: what fusion is compared with.
     pub fn fuse(mut self, fuse: bool) -> Compiler {
         self.fuse = fuse;
+        self
+    }
+
+    /// Whether convolutions are sums of products only. Otherwise 3x3 convolutions are computed by Winograd's algorithm where that
+    /// is faster, with about twice the rounding error.
+    pub fn exact_conv(mut self, exact: bool) -> Compiler {
+        self.exact_conv = exact;
         self
     }
 
@@ -112,7 +120,8 @@ impl Compiler {
     /// As [`optimise`](Compiler::optimise).
     pub fn optimise_with(&self, graph: &Graph, mut observe: impl FnMut(&Report)) -> Result<Graph, Error> {
         let passes = PassManager::named(if self.fuse { FUSED } else { UNFUSED }).map_err(Error::Usage)?;
-        let (graph, _) = passes.run(graph, &Context::default(), |report, _| observe(report)).map_err(Error::Unsupported)?;
+        let context = Context { exact_conv: self.exact_conv, ..Context::default() };
+        let (graph, _) = passes.run(graph, &context, |report, _| observe(report)).map_err(Error::Unsupported)?;
         Ok(graph)
     }
 

@@ -5,7 +5,10 @@
 //! rounding. **Invariant.** Every access is checked: an offset outside its buffer, or an element that two points write, is an
 //! error that says which.
 
-use crate::kernel::{Axis, Block, Body, BufferId, Cell, Contract, Expr, ExprKind, Fold, Kernel, Literal, Panels, Pass, Piece, Recur, Rows};
+use crate::kernel::{
+    Axis, Block, Body, BufferId, Cell, Contract, Expr, ExprKind, Fold, Kernel, Literal, Panels, Pass, Piece, Recur, Rows, Winograd,
+};
+use crate::winograd::{self, Arithmetic, INPUTS, OUTPUTS, PRODUCTS};
 use egret_ir::scalar::{Typed, TypedKind};
 use egret_ir::{Bindings, DType, Dim, Element, Tensor};
 use std::collections::HashMap;
@@ -65,6 +68,7 @@ pub fn run(kernel: &Kernel, sizes: &Bindings, lanes: usize, buffers: &mut [Memor
         Body::Map(map) => machine.pieces(&map.pieces),
         Body::Rows(rows) => machine.rows(rows),
         Body::Contract(contract) => machine.contract(contract),
+        Body::Winograd(w) => machine.winograd(w),
         Body::Recur(recur) => machine.recur(recur),
     }?;
     machine.pieces(&kernel.borders)
@@ -256,6 +260,61 @@ impl Machine<'_> {
         })
     }
 
+    fn winograd(&mut self, w: &Winograd) -> Checked<()> {
+        let tiles = Axis::new("%tile", w.all_tiles());
+        self.each_of_part(std::slice::from_ref(&tiles), &mut |m| {
+            let (images, tile) = w.tile_at(&tiles.index());
+            for (axis, at) in w.batch.iter().zip(&images) {
+                let at = m.index(at)?;
+                m.symbols.insert(axis.name.clone(), at);
+            }
+            let channels = m.transformed_inputs(w, &tile)?;
+            m.each(std::slice::from_ref(&w.cols), &mut |m| m.outputs_of_tile(w, &tile, &channels))
+        })
+    }
+
+    /// The 36 transformed inputs of a tile, for every input channel.
+    fn transformed_inputs(&mut self, w: &Winograd, tile: &[Dim; 2]) -> Checked<Vec<Vec<f32>>> {
+        let mut channels = vec![];
+        self.each(std::slice::from_ref(&w.depth), &mut |m| {
+            let read = |at: usize| {
+                let place = [w.input_at(0, &tile[0], at / INPUTS), w.input_at(1, &tile[1], at % INPUTS)];
+                let offset = w.a.1.substitute(&|s| w.rows.iter().position(|a| &*a.name == s).map(|i| place[i].clone()));
+                Ok(m.load(w.a.0, m.index(&offset)?)?.as_f64() as f32)
+            };
+            let inputs: Vec<f32> = (0..PRODUCTS).map(read).collect::<Checked<_>>()?;
+            channels.push(winograd::input(&Numbers, &inputs));
+            Ok(())
+        })?;
+        Ok(channels)
+    }
+
+    /// The epilogue at the outputs of a tile that the image has, for the current output channel.
+    fn outputs_of_tile(&mut self, w: &Winograd, tile: &[Dim; 2], channels: &[Vec<f32>]) -> Checked<()> {
+        let (column, width) = (self.symbols[&w.cols.name] as usize, w.tile.vectors * self.lanes);
+        let (panels, depth) = ((self.index(&w.cols.extent)? as usize).div_ceil(width), channels.len());
+        let product = |product: usize| {
+            let panel = (product * panels + column / width) * depth;
+            channels.iter().enumerate().try_fold(0f32, |sum, (k, values)| {
+                let weight = self.load(w.weights, ((panel + k) * width + column % width) as i64)?.as_f64() as f32;
+                Ok(values[product].mul_add(weight, sum))
+            })
+        };
+        let products: Vec<f32> = (0..PRODUCTS).map(product).collect::<Checked<_>>()?;
+        for (at, value) in winograd::output(&Numbers, &products).into_iter().enumerate() {
+            let place = [(0, at / OUTPUTS), (1, at % OUTPUTS)].map(|(i, within)| self.index(&(tile[i].clone() * OUTPUTS + within)));
+            let place = [place[0].clone()?, place[1].clone()?];
+            if place[0] < self.index(&w.rows[0].extent)? && place[1] < self.index(&w.rows[1].extent)? {
+                for (axis, at) in w.rows.iter().zip(place) {
+                    self.symbols.insert(axis.name.clone(), at);
+                }
+                self.vars.insert("acc".into(), Element::Float(value.into()));
+                self.block(&w.epilogue)?;
+            }
+        }
+        Ok(())
+    }
+
     fn recur(&mut self, r: &Recur) -> Checked<()> {
         let (steps, batch, hidden, gates) = (self.index(&r.steps)?, self.index(&r.batch)?, r.hidden as i64, r.cell.gates() as i64);
         let (from, to) = (self.part as i64 * batch / self.parts as i64, (self.part as i64 + 1) * batch / self.parts as i64);
@@ -336,6 +395,29 @@ impl Machine<'_> {
             }
         }
         Ok((next_h, next_c))
+    }
+}
+
+/// Numbers, as the transforms of [`crate::winograd`] compute with them.
+struct Numbers;
+
+impl Arithmetic for Numbers {
+    type Value = f32;
+
+    fn add(&self, x: f32, y: f32) -> f32 {
+        x + y
+    }
+
+    fn sub(&self, x: f32, y: f32) -> f32 {
+        x - y
+    }
+
+    fn fma(&self, factor: f64, x: f32, y: f32) -> f32 {
+        (factor as f32).mul_add(x, y)
+    }
+
+    fn scale(&self, factor: f64, x: f32) -> f32 {
+        factor as f32 * x
     }
 }
 

@@ -4,6 +4,7 @@ use crate::interp::{self, Memory};
 use crate::kernel::Kernel;
 use crate::lower::Data;
 use crate::plan::Program;
+use crate::winograd::transformed;
 use egret_ir::{Bindings, DType, Tensor};
 use egret_runtime::plan::{Place, Size};
 
@@ -82,6 +83,10 @@ fn initial(
                 Data::Packed(packing) => {
                     let (dtype, count) = packing.size();
                     Ok(Memory::of(&Tensor::new(dtype, vec![count], packing.bytes().into())?))
+                }
+                Data::Transformed(packing) => {
+                    let bytes = transformed(&packing.bytes());
+                    Ok(Memory::of(&Tensor::new(dtype, vec![bytes.len() / dtype.size()], bytes.into())?))
                 }
             }
         }

@@ -137,6 +137,8 @@ pub enum Body {
     Rows(Rows),
     /// Matrix products and convolutions.
     Contract(Contract),
+    /// 3x3 convolutions in the transformed domain.
+    Winograd(Winograd),
     /// A recurrent layer, after its input projection.
     Recur(Recur),
 }
@@ -276,6 +278,34 @@ pub enum Split {
     Rows,
     /// The panels of columns.
     Cols,
+}
+
+/// A 3x3 convolution of stride 1 over channels-last data by [Winograd's F(4x4, 3x3)](crate::winograd), then the epilogue at every
+/// point, with `acc` as a variable. f32 only.
+///
+/// A unit of work is a number of tiles of 4x4 outputs: their inputs are transformed into the part's working memory, 36 matrix
+/// products are taken there, and those are transformed into outputs. Parts divide the units.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Winograd {
+    /// Images.
+    pub batch: Vec<Axis>,
+    /// The rows and the columns of the output image; numbers.
+    pub rows: [Axis; 2],
+    /// The output channels: the lanes; a number.
+    pub cols: Axis,
+    /// The input channels; a number.
+    pub depth: Axis,
+    /// The input that the upper left tap of a window reads: linear in `rows`, contiguous in `depth`, and there for two rows and
+    /// columns more than `rows` has.
+    pub a: (BufferId, Dim),
+    /// Transformed weights, packed `[36][ceil(cols / (nv*lanes))][depth][nv*lanes]`.
+    pub weights: BufferId,
+    /// Register tile of the matrix products.
+    pub tile: Tile,
+    /// Tiles of 4x4 outputs in a unit.
+    pub block: usize,
+    /// At every point of batch, rows, cols.
+    pub epilogue: Block,
 }
 
 /// A recurrent layer, one direction. `gates` holds the input projections of all steps with the biases that do not depend
@@ -455,6 +485,13 @@ impl Kernel {
                 dims.push(offset.clone());
                 block(&c.epilogue, &mut dims);
             }
+            Body::Winograd(w) => {
+                axes(&w.batch, &mut dims);
+                axes(&w.rows, &mut dims);
+                axes(&[w.cols.clone(), w.depth.clone()], &mut dims);
+                dims.push(w.a.1.clone());
+                block(&w.epilogue, &mut dims);
+            }
             Body::Recur(r) => dims.extend([r.steps.clone(), r.batch.clone()]),
         }
         bound.extend(lets);
@@ -615,6 +652,19 @@ impl Kernel {
     }
 }
 
+impl Kernel {
+    fn write_winograd(&self, f: &mut fmt::Formatter<'_>, w: &Winograd) -> fmt::Result {
+        let batch = if w.batch.is_empty() { String::new() } else { format!("batch {}, ", axes_text(&w.batch)) };
+        let [cols, depth] = [&w.cols, &w.depth].map(|a| axes_text(std::slice::from_ref(a)));
+        write!(f, "winograd {batch}rows {}, cols {cols}, depth {depth}, ", axes_text(&w.rows))?;
+        writeln!(f, "tile {}x{}, {} tiles a unit {{", w.tile.rows, w.tile.vectors, w.block)?;
+        let name = |b: BufferId| &self.buffers[b.0].name;
+        writeln!(f, "    acc = convolved({}[{}], {}.products)", name(w.a.0), w.a.1, name(w.weights))?;
+        self.write_block(f, "    ", &w.epilogue, &[])?;
+        write!(f, "}}")
+    }
+}
+
 impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let buffers: Vec<String> =
@@ -624,6 +674,7 @@ impl fmt::Display for Kernel {
             Body::Map(map) => self.write_pieces(f, "map", &map.pieces),
             Body::Rows(rows) => self.write_rows(f, rows),
             Body::Contract(contract) => self.write_contract(f, contract),
+            Body::Winograd(winograd) => self.write_winograd(f, winograd),
             Body::Recur(r) => {
                 let name = |b: BufferId| &self.buffers[b.0].name;
                 let direction = if r.reverse { "reverse" } else { "forward" };

@@ -39,7 +39,7 @@
 //! | [`kernel`] | the kernel IR: skeletons, scalar expressions, offsets |
 //! | [`lower`] | from a node or group of nodes to kernels |
 //! | [`plan`] | buffers, steps, weights: what the runtime walks |
-//! | [`pack`] | weights in the order in which they are read |
+//! | [`pack`], [`winograd`] | weights in the order in which they are read, and transformed |
 //! | [`cpu`], [`object`], [`target`] | from kernels to one image of machine code |
 //! | [`interp`], [`interpret`] | what kernels and plans mean, without code: the tests' oracle |
 //! | [`artifact`] | all of it in one call |
@@ -57,6 +57,7 @@ pub mod plan;
 pub mod target;
 #[cfg(test)]
 mod testing;
+pub mod winograd;
 
 pub use artifact::{Compiled, Options, Stage, compile};
 pub use error::Error;

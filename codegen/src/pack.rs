@@ -41,6 +41,12 @@ impl Packing {
         (self.tensor.dtype(), points * self.panels() * self.width)
     }
 
+    /// The length of the packed elements in bytes.
+    pub fn bytes_length(&self) -> u64 {
+        let (dtype, count) = self.size();
+        (count * dtype.size()) as u64
+    }
+
     fn panels(&self) -> usize {
         extents(std::slice::from_ref(&self.cols))[0].div_ceil(self.width)
     }

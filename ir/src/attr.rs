@@ -259,6 +259,13 @@ words! {
         /// `[batch, spatial..., channel]`; weights `[kernel..., in/group, out]`.
         Last = "last",
     }
+    /// How a convolution is computed; a choice of the compiler that changes no more than the last bits of a result.
+    Algorithm {
+        /// Products summed over the window.
+        Direct = "direct",
+        /// Winograd's F(4x4, 3x3), where the windows are 3x3 with stride and dilation 1 and one group.
+        Winograd = "winograd",
+    }
     /// What stands outside of a padded tensor.
     PadMode {
         /// The padding value.

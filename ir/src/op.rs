@@ -12,7 +12,9 @@
 //!
 //! To add an elementwise op: one line here, one in the frontend's table, one filetest.
 
-use crate::attr::{Activation, Attr, AttrField, Coordinates, Direction, Interpolation, Layout, PadMode, Real, Rounding, ScatterMode};
+use crate::attr::{
+    Activation, Algorithm, Attr, AttrField, Coordinates, Direction, Interpolation, Layout, PadMode, Real, Rounding, ScatterMode,
+};
 use crate::dim::Dim;
 use crate::expr;
 use crate::ops;
@@ -382,8 +384,8 @@ ops! {
     // ---- contraction
     /// Matrix product of the two innermost axes, broadcasting the outer ones (numpy's matmul, rank 1 included).
     matmul(x, y)                     by { matmul }
-    /// Cross-correlation over the spatial axes; `pad` is all lows, then all highs.
-    conv[stride: Vec<usize>, pad: Vec<i64>, dilation: Vec<usize>, group: usize = 1, layout: Layout = Layout::First](x, w)  by { conv }
+    /// Cross-correlation over the spatial axes; `pad` is all lows, then all highs. `algorithm` does not change what it means.
+    conv[stride: Vec<usize>, pad: Vec<i64>, dilation: Vec<usize>, group: usize = 1, layout: Layout = Layout::First, algorithm: Algorithm = Algorithm::Direct](x, w)  by { conv }
     /// Transposed convolution; weights `[in, out/group, kernel...]` for `first`, `[kernel..., in, out/group]` for `last`.
     conv_transpose[stride: Vec<usize>, pad: Vec<i64>, dilation: Vec<usize>, output_pad: Vec<usize>, group: usize = 1, layout: Layout = Layout::First](x, w)  by { conv_transpose }
     /// Largest of each window; `ceil` also keeps windows that hang over the end.

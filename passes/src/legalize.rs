@@ -11,7 +11,7 @@
 //! y     = conv[stride=[1, 1], pad=[0, 0, 0, 0], ...](y.pad, w)
 //! ```
 
-use egret_ir::attr::{Layout, PadMode};
+use egret_ir::attr::{Algorithm, Layout, PadMode};
 use egret_ir::{Copy, DType, Dim, Element, Graph, Node, Op, Tensor, TensorType, ValueId};
 
 /// The pass; see the module.
@@ -99,13 +99,15 @@ impl Build<'_, '_> {
     }
 
     fn conv(&mut self, op: &Op, pad: &[i64], layout: Layout) -> Built {
-        let Op::conv { stride, dilation, group, .. } = op else { unreachable!("called for a conv") };
         let (x, w) = (self.operand(0), self.operand(1));
         let rank = self.ty(x).rank();
         let (low, high) = spatial_padding(pad, rank, layout);
         let x = self.padded("pad", x, low, high, 0.0)?;
-        let no_pad = vec![0; pad.len()];
-        self.last(Op::conv { stride: stride.clone(), pad: no_pad, dilation: dilation.clone(), group: *group, layout }, &[x, w])
+        let mut unpadded = op.clone();
+        if let Op::conv { pad, .. } = &mut unpadded {
+            pad.fill(0);
+        }
+        self.last(unpadded, &[x, w])
     }
 
     fn max_pool(&mut self, window: &Window) -> Built {
@@ -205,7 +207,8 @@ impl Build<'_, '_> {
             high[spatial[i]] = reach - pad[n + i] + output_pad[i] - (stride[i] as i64 - 1);
         }
         let x = self.cropped_and_padded(wide, low, high)?;
-        self.last(Op::conv { stride: vec![1; n], pad: vec![0; 2 * n], dilation: dilation.to_vec(), group, layout }, &[x, turned])
+        let (stride, pad, dilation, algorithm) = (vec![1; n], vec![0; 2 * n], dilation.to_vec(), Algorithm::Direct);
+        self.last(Op::conv { stride, pad, dilation, group, layout, algorithm }, &[x, turned])
     }
 
     /// Each element followed by `stride - 1` zeros along the spatial axes: `[.., h, ..] -> [.., h*s, ..]`.

@@ -43,8 +43,9 @@
 //! - [`fold`], [`cse`], [`dce`]: the plain ones.
 //! - [`rewrite`]: everything that is an equation. [`mod@rules`] has the equations, one a line, and [`rules::proof`] proves each;
 //!   [`egraph`] holds all equal graphs at once; [`extract`] takes the cheapest.
-//! - [`legalize`], [`layout`], [`halo`], [`group`]: towards kernels.
+//! - [`legalize`], [`layout`], [`mod@algorithm`], [`halo`], [`group`]: towards kernels.
 
+pub mod algorithm;
 pub mod cse;
 pub mod dce;
 pub mod egraph;

@@ -15,7 +15,7 @@
 //! ```
 
 use crate::rules::{Class, Rule};
-use crate::{cse, dce, fold, group, halo, layout, legalize, rewrite};
+use crate::{algorithm, cse, dce, fold, group, halo, layout, legalize, rewrite};
 use egret_ir::Graph;
 use egret_ir::verify::verify;
 use std::cell::RefCell;
@@ -46,13 +46,14 @@ pub const PASSES: &[Pass] = &[
     Pass { name: "rewrite", doc: "Applies the rules in an e-graph and takes the cheapest equal graph.", run: rewrite::rewrite },
     Pass { name: "legalize", doc: "Spells out what has no kernel of its own.", run: |g, _| legalize::legalize(g) },
     Pass { name: "layout", doc: "Brings image-like data into channels-last order.", run: |g, _| layout::layout(g) },
+    Pass { name: "algorithm", doc: "Chooses how convolutions are computed.", run: algorithm::algorithm },
     Pass { name: "halo", doc: "Keeps what is padded in memory with its border only.", run: |g, _| halo::halo(g) },
     Pass { name: "group", doc: "Joins ops into kernels.", run: |g, _| group::group(g) },
     Pass { name: "ungrouped", doc: "Makes every op a kernel of its own.", run: |g, _| group::ungrouped(g) },
 ];
 
 /// What a model goes through on its way to kernels. Weights are folded again after every pass that moves them.
-pub const FUSED: &str = "fold, cse, rewrite, fold, cse, legalize, layout, fold, cse, halo, group";
+pub const FUSED: &str = "fold, cse, rewrite, fold, cse, legalize, layout, fold, cse, algorithm, halo, group";
 
 /// The same without fusion: what is needed to be compilable, every op a kernel of its own.
 pub const UNFUSED: &str = "fold, cse, legalize, layout, fold, cse, ungrouped";
@@ -64,6 +65,8 @@ pub struct Context {
     pub class: Class,
     /// Names of rules that are left out.
     pub disabled: BTreeSet<String>,
+    /// Whether convolutions are computed as sums of products only.
+    pub exact_conv: bool,
     /// Rules beside those of [`crate::rules::all`].
     pub rules: Vec<Rule>,
     /// What the pass that runs has said so far; see [`Context::count`], [`Context::figure`] and [`Context::remark`].
@@ -84,7 +87,7 @@ pub struct Notes {
 impl Default for Context {
     /// Rules that reassociate are applied, as every other compiler does.
     fn default() -> Context {
-        Context { class: Class::Reassoc, disabled: BTreeSet::new(), rules: vec![], notes: RefCell::default() }
+        Context { class: Class::Reassoc, disabled: BTreeSet::new(), exact_conv: false, rules: vec![], notes: RefCell::default() }
     }
 }
 

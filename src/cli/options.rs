@@ -29,6 +29,9 @@ pub struct CompileOptions {
     /// Processor to compile for: native, x86-64-v3, x86-64-v4 or an LLVM name (see `egret list targets`)
     #[arg(long, value_name = "CPU", default_value = "native")]
     pub target: String,
+    /// Compute convolutions as sums of products only, never by Winograd's algorithm
+    #[arg(long)]
+    pub exact_conv: bool,
     #[command(flatten)]
     pub free: DimOptions,
 }
@@ -36,7 +39,7 @@ pub struct CompileOptions {
 impl CompileOptions {
     /// A compiler set up by these options.
     pub fn compiler(&self, fuse: bool) -> Compiler {
-        self.free.bind(Compiler::new().target(&self.target).fuse(fuse))
+        self.free.bind(Compiler::new().target(&self.target).fuse(fuse).exact_conv(self.exact_conv))
     }
 }
 

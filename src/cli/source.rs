@@ -162,10 +162,11 @@ impl Ready {
 
     /// What was compiled before is used as it is; options that ask for other code cannot be met.
     fn as_compiled(&self, artifact: &Rc<Artifact>, fuse: bool) -> Result<Rc<Artifact>, Error> {
-        let asked = match (fuse, self.options.target.as_str()) {
-            (false, _) => "--no-fuse",
-            (true, "native") => return Ok(artifact.clone()),
-            (true, _) => "--target",
+        let asked = match (fuse, self.options.exact_conv, self.options.target.as_str()) {
+            (false, ..) => "--no-fuse",
+            (true, true, _) => "--exact-conv",
+            (true, false, "native") => return Ok(artifact.clone()),
+            (true, false, _) => "--target",
         };
         Err(Error::Usage(format!("{asked} has no effect on a compiled file; give it to `egret compile`, or give the .onnx model here")))
     }

@@ -79,6 +79,14 @@ impl<'c> Gen<'_, 'c> {
         });
     }
 
+    /// Emits all of a contraction as one step of the current unit.
+    pub(crate) fn contract_at_once(&mut self, c: &Contract) {
+        self.nest(&c.batch, true, |g| {
+            let panels = g.all_panels(c);
+            g.panels(c, panels, None);
+        });
+    }
+
     fn all_panels(&mut self, c: &Contract) -> (IntValue<'c>, IntValue<'c>) {
         let panels = split::panel_axis(c, self.e.lanes).extent;
         (self.e.i64(0), self.index(&panels))

@@ -28,6 +28,7 @@ mod tests;
 mod tile;
 mod transpose;
 mod weave;
+mod winograd;
 
 pub use tile::choose_tile;
 
@@ -215,11 +216,14 @@ fn emitted<'c>(
 ) -> Result<Emit<'c>, CompileError> {
     CURRENT.with(|c| *c.borrow_mut() = kernel.to_string());
     let e = Emit::new(context, target, &entry_name(i), &machine.get_target_data());
+    let with_working = winograd::with_working_buffers(kernel);
     let mut kernel_gen = Gen::new(e, kernel, target.vregs);
+    kernel_gen.kernel = &with_working;
     match &kernel.body {
         Body::Map(map) => kernel_gen.pieces(&map.pieces),
         Body::Rows(rows) => kernel_gen.rows(rows),
         Body::Contract(contract) => kernel_gen.contract(contract),
+        Body::Winograd(winograd) => kernel_gen.winograd(winograd),
         Body::Recur(recur) => kernel_gen.recur(recur),
     }
     kernel_gen.pieces(&kernel.borders);

@@ -13,6 +13,7 @@ use super::transpose::turned_axis;
 use super::weave::woven_axis;
 use crate::kernel::{Axis, Body, BufferId, Contract, Kernel, Map, Piece, Rows, Split};
 use egret_ir::Dim;
+use egret_runtime::plan::ALIGN;
 use inkwell::values::IntValue;
 
 /// Outer loops are numbered through until there are this many units: enough to balance 16 threads with 4 parts each.
@@ -29,6 +30,7 @@ impl Kernel {
             Body::Map(map) => map_units(map, lanes),
             Body::Rows(rows) => units(&row_axes(rows).0),
             Body::Contract(contract) => units(&contract_axes(contract, lanes)),
+            Body::Winograd(winograd) => winograd.units().extent,
             Body::Recur(recur) => recur.batch.clone(),
         }
     }
@@ -40,9 +42,15 @@ impl Kernel {
     /// It depends on no symbols but [`Kernel::sizes`]. Its address stands behind those of the kernel's buffers.
     pub fn scratch(&self, _lanes: usize) -> Dim {
         match &self.body {
+            Body::Winograd(winograd) => Dim::from(winograd.working().map(working_bytes).iter().sum::<usize>()),
             Body::Map(_) | Body::Rows(_) | Body::Contract(_) | Body::Recur(_) => Dim::ZERO,
         }
     }
+}
+
+/// The bytes of some f32s in working memory, where the next ones start aligned.
+pub(crate) fn working_bytes(elements: usize) -> usize {
+    (elements * size_of::<f32>()).next_multiple_of(ALIGN)
 }
 
 fn map_units(map: &Map, lanes: usize) -> Dim {

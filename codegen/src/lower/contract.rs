@@ -35,10 +35,10 @@ const UNKNOWN: i64 = 1 << 10;
 
 /// The loops of a contraction by what depends on them.
 #[derive(Default)]
-struct Roles {
-    batch: Vec<Axis>,
-    rows: Vec<Axis>,
-    cols: Vec<Axis>,
+pub(super) struct Roles {
+    pub batch: Vec<Axis>,
+    pub rows: Vec<Axis>,
+    pub cols: Vec<Axis>,
 }
 
 impl Roles {
@@ -66,7 +66,7 @@ fn count(axes: &[Axis]) -> i64 {
     axes.iter().map(|a| a.extent.as_const().unwrap_or(UNKNOWN)).product()
 }
 
-fn stride(d: &Dim, axis: &Axis) -> Option<Dim> {
+pub(super) fn stride(d: &Dim, axis: &Axis) -> Option<Dim> {
     d.linear_in(&axis.name).map(|(stride, _)| stride)
 }
 
@@ -83,7 +83,7 @@ impl Lowering<'_> {
     ///
     /// # Errors
     /// When an operand has to go to memory first, or the contraction is better done as a fold.
-    pub(super) fn contract(&mut self, mut built: Built) -> Result<(Contract, Vec<Place>), Stop> {
+    pub(super) fn contract(&mut self, mut built: Built) -> Result<(Body, Vec<Place>), Stop> {
         let Some(mut product) = built.product.take() else { return Err(Stop::Separate) };
         let k: Vec<Axis> = built.domain.axes(true).cloned().collect();
         let mut roles = Roles::of(&product, built.domain.axes(false).cloned());
@@ -92,18 +92,22 @@ impl Lowering<'_> {
             product.operands.swap(0, 1);
             roles = Roles::of(&product, built.domain.axes(false).cloned());
         }
+        if let Some(windows) = self.windows(&built, &product, &roles, &k) {
+            return Ok(self.winograd(built, product, windows));
+        }
         let reading = self.reading(&built, &product, &roles, &k)?;
         if !is_linear(&product.a.1, &roles.rows) || !is_linear(&product.a.1, &k) {
             return Err(Stop::Materialise(product.operands[0]));
         }
-        Ok(self.assemble(built, product, roles, k, reading))
+        let (contract, places) = self.assemble(built, product, roles, k, reading);
+        Ok((Body::Contract(contract), places))
     }
 
     fn is_known(&self, built: &Built, buffer: BufferId) -> bool {
         self.known(built, buffer).is_some()
     }
 
-    fn known<'s>(&'s self, built: &Built, buffer: BufferId) -> Option<&'s Arc<egret_ir::Tensor>> {
+    pub(super) fn known<'s>(&'s self, built: &Built, buffer: BufferId) -> Option<&'s Arc<egret_ir::Tensor>> {
         match &built.buffers[buffer.0] {
             Place::Value(v) => self.scope.constant(*v),
             Place::Result(_) | Place::Scratch(_) | Place::Data(_) | Place::Table(_) => None,

@@ -217,6 +217,11 @@ fn visit_buffers(body: &Body, borders: &[Piece], f: &mut impl FnMut(BufferId, bo
             f(c.b.buffer(), false);
             take(&c.epilogue);
         }
+        Body::Winograd(w) => {
+            f(w.a.0, false);
+            f(w.weights, false);
+            take(&w.epilogue);
+        }
         Body::Recur(r) => {
             let reads = [Some(r.gates), Some(r.weights), r.bias, Some(r.h0), r.c0];
             reads.into_iter().flatten().for_each(|b| f(b, false));
@@ -233,7 +238,7 @@ fn visit_buffers(body: &Body, borders: &[Piece], f: &mut impl FnMut(BufferId, bo
 
 /// The body with other numbers for its buffers.
 fn with_buffers(body: Body, number: &dyn Fn(BufferId) -> BufferId) -> Body {
-    use crate::kernel::{Contract, Map, Panels, Pass, Recur, Reduce, Rows};
+    use crate::kernel::{Contract, Map, Panels, Pass, Recur, Reduce, Rows, Winograd};
     let (same_dim, same_name) = (|d: &Dim| d.clone(), |n: &Arc<str>| n.clone());
     let mut rewrite = Rewrite::new(&same_dim, number, &same_name);
     match body {
@@ -253,6 +258,9 @@ fn with_buffers(body: Body, number: &dyn Fn(BufferId) -> BufferId) -> Body {
                 Panels::Strided(b, d) => Panels::Strided(number(b), d),
             };
             Body::Contract(Contract { a: (number(c.a.0), c.a.1), b, epilogue: rewrite.block(&c.epilogue), ..c })
+        }
+        Body::Winograd(w) => {
+            Body::Winograd(Winograd { a: (number(w.a.0), w.a.1), weights: number(w.weights), epilogue: rewrite.block(&w.epilogue), ..w })
         }
         Body::Recur(r) => Body::Recur(Recur {
             gates: number(r.gates),

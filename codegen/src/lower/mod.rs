@@ -40,6 +40,7 @@ mod tests;
 #[cfg(test)]
 mod text_tests;
 mod value;
+mod winograd;
 
 pub use exprs::visit_shared;
 pub use region::Region;
@@ -47,6 +48,7 @@ pub use region::Region;
 use crate::kernel::{Axis, Block, Body, BufferId, Expr, Kernel, Map, Piece, Store};
 use crate::pack::Packing;
 use crate::target::Target;
+use crate::winograd::PRODUCTS;
 use domain::Domain;
 use egret_ir::{DType, Dim, Graph, Tensor, ValueId};
 use std::collections::{HashMap, HashSet};
@@ -97,6 +99,8 @@ pub enum Data {
     Tensor(Arc<Tensor>),
     /// The right operand of a contraction, in the order in which it is read.
     Packed(Packing),
+    /// The weights of a 3x3 convolution, packed with the taps as batches, transformed for [`crate::winograd`].
+    Transformed(Packing),
 }
 
 impl Data {
@@ -104,10 +108,8 @@ impl Data {
     pub fn bytes(&self) -> u64 {
         match self {
             Data::Tensor(tensor) => tensor.bytes().len() as u64,
-            Data::Packed(packing) => {
-                let (dtype, count) = packing.size();
-                (count * dtype.size()) as u64
-            }
+            Data::Packed(packing) => packing.bytes_length(),
+            Data::Transformed(packing) => packing.bytes_length() / 9 * PRODUCTS as u64,
         }
     }
 
@@ -116,6 +118,7 @@ impl Data {
         match self {
             Data::Tensor(t) => ("table".into(), t.dtype()),
             Data::Packed(p) => ("panels".into(), p.size().0),
+            Data::Transformed(p) => ("weights".into(), p.size().0),
         }
     }
 }
@@ -339,8 +342,7 @@ impl Lowering<'_> {
             }
         };
         if build.product.is_some() {
-            let (body, buffers) = self.contract(build)?;
-            made.bodies.push((Body::Contract(body), buffers));
+            made.bodies.push(self.contract(build)?);
         } else if !build.folds.is_empty() {
             let buffers = build.buffers.clone();
             let body = rows::assemble(build, self.names());

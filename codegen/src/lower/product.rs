@@ -118,7 +118,7 @@ impl Build<'_> {
     }
 
     fn conv<'n>(&self, value: ValueId, op: &'n Op, node: &'n Node, at: &'n [Dim]) -> Result<(Vec<Dim>, Points<'n>), Stop> {
-        let Op::conv { stride, pad, dilation, group, layout } = op else {
+        let Op::conv { stride, pad, dilation, group, layout, .. } = op else {
             return Err(Stop::Fail(value, "it is no contraction".to_string()));
         };
         if pad.iter().any(|&p| p != 0) {

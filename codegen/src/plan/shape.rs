@@ -44,6 +44,7 @@ fn for_each_block(body: &mut Body, borders: &mut [Piece], f: &mut impl FnMut(&mu
         Body::Map(map) => map.pieces.iter_mut().for_each(|p| f(&mut p.block)),
         Body::Rows(rows) => rows.passes.iter_mut().for_each(|p| f(&mut p.block)),
         Body::Contract(c) => f(&mut c.epilogue),
+        Body::Winograd(w) => f(&mut w.epilogue),
         Body::Recur(_) => {}
     }
 }
@@ -109,7 +110,8 @@ fn reads_where_it_writes(kernel: &Kernel, read: BufferId, written: BufferId) -> 
         _ if !kernel.borders.is_empty() => return false,
         Body::Rows(rows) => rows.passes.iter().map(|p| (&p.block, p.reduces.iter().map(|r| &r.value).collect())).collect(),
         Body::Contract(c) if c.a.0 != read && c.b.buffer() != read => vec![(&c.epilogue, vec![])],
-        Body::Map(_) | Body::Contract(_) | Body::Recur(_) => return false,
+        Body::Winograd(w) if w.a.0 != read && w.weights != read => vec![(&w.epilogue, vec![])],
+        Body::Map(_) | Body::Contract(_) | Body::Winograd(_) | Body::Recur(_) => return false,
     };
     let stores = || blocks.iter().flat_map(|(b, _)| &b.stores).filter(|s| s.buffer == written);
     let Some(offset) = stores().next().map(|s| &s.offset) else { return false };

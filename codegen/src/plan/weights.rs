@@ -1,6 +1,7 @@
 //! The weights of an artifact: every constant once, in every order in which it is read.
 
 use crate::lower::Data;
+use crate::winograd::transformed;
 use egret_ir::Tensor;
 use egret_runtime::artifact::WeightsLayout;
 use std::borrow::Cow;
@@ -24,6 +25,7 @@ impl Weights {
         let (tensor, order) = match data {
             Data::Tensor(tensor) => (tensor, format!("{:?}", tensor.ty())),
             Data::Packed(packing) => (&packing.tensor, packing.key()),
+            Data::Transformed(packing) => (&packing.tensor, format!("transformed {}", packing.key())),
         };
         let key = (self.hash(tensor), order);
         let part = match self.known.get(&key) {
@@ -53,6 +55,7 @@ impl Weights {
         self.parts.iter().map(|data| match data {
             Data::Tensor(tensor) => Cow::Borrowed(&tensor.bytes()[..]),
             Data::Packed(packing) => Cow::Owned(packing.bytes()),
+            Data::Transformed(packing) => Cow::Owned(transformed(&packing.bytes())),
         })
     }
 

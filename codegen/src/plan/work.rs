@@ -2,6 +2,7 @@
 
 use crate::kernel::{Axis, Block, Body, Expr, ExprKind, Kernel};
 use crate::lower::visit_shared;
+use crate::winograd::PRODUCTS;
 use egret_ir::Dim;
 use egret_ir::scalar::{BinOp, UnOp};
 
@@ -47,6 +48,15 @@ impl Work {
                 let weights = shared.clone() * c.cols.extent.clone() * 4;
                 work.bytes = shared * points(&c.rows) * 4 + weights;
                 work.add_block(kernel, &c.epilogue, &results);
+            }
+            // The operations of the convolution, not the fewer that its transformed form takes.
+            Body::Winograd(w) => {
+                let (pixels, depth) = (points(&w.batch) * points(&w.rows), w.depth.extent.clone());
+                let weights = depth.clone() * w.cols.extent.clone() * PRODUCTS * 4;
+                let results = pixels.clone() * w.cols.extent.clone();
+                work.operations = results.clone() * depth.clone() * 18;
+                work.bytes = pixels * depth * 4 + weights;
+                work.add_block(kernel, &w.epilogue, &results);
             }
             Body::Recur(r) => {
                 let gates = r.cell.gates() as i64;

@@ -3,7 +3,7 @@
 use crate::error::Code;
 use crate::ops::norm::per_channel;
 use crate::site::{Outcome, Site, Stop, dim_help, fault, malformed};
-use egret_ir::attr::Layout;
+use egret_ir::attr::{Algorithm, Layout};
 use egret_ir::{Dim, Op, ValueId};
 
 /// The attributes of windows over the spatial axes, in the form the IR takes.
@@ -151,7 +151,8 @@ pub(crate) fn conv(n: &mut Site) -> Outcome {
     let extents = spatial(n, x)?;
     let window = weights_window(n, w, extents.len())?;
     let pad = pads(n, &window, &extents)?;
-    let op = Op::conv { stride: window.stride, pad, dilation: window.dilation, group: group(n)?, layout: Layout::First };
+    let (layout, algorithm) = (Layout::First, Algorithm::Direct);
+    let op = Op::conv { stride: window.stride, pad, dilation: window.dilation, group: group(n)?, layout, algorithm };
     let y = n.op(op, &[x, w])?;
     with_bias(n, y)
 }

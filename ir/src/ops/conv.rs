@@ -1,6 +1,6 @@
 //! `conv`: cross-correlation over the spatial axes.
 
-use crate::attr::Layout;
+use crate::attr::{Algorithm, Layout};
 use crate::dim::Dim;
 use crate::op::Inferred;
 use crate::ops::check;
@@ -14,7 +14,15 @@ use crate::ty::TensorType;
 ///
 /// # Errors
 /// When the operands and attributes do not fit each other.
-pub fn infer(stride: &[usize], pad: &[i64], dilation: &[usize], group: &usize, layout: &Layout, operands: &[&TensorType]) -> Inferred {
+pub fn infer(
+    stride: &[usize],
+    pad: &[i64],
+    dilation: &[usize],
+    group: &usize,
+    layout: &Layout,
+    _algorithm: &Algorithm,
+    operands: &[&TensorType],
+) -> Inferred {
     let [x, w] = [operands[0], operands[1]];
     let (window, outputs, inputs) = weights(stride, pad, dilation, *layout, x, w)?;
     let (channels, spatial) = window::image(x, window.axes(), *layout)?;
@@ -49,12 +57,14 @@ fn weights(
 }
 
 /// Sums over the input channels, then over the kernel, in f64 for floats.
+#[allow(clippy::too_many_arguments)]
 pub fn eval(
     stride: &[usize],
     pad: &[i64],
     dilation: &[usize],
     group: &usize,
     layout: &Layout,
+    _algorithm: &Algorithm,
     operands: &[&Tensor],
     results: &[TensorType],
 ) -> Result<Vec<Tensor>, String> {

@@ -84,6 +84,7 @@ const SAMPLES: &[&str] = &[
     "conv[stride = [1, 1], pad = [1, 1, 1, 1], dilation = [1, 1]](f32[N, 3, 5, M], f32[4, 3, 3, 3])",
     "conv[stride = [2, 1], pad = [0, 1, 1, 0], dilation = [1, 2], group = 2](f32[N, 4, 6, 7], f32[6, 2, 2, 3])",
     "conv[stride = [2, 2], pad = [0, 0, 0, 0], dilation = [1, 1], group = 3, layout = last](f32[N, 6, 5, 3], f32[3, 2, 1, 6])",
+    "conv[stride = [1, 1], pad = [0, 1, 1, 0], dilation = [1, 1], layout = last, algorithm = winograd](f32[N, 6, 9, 2], f32[3, 3, 2, 3])",
     "conv[stride = [1], pad = [0, 0], dilation = [1]](f32[N, 3, M], f32[2, 3, 1])",
     "conv[stride = [1], pad = [2, 0], dilation = [2]](i32[1, 2, 7], i32[2, 2, 2])",
     "conv_transpose[stride = [2, 2], pad = [1, 1, 1, 1], dilation = [1, 1], output_pad = [1, 0]](f32[N, 3, 4, M], f32[3, 2, 3, 3])",

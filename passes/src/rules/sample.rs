@@ -4,7 +4,7 @@
 //! the other operands, each with a hint of what would fit. What does not fit in the end is thrown away by the caller, so
 //! a hint only has to be right often enough.
 
-use egret_ir::attr::{AttrField, Layout};
+use egret_ir::attr::{Algorithm, AttrField, Layout};
 use egret_ir::expr::{AttrExpr, Expr};
 use egret_ir::{Attr, DType, Dim, Element, Op, OpDef, Real, Tensor, TensorType};
 use std::collections::HashMap;
@@ -400,6 +400,9 @@ impl Sampler {
             attrs.push(vec![0usize; axes].to_attr());
         }
         attrs.extend([group.to_attr(), layout.to_attr()]);
+        if !transposed {
+            attrs.push(self.pick(&[Algorithm::Direct, Algorithm::Winograd]).to_attr());
+        }
         Some(attrs)
     }
 }

@@ -7,6 +7,7 @@ mod math;
 mod random;
 mod recur;
 mod rows;
+mod winograd;
 
 use crate::cpu::compile;
 use crate::interp::{Memory, run_whole};
