@@ -244,12 +244,12 @@ impl<'a> Forms<'a> {
 }
 
 /// `[n, c, h, w] -> [n, h, w, c]`.
-fn to_last(rank: usize) -> Vec<usize> {
+pub(crate) fn to_last(rank: usize) -> Vec<usize> {
     [0].into_iter().chain(2..rank).chain([1]).collect()
 }
 
 /// `[n, h, w, c] -> [n, c, h, w]`.
-fn to_first(rank: usize) -> Vec<usize> {
+pub(crate) fn to_first(rank: usize) -> Vec<usize> {
     [0, rank - 1].into_iter().chain(1..rank - 1).collect()
 }
 

@@ -11,6 +11,7 @@
 //! y     = conv[stride=[1, 1], pad=[0, 0, 0, 0], ...](y.pad, w)
 //! ```
 
+use crate::layout;
 use egret_ir::attr::{Algorithm, Layout, PadMode};
 use egret_ir::{Copy, DType, Dim, Element, Graph, Node, Op, Tensor, TensorType, ValueId};
 
@@ -182,7 +183,8 @@ impl Build<'_, '_> {
         self.last(Op::div, &[x, norm])
     }
 
-    /// A convolution of the input with `stride - 1` zeros between its elements with the kernel turned around.
+    /// By phases where that is possible, else a convolution of the input with `stride - 1` zeros between its elements with the kernel
+    /// turned around.
     fn conv_transpose(
         &mut self,
         stride: &[usize],
@@ -192,6 +194,9 @@ impl Build<'_, '_> {
         group: usize,
         layout: Layout,
     ) -> Built {
+        if stride.iter().any(|&s| s > 1) && dilation.iter().all(|&d| d == 1) {
+            return self.conv_transpose_by_phases(stride, pad, group, layout);
+        }
         let (x, w) = (self.operand(0), self.operand(1));
         let (rank, spatial) = (self.ty(x).rank(), spatial_axes(self.ty(x).rank(), layout));
         let wide = self.zero_stuffed(x, stride, &spatial)?;
@@ -209,6 +214,89 @@ impl Build<'_, '_> {
         let x = self.cropped_and_padded(wide, low, high)?;
         let (stride, pad, dilation, algorithm) = (vec![1; n], vec![0; 2 * n], dilation.to_vec(), Algorithm::Direct);
         self.last(Op::conv { stride, pad, dilation, group, layout, algorithm }, &[x, turned])
+    }
+
+    /// Outputs whose positions are equal modulo the stride `s` are one convolution each, and all of them together are one with `s` times
+    /// as many output channels per axis, over channels-last data:
+    ///
+    /// ```text
+    /// y[s*m + r] = sum over t: x[m - t] * w[s*t + r]      t in T = ceil(kernel / s), r in s
+    /// ```
+    fn conv_transpose_by_phases(&mut self, stride: &[usize], pad: &[i64], group: usize, layout: Layout) -> Built {
+        let (mut x, n) = (self.operand(0), stride.len());
+        if layout == Layout::First {
+            x = self.step("last", Op::transpose { perm: layout::to_last(n + 2) }, &[x])?;
+        }
+        let (weights, taps, outputs) = self.weights_by_phase(stride, group, layout)?;
+        let border: Vec<Dim> = [Dim::ZERO].into_iter().chain(taps.iter().map(|t| t.clone() - 1)).chain([Dim::ZERO]).collect();
+        let x = self.padded("pad", x, border.clone(), border, 0.0)?;
+        let (stride_one, no_pad, dilation) = (vec![1; n], vec![0; 2 * n], vec![1; n]);
+        let (last, algorithm) = (Layout::Last, Algorithm::Direct);
+        let conv = Op::conv { stride: stride_one, pad: no_pad, dilation, group, layout: last, algorithm };
+        let phases = self.step("phases", conv, &[x, weights])?;
+        let whole = self.woven(phases, stride, group, &outputs)?;
+        let result = self.result_type();
+        let spatial = spatial_axes(n + 2, layout);
+        let (mut start, mut shape) = (vec![Dim::ZERO; n + 2], self.ty(whole).dims);
+        for i in 0..n {
+            (start[i + 1], shape[i + 1]) = (Dim::from(pad[i]), result.dims[spatial[i]].clone());
+        }
+        let y = self.cut_out(whole, start, shape)?;
+        match layout {
+            Layout::First => self.last(Op::transpose { perm: layout::to_first(n + 2) }, &[y]),
+            Layout::Last => Ok(y),
+        }
+    }
+
+    /// Weights `[in, out/group, kernel..]` as `[T.., in/group, group * stride.. * out/group]`, the taps `T` of each phase turned around;
+    /// with `T` and `out/group`.
+    fn weights_by_phase(&mut self, stride: &[usize], group: usize, layout: Layout) -> Result<(ValueId, Vec<Dim>, Dim), String> {
+        let (mut w, n) = (self.operand(1), stride.len());
+        if layout == Layout::Last {
+            w = self.step("weights", Op::transpose { perm: [n, n + 1].into_iter().chain(0..n).collect() }, &[w])?;
+        }
+        let dims = self.ty(w).dims;
+        let (groups, outputs) = (Dim::from(group), dims[1].clone());
+        let inputs = dims[0].exact_div(&groups).ok_or_else(|| format!("{} input channels do not divide into {group} groups", dims[0]))?;
+        let taps: Vec<Dim> = (0..n).map(|i| dims[2 + i].ceil_div(&stride[i].into())).collect();
+        let missing = |i: usize| taps[i].clone() * stride[i] - dims[2 + i].clone();
+        let high = [Dim::ZERO, Dim::ZERO].into_iter().chain((0..n).map(missing)).collect();
+        let w = self.padded("taps", w, vec![Dim::ZERO; n + 2], high, 0.0)?;
+        // [group, in, out, T, s, T, s ..]
+        let mut split = vec![groups.clone(), inputs.clone(), outputs.clone()];
+        split.extend((0..n).flat_map(|i| [taps[i].clone(), stride[i].into()]));
+        let w = self.step("split", Op::reshape { shape: split.clone() }, &[w])?;
+        let is_tap = |axis: usize| axis >= 3 && axis % 2 == 1;
+        let start = (0..split.len()).map(|a| if is_tap(a) { split[a].clone() - 1 } else { Dim::ZERO }).collect();
+        let step = (0..split.len()).map(|a| if is_tap(a) { -1 } else { 1 }).collect();
+        let w = self.step("turned", Op::slice { start, shape: split, step }, &[w])?;
+        let [tap_axes, phase_axes] = [3, 4].map(|first| (0..n).map(move |i| first + 2 * i));
+        let perm = tap_axes.chain([1, 0]).chain(phase_axes).chain([2]).collect();
+        let w = self.step("by_tap", Op::transpose { perm }, &[w])?;
+        let all = groups * outputs.clone() * stride.iter().product::<usize>();
+        let shape = taps.iter().cloned().chain([inputs, all]).collect();
+        Ok((self.step("by_phase", Op::reshape { shape }, &[w])?, taps, outputs))
+    }
+
+    /// `[b, m.., group * s.. * out]` as `[b, m*s.., group * out]`.
+    fn woven(&mut self, x: ValueId, stride: &[usize], group: usize, outputs: &Dim) -> Built {
+        let (dims, n) = (self.ty(x).dims, stride.len());
+        let (groups, phases) = (Dim::from(group), stride.iter().map(|&s| Dim::from(s)));
+        let split = dims[..=n].iter().cloned().chain([groups.clone()]).chain(phases).chain([outputs.clone()]).collect();
+        let x = self.step("apart", Op::reshape { shape: split }, &[x])?;
+        let perm = [0].into_iter().chain((0..n).flat_map(|i| [1 + i, n + 2 + i])).chain([n + 1, 2 * n + 2]).collect();
+        let x = self.step("woven", Op::transpose { perm }, &[x])?;
+        let spatial = (0..n).map(|i| dims[1 + i].clone() * stride[i]);
+        let shape = dims[..1].iter().cloned().chain(spatial).chain([groups * outputs.clone()]).collect();
+        self.step("whole", Op::reshape { shape }, &[x])
+    }
+
+    /// The elements from `start` on; what is asked for in front of the first or behind the last is zero.
+    fn cut_out(&mut self, x: ValueId, start: Vec<Dim>, shape: Vec<Dim>) -> Built {
+        let there = self.ty(x).dims;
+        let low = start.iter().map(|d| -d.clone()).collect();
+        let high = (0..there.len()).map(|a| start[a].clone() + shape[a].clone() - there[a].clone()).collect();
+        self.cropped_and_padded(x, low, high)
     }
 
     /// Each element followed by `stride - 1` zeros along the spatial axes: `[.., h, ..] -> [.., h*s, ..]`.
