@@ -156,7 +156,7 @@ fn product(target: &Target) -> Kernel {
 
 fn with_tile(kernel: &Kernel, tile: Tile) -> Kernel {
     let Body::Contract(contract) = &kernel.body else { panic!("not a contraction") };
-    Kernel { buffers: kernel.buffers.clone(), body: Body::Contract(Contract { tile, ..contract.clone() }) }
+    Kernel { body: Body::Contract(Contract { tile, ..contract.clone() }), ..kernel.clone() }
 }
 
 fn check(kernel: &Kernel, target: &Target) -> Result<(), String> {

@@ -86,7 +86,7 @@ fn loops() -> Kernel {
     // The size arguments of a kernel come in the order of their names.
     let axes = vec![axis("r", "0 repetitions"), axis("b", "1 bytes")];
     let buffer = Buffer { name: "memory".into(), dtype: DType::F32, written: true };
-    Kernel { buffers: vec![buffer], body: Body::Map(Map { pieces: vec![Piece { axes, block: Block::default() }] }) }
+    Kernel::new(vec![buffer], Body::Map(Map { pieces: vec![Piece { axes, block: Block::default() }] }))
 }
 
 impl<'c> Gen<'_, 'c> {
