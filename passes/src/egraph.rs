@@ -13,6 +13,7 @@
 //! right side is typed before it is inserted, and a merge of two types is recorded as an error that fails the pass.
 
 mod build;
+mod facts;
 mod pattern;
 mod saturate;
 
@@ -23,7 +24,7 @@ pub use saturate::{Budget, Saturation, saturate};
 use crate::cse::Constants;
 use crate::fold;
 use egg::{DidMerge, Id, Language};
-use egret_ir::{Attr, Element, Kind, NodeId, OPS, Op, OpDef, Tensor, TensorType};
+use egret_ir::{Attr, Element, NodeId, OPS, Op, OpDef, Tensor, TensorType};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
@@ -147,6 +148,30 @@ pub struct Value {
     pub splat: Option<Element>,
     /// Whether it will be a constant once `fold` has run.
     pub constant: bool,
+    /// Its elements, where the model holds them.
+    pub data: Option<Arc<Tensor>>,
+    /// Whether the second half of the innermost axis repeats the first, as in the tables of a rotary embedding.
+    pub twice: bool,
+    /// Whether it consists of integers that are not negative, as an `iota` does.
+    pub counts: bool,
+}
+
+impl Value {
+    /// A value of which nothing but the type is known.
+    pub fn unknown(ty: impl Into<Arc<TensorType>>) -> Value {
+        Value { ty: ty.into(), splat: None, constant: false, data: None, twice: false, counts: false }
+    }
+
+    /// A constant.
+    pub fn of_constant(tensor: &Arc<Tensor>) -> Value {
+        Value {
+            splat: tensor.as_splat(),
+            constant: true,
+            data: Some(tensor.clone()),
+            twice: facts::repeats(tensor),
+            ..Value::unknown(tensor.ty())
+        }
+    }
 }
 
 /// What is known of a class.
@@ -269,8 +294,8 @@ impl Analysis {
 
     fn leaf_value(&self, leaf: LeafId) -> Value {
         match self.leaf(leaf) {
-            Leaf::Param(_, ty) => Value { ty: ty.clone(), splat: None, constant: false },
-            Leaf::Const(tensor) => Value { ty: Arc::new(tensor.ty()), splat: tensor.as_splat(), constant: true },
+            Leaf::Param(_, ty) => Value::unknown(ty.clone()),
+            Leaf::Const(tensor) => Value::of_constant(tensor),
         }
     }
 }
@@ -293,26 +318,12 @@ fn infer_op(op: &Op, operands: &[&Facts]) -> Result<Facts, String> {
     let types: Vec<&TensorType> = values.iter().map(|v| &*v.ty).collect();
     let results = op.infer(&types)?;
     let constant = values.iter().all(|v| v.constant) && fold::affordable(op, &types, &results);
-    let splat = splat(op, &values);
-    let value = |ty| Value { ty: Arc::new(ty), splat, constant };
+    let value = |ty| facts::value(op, &values, ty, constant);
     let mut results: Vec<Value> = results.into_iter().map(value).collect();
     Ok(match results.len() {
         1 => Facts::Tensor(results.swap_remove(0)),
         _ => Facts::Tuple(results.into()),
     })
-}
-
-/// The value of all elements of the result, if it follows from such values of the operands.
-fn splat(op: &Op, operands: &[&Value]) -> Option<Element> {
-    let elements = operands.iter().map(|v| v.splat).collect::<Option<Vec<_>>>()?;
-    match op.def().kind {
-        Kind::Elementwise => {
-            let typed = op.typed_scalar(operands.iter().map(|v| v.ty.dtype)).ok()?;
-            Some(typed.eval(&elements))
-        }
-        Kind::View => elements.first().copied(),
-        Kind::Composite | Kind::Reduce | Kind::Structured => None,
-    }
 }
 
 impl egg::Analysis<Enode> for Analysis {
@@ -349,26 +360,31 @@ impl egg::Analysis<Enode> for Analysis {
         }
     }
 
-    /// A scalar whose value is known gets a constant, so that equal scalars meet in one class.
+    /// A tensor whose elements all have one known value gets a constant of that value, broadcast to its shape, so that
+    /// equal ones meet in one class.
     fn modify(egraph: &mut Egraph, id: Id) {
         let class = &egraph[id];
-        let Facts::Tensor(Value { ty, splat: Some(value), constant: true }) = &class.data else { return };
+        let Facts::Tensor(Value { ty, splat: Some(value), constant, .. }) = &class.data else { return };
+        let (ty, value, constant) = (ty.clone(), *value, *constant);
         let is_one = ty.static_dims().is_some_and(|d| d.iter().product::<usize>() == 1);
-        if !is_one || class.nodes.iter().any(|n| matches!(n.head, Head::Leaf(_))) {
+        if constant != is_one || class.nodes.iter().any(|n| matches!(n.head, Head::Leaf(_))) {
             return;
         }
-        let tensor = Tensor::splat(ty.dtype, ty.static_dims().unwrap_or_default(), *value);
-        let leaf = egraph.analysis.constant(&Arc::new(tensor));
-        let constant = egraph.add(Enode::leaf(Head::Leaf(leaf)));
-        egraph.union_trusted(id, constant, "scalar");
+        let known = if is_one { egraph.add_splat(&ty, value) } else { egraph.add_repeated(&ty, value) };
+        if let Ok(known) = known {
+            egraph.union_trusted(id, known, "scalar");
+        }
     }
 }
 
 /// Keeps what either knows. Where both know a value, the first stays: rules may change a value by a rounding.
 fn merge_values(a: &mut Value, b: &Value) -> DidMerge {
-    let before = (a.splat.is_some(), a.constant);
+    let known = |v: &Value| (v.splat.is_some(), v.constant, v.data.is_some(), v.twice, v.counts);
+    let before = known(a);
     a.splat = a.splat.or(b.splat);
     a.constant |= b.constant;
-    let after = (a.splat.is_some(), a.constant);
-    DidMerge(before != after, after != (b.splat.is_some(), b.constant) || a.splat != b.splat)
+    a.data = a.data.take().or_else(|| b.data.clone());
+    a.twice |= b.twice;
+    a.counts |= b.counts;
+    DidMerge(before != known(a), known(a) != known(b) || a.splat != b.splat)
 }

@@ -66,6 +66,8 @@ fn note(context: &Context, report: &Saturation, plan: &Plan) {
 }
 
 #[cfg(test)]
+mod layers;
+#[cfg(test)]
 mod spellings;
 
 #[cfg(test)]

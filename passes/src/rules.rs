@@ -16,6 +16,8 @@
 //! - `conv[..]` stands for all attributes of the op, each under its own name; so does a right side's `conv[..]`.
 //! - `<f: unary>` makes one rule for every op of a family: `unary` and `binary` are the ops that compute one element from
 //!   one or two elements at the same place.
+//! - `reassoc(finite)` in front of a rule: it holds where all values are finite numbers and scores stay far above the numbers
+//!   that hide them, as in every model that works. Its proof leaves NaN and the infinities out.
 //! - Guards and attribute functions are Rust functions; their parameters take variables by type: attributes as `usize`,
 //!   `Vec<usize>`, `Real`, ..., tensors as [`Value`]; a variable of another kind means that the rule does not apply.
 //! - The macro also makes one test per rule that proves it on random instances (see [`proof`]).
@@ -56,11 +58,14 @@
 
 pub mod algebra;
 pub mod attention;
+pub mod conditions;
 pub mod folding;
 pub mod functions;
 pub mod idioms;
 pub mod movement;
 pub mod proof;
+pub mod rotary;
+pub mod rules_md;
 mod sample;
 
 use crate::egraph::{Facts, FromFacts, Match};
@@ -115,6 +120,8 @@ pub struct Rule {
     pub member: Option<&'static str>,
     /// How far the sides may differ.
     pub class: Class,
+    /// Whether it takes all values for finite numbers.
+    pub finite: bool,
     /// What is found.
     pub lhs: Expr,
     /// What is the same.
@@ -129,7 +136,7 @@ pub struct Rule {
 impl Rule {
     /// A rule without attribute functions that applies everywhere.
     pub fn new(name: &'static str, class: Class, lhs: Expr, rhs: Expr) -> Rule {
-        Rule { name, member: None, class, lhs, rhs, guard: |_| Some(true), condition: "", functions: Arc::default() }
+        Rule { name, member: None, class, finite: false, lhs, rhs, guard: |_| Some(true), condition: "", functions: Arc::default() }
     }
 
     /// Whether it only says that operands may stand in another order.
@@ -161,7 +168,8 @@ impl fmt::Debug for Rule {
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.class.name(), self.name)?;
+        let finite = if self.finite { "(finite)" } else { "" };
+        write!(f, "{}{finite} {}", self.class.name(), self.name)?;
         if let Some(member) = self.member {
             write!(f, "<{member}>")?;
         }
@@ -179,6 +187,8 @@ pub struct Line {
     pub name: &'static str,
     /// See [`Rule::class`], by its name.
     pub class: &'static str,
+    /// See [`Rule::finite`]: `finite`, or nothing.
+    pub assumes: &'static str,
     /// The variable that stands for the ops of a family, and the family's name.
     pub family: Option<(&'static str, &'static str)>,
     /// The left side's text.
@@ -210,6 +220,11 @@ impl Line {
             name: self.name,
             member: member.map(|(_, def)| def.name),
             class: class.ok_or_else(|| format!("rule `{}`: there is no class `{}`", self.name, self.class))?,
+            finite: match self.assumes {
+                "" => false,
+                "finite" => true,
+                other => return Err(format!("rule `{}`: nothing is known of the assumption `{other}`", self.name)),
+            },
             lhs: side(self.lhs)?,
             rhs: side(self.rhs)?,
             guard: self.guard,
@@ -321,7 +336,7 @@ macro_rules! rules {
     (
         functions: [$($function:ident),* $(,)?];
         $(
-            $class:ident $name:ident $(<$f:ident : $family:ident>)? :
+            $class:ident $(($assumes:ident))? $name:ident $(<$f:ident : $family:ident>)? :
             $lop:ident $([$($la:tt)*])? $(($($lx:tt)*))? => $rop:ident $([$($ra:tt)*])? $(($($rx:tt)*))?
             $(, if $($guard:ident ($($v:ident),*))&&+)? ;
         )*
@@ -338,6 +353,7 @@ macro_rules! rules {
             let lines = [$( $crate::rules::Line {
                 name: stringify!($name),
                 class: stringify!($class),
+                assumes: concat!("" $(, stringify!($assumes))?),
                 family: [$((stringify!($f), stringify!($family)))?].first().copied(),
                 lhs: stringify!($lop $([$($la)*])? $(($($lx)*))?),
                 rhs: stringify!($rop $([$($ra)*])? $(($($rx)*))?),
@@ -364,12 +380,34 @@ pub fn definitions() -> Vec<Rule> {
     OPS.iter().filter(|def| def.kind == Kind::Composite).map(rule).collect()
 }
 
+/// The rules of one file.
+pub struct Family {
+    /// The file's subject, in a word.
+    pub name: &'static str,
+    /// One sentence.
+    pub doc: &'static str,
+    /// Its rules, in order.
+    pub rules: Vec<Rule>,
+}
+
 /// Every rule that `rewrite` uses, by file.
+pub fn families() -> Vec<Family> {
+    let family = |name, doc, rules| Family { name, doc, rules };
+    vec![
+        family("definitions", "The bodies of composite ops: what is written out is the op.", definitions()),
+        family("algebra", "Order, neutral elements, signs, powers, quotients and ranges.", algebra::rules()),
+        family("idioms", "Activations, means, softmax and norms as exporters spell them.", idioms::rules()),
+        family("movement", "Transposes, reshapes, broadcasts, slices, gathers and casts, composed and cancelled.", movement::rules()),
+        family("conditions", "What exporters compute masks of.", conditions::rules()),
+        family("folding", "What is multiplied or added by constants goes into weights.", folding::rules()),
+        family("attention", "Attention in all its forms.", attention::rules()),
+        family("rotary", "Rotary embeddings.", rotary::rules()),
+    ]
+}
+
+/// Every rule that `rewrite` uses.
 pub fn all() -> &'static [Rule] {
-    static ALL: LazyLock<Vec<Rule>> = LazyLock::new(|| {
-        let files = [definitions(), algebra::rules(), idioms::rules(), movement::rules(), folding::rules(), attention::rules()];
-        files.concat()
-    });
+    static ALL: LazyLock<Vec<Rule>> = LazyLock::new(|| families().into_iter().flat_map(|f| f.rules).collect());
     &ALL
 }
 

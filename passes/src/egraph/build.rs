@@ -2,7 +2,7 @@
 
 use super::{Analysis, Egraph, Enode, Head, OpIndex, Value};
 use egg::Id;
-use egret_ir::{Def, Graph, NodeId, Op, TensorType, ValueId};
+use egret_ir::{Def, Element, Graph, NodeId, Op, Tensor, TensorType, ValueId};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -72,6 +72,21 @@ pub trait Add {
     /// When it does not type-check.
     fn add_op(&mut self, op: &Op, operands: &[Id]) -> Result<Id, String>;
 
+    /// Adds a constant with one value everywhere; its extents are numbers.
+    ///
+    /// # Errors
+    /// When they are not.
+    fn add_splat(&mut self, ty: &TensorType, value: Element) -> Result<Id, String>;
+
+    /// Adds a number broadcast to a type.
+    ///
+    /// # Errors
+    /// When it does not type-check.
+    fn add_repeated(&mut self, ty: &TensorType, value: Element) -> Result<Id, String> {
+        let one = self.add_splat(&TensorType::scalar(ty.dtype), value)?;
+        self.add_op(&Op::broadcast { shape: ty.dims.clone() }, &[one])
+    }
+
     /// Adds a node that rules do not look into.
     fn add_opaque<'a>(&mut self, node: NodeId, operands: Vec<Id>, types: impl Iterator<Item = &'a TensorType>) -> Id;
 }
@@ -88,9 +103,14 @@ impl Add for Egraph {
         Ok(add_with(self, enode, facts))
     }
 
+    fn add_splat(&mut self, ty: &TensorType, value: Element) -> Result<Id, String> {
+        let extents = ty.static_dims().ok_or_else(|| format!("{ty} has no number of elements"))?;
+        let leaf = self.analysis.constant(&Arc::new(Tensor::splat(ty.dtype, extents, value)));
+        Ok(self.add(Enode::leaf(Head::Leaf(leaf))))
+    }
+
     fn add_opaque<'a>(&mut self, node: NodeId, operands: Vec<Id>, types: impl Iterator<Item = &'a TensorType>) -> Id {
-        let value = |ty: &TensorType| Value { ty: Arc::new(ty.clone()), splat: None, constant: false };
-        self.analysis.opaque.insert(node, types.map(value).collect());
+        self.analysis.opaque.insert(node, types.map(|ty| Value::unknown(ty.clone())).collect());
         self.add(Enode { head: Head::Opaque(node), children: operands })
     }
 }

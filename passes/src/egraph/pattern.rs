@@ -9,7 +9,7 @@ use crate::rules::Rule;
 use egg::{ENodeOrVar, Id, Pattern, PatternAst, SearchMatches, Searcher, Subst, Symbol, Var};
 use egret_ir::attr::AttrField;
 use egret_ir::expr::{AttrExpr, Expr};
-use egret_ir::{Attr, DType, Element, Real, Tensor, TensorType};
+use egret_ir::{Attr, DType, Element, Real, Tensor};
 use std::sync::Arc;
 
 /// How far a constant of a model may be from the number in a rule, relatively, where the number has no exact `f32`:
@@ -282,7 +282,7 @@ impl Match<'_> {
         }
     }
 
-    /// Numbers take the element type of their siblings, so these come first.
+    /// Numbers take the element type of their last sibling (the first of a `select` is its condition), so siblings come first.
     fn operands(&self, rule: &Rule, operands: &[Expr]) -> Result<Vec<Planned>, String> {
         let is_number = |o: &Expr| match o {
             Expr::Literal(_) => true,
@@ -293,7 +293,7 @@ impl Match<'_> {
         for (slot, operand) in planned.iter_mut().zip(operands).filter(|(_, o)| !is_number(o)) {
             *slot = Some(self.plan(rule, operand, None)?);
         }
-        let sibling = planned.iter().flatten().find_map(|p| p.facts(self.egraph).tensor()).map(|v| v.ty.dtype);
+        let sibling = planned.iter().flatten().rev().find_map(|p| p.facts(self.egraph).tensor()).map(|v| v.ty.dtype);
         for (slot, operand) in planned.iter_mut().zip(operands).filter(|(_, o)| is_number(o)) {
             *slot = Some(self.plan(rule, operand, sibling)?);
         }
@@ -310,7 +310,7 @@ impl Match<'_> {
         if let Some(id) = known {
             return Ok(Planned::Have(id));
         }
-        let value = Value { ty: Arc::new(TensorType::scalar(dtype)), splat: tensor.as_splat(), constant: true };
+        let value = Value::of_constant(&tensor);
         Ok(Planned::Number(tensor, Facts::Tensor(value)))
     }
 

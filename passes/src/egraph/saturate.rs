@@ -19,7 +19,7 @@ pub struct Budget {
     pub fires: usize,
 }
 
-/// Rounds. The zoo's models stop changing after 2 to 8; the longest way is that of a Transformer layer whose norms, gelu and
+/// Rounds. The zoo's models stop changing after 2 to 10; the longest way is that of a Transformer layer whose norms, gelu and
 /// attention are all written out in primitives.
 const ITERATIONS: usize = 16;
 

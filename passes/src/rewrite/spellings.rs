@@ -8,12 +8,28 @@ use egret_ir::random::random;
 use egret_ir::{Attr, DType, Element, Graph, Tensor, TensorType, ValueId};
 
 /// A graph of an expression over these parameters; numbers become constants, equal subexpressions stand once.
-struct Builder {
-    graph: Graph,
+pub struct Builder {
+    pub graph: Graph,
     made: Vec<(Expr, ValueId)>,
 }
 
 impl Builder {
+    pub fn new() -> Builder {
+        Builder { graph: Graph::new("g"), made: vec![] }
+    }
+
+    /// Names what an expression computes.
+    pub fn define(&mut self, name: &str, text: &str) {
+        let expr = Expr::parse(text).unwrap_or_else(|e| panic!("{text}: {e}"));
+        let value = self.value(&expr);
+        self.made.push((Expr::Var(name.into()), value));
+    }
+
+    /// What has been given this name.
+    pub fn named(&mut self, name: &str) -> ValueId {
+        self.value(&Expr::Var(name.into()))
+    }
+
     fn value(&mut self, expr: &Expr) -> ValueId {
         if let Some((_, value)) = self.made.iter().find(|(e, _)| e == expr) {
             return *value;
@@ -40,7 +56,7 @@ type Shapes<'a> = &'a [(&'a str, &'a [usize])];
 
 /// An expression over parameters and random constants, rewritten and its constants folded.
 fn rewritten(params: Shapes, consts: Shapes, text: &str) -> Graph {
-    let mut builder = Builder { graph: Graph::new("g"), made: vec![] };
+    let mut builder = Builder::new();
     let ty = |dims: &[usize]| TensorType::new(DType::F32, dims.iter().copied());
     for (name, dims) in params {
         builder.graph.add_param(name, ty(dims));

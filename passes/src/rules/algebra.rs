@@ -34,6 +34,9 @@ crate::rules! {
     ulp     pow_two:            pow(x, 2)                   => mul(x, x);
     ulp     pow_three:          pow(x, 3)                   => mul(mul(x, x), x);
     ulp     pow_minus_one:      pow(x, -1)                  => reciprocal(x),               if float(x);
+    reassoc(finite) pow_minus_half: pow(x, -0.5)                => reciprocal(sqrt(x)),         if float(x);
+    reassoc(finite) sqrt_reciprocal: sqrt(reciprocal(x))         => reciprocal(sqrt(x)),         if float(x);
+    exact   square_turned:      mul(sub(x, y), sub(x, y))   => mul(sub(y, x), sub(y, x));
     reassoc pow_half:           pow(x, 0.5)                 => sqrt(x),                     if float(x);
 
     // ---- quotients

@@ -6,6 +6,15 @@ use crate::egraph::Value;
 use egret_ir::attr::Layout;
 use egret_ir::{DType, Dim, Real};
 
+mod heads;
+mod indices;
+mod masks;
+mod shapes;
+pub use heads::*;
+pub use indices::*;
+pub use masks::*;
+pub use shapes::*;
+
 // ---- guards on tensors
 
 /// It is of a float type.
@@ -138,6 +147,21 @@ pub fn holds(to: DType, x: Value) -> bool {
     }
 }
 
+/// A cast of `x` to `to` keeps fewer bits.
+pub fn narrows(to: DType, x: Value) -> bool {
+    to.is_float() && x.ty.dtype.is_float() && to.size() < x.ty.dtype.size()
+}
+
+/// A cast of `x` to `up` and, after something else, to `to` comes back to the type of `x`, through a wider one.
+pub fn there_and_back(up: DType, to: DType, x: Value) -> bool {
+    to == x.ty.dtype && narrows(to, Value::unknown(x.ty.with_dtype(up)))
+}
+
+/// The element type of `x`.
+pub fn type_of(x: Value) -> Option<DType> {
+    Some(x.ty.dtype)
+}
+
 /// A convolution without groups.
 pub fn ungrouped(group: usize) -> bool {
     group == 1
@@ -150,14 +174,16 @@ pub fn compose(p: Vec<usize>, q: Vec<usize>) -> Option<Vec<usize>> {
     p.iter().map(|&axis| q.get(axis).copied()).collect()
 }
 
+/// The axes of `x` that are `axes` of a transpose of it.
+pub fn axes_before(axes: Vec<usize>, perm: Vec<usize>) -> Option<Vec<usize>> {
+    let mut before = compose(axes, perm)?;
+    before.sort_unstable();
+    Some(before)
+}
+
 /// The extents after a transpose.
 pub fn permuted(perm: Vec<usize>, x: Value) -> Option<Vec<Dim>> {
     perm.iter().map(|&axis| x.ty.dims.get(axis).cloned()).collect()
-}
-
-/// The extents `shape` after a transpose.
-pub fn permuted_extents(perm: Vec<usize>, shape: Vec<Dim>) -> Option<Vec<Dim>> {
-    perm.iter().map(|&axis| shape.get(axis).cloned()).collect()
 }
 
 /// What stands for `list`, one entry per axis after a transpose, before it.
@@ -168,6 +194,11 @@ pub fn unpermuted(list: Vec<Dim>, perm: Vec<usize>) -> Option<Vec<Dim>> {
 /// The same for steps.
 pub fn unpermuted_steps(list: Vec<i64>, perm: Vec<usize>) -> Option<Vec<i64>> {
     spread(&list, &perm)
+}
+
+/// Where each axis stands after a transpose.
+fn unpermuted_axes(perm: &[usize]) -> Option<Vec<usize>> {
+    spread(&(0..perm.len()).collect::<Vec<_>>(), perm)
 }
 
 /// Entry `i` of `list` at position `perm[i]`.
@@ -201,15 +232,6 @@ fn carried<T: Clone>(list: &[T], shape: &[Dim], x: &Value, unit: T) -> Option<Ve
         before[axis] = list.get(after)?.clone();
     }
     Some(before)
-}
-
-/// The permutation that does before a reshape of `x` to `shape` ([`units_only`]) what `perm` does after it; axes of extent
-/// 1 come first.
-pub fn permuted_through_units(perm: Vec<usize>, shape: Vec<Dim>, x: Value) -> Option<Vec<usize>> {
-    let units = (0..x.ty.rank()).filter(|&a| x.ty.dims[a].is(1));
-    let wide: Vec<(usize, usize)> = wide_axes(&shape).zip(wide_axes(&x.ty.dims)).map(|((after, _), (before, _))| (after, before)).collect();
-    let moved = perm.iter().filter_map(|axis| wide.iter().find(|(after, _)| after == axis)).map(|(_, before)| *before);
-    Some(units.chain(moved).collect())
 }
 
 /// The start of a slice of a slice.

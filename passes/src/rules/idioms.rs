@@ -6,7 +6,7 @@
 use super::functions::*;
 
 crate::rules! {
-    functions: [];
+    functions: [type_of, axes_before];
 
     // ---- activations
     ulp     sigmoid:            reciprocal(add(exp(neg(x)), 1))                     => sigmoid(x);
@@ -23,7 +23,11 @@ crate::rules! {
     reassoc mean_of_sum:        mul(reduce_sum[axes](x), c)                         => reduce_mean[axes](x),    if float(x) && one_over_count(c, axes, x);
 
     // ---- softmax
+    reassoc(finite) softmax_unshifted: div(exp(x), reduce_sum[axes](exp(x)))               => softmax[axes](x),        if float(x);
+    reassoc softmax_widened:    cast[to](softmax[axes](cast[up](x)))                => softmax[axes](x),        if there_and_back(up, to, x);
+    reassoc softmax_transposed: softmax[axes](transpose[p](x))                      => transpose[p](softmax[axes_before(axes, p)](x));
     reassoc log_of_softmax:     log(softmax[axes](x))                               => log_softmax[axes](x);
+    reassoc log_sum_exp_shifted: sub(x, add(log(reduce_sum[axes](exp(sub(x, reduce_max[axes](x))))), reduce_max[axes](x))) => log_softmax[axes](x);
     reassoc log_sum_exp:        sub(x, log(reduce_sum[axes](exp(x))))               => log_softmax[axes](x);
 
     // ---- norms: the scale inside of the quotient, the mean subtracted last, without scale or shift
@@ -34,4 +38,7 @@ crate::rules! {
     ulp     layer_norm_shift:   add(layer_norm[axes, epsilon](x, s, 0), b)          => layer_norm[axes, epsilon](x, s, b);
     ulp     rms_norm_plain:     div(x, sqrt(add(reduce_mean[axes](mul(x, x)), epsilon))) => rms_norm[axes, epsilon](x, 1);
     ulp     rms_norm_scale:     mul(rms_norm[axes, epsilon](x, 1), s)               => rms_norm[axes, epsilon](x, s);
+    reassoc rms_norm_narrowed:  mul(cast[to](rms_norm[axes, epsilon](x, 1)), s)     => cast[to](rms_norm[axes, epsilon](x, cast[type_of(x)](s))), if narrows(to, x);
+    reassoc layer_norm_narrowed: mul(cast[to](layer_norm[axes, epsilon](x, 1, 0)), s) => cast[to](layer_norm[axes, epsilon](x, cast[type_of(x)](s), 0)), if narrows(to, x);
+    reassoc layer_norm_narrowed_shift: add(cast[to](layer_norm[axes, epsilon](x, s, 0)), b) => cast[to](layer_norm[axes, epsilon](x, s, cast[type_of(x)](b))), if narrows(to, x);
 }

@@ -1,12 +1,17 @@
 //! Movement: transposes, reshapes, broadcasts, slices and casts composed and cancelled.
 //!
-//! A transpose moves past elementwise ops in both directions, so that two of them meet wherever they stand; the extraction
-//! keeps the cheapest place.
+//! A transpose moves past elementwise ops and products with a matrix in both directions, so that two of them meet wherever
+//! they stand; so does a reshape. Between the two there is one order: axes are split, then transposed, then joined. The
+//! extraction keeps the cheapest place.
 
 use super::functions::*;
 
 crate::rules! {
-    functions: [compose, permuted, slice_start, slice_step, unpermuted, unpermuted_steps, through_units, steps_through_units, permuted_through_units, permuted_extents];
+    functions: [
+        compose, permuted, slice_start, slice_step, unpermuted, unpermuted_steps, through_units, steps_through_units,
+        permuted_extents, joined_perm, split_shape, split_perm, with_rows_of, start_behind, run_start, run_shape, run_step,
+        gathered_shape, axis_after_units, axis_after_broadcast, outer, outer_of
+    ];
 
     // ---- transpose
     exact   transpose_fuse:             transpose[p](transpose[q](x))           => transpose[compose(p, q)](x);
@@ -20,14 +25,32 @@ crate::rules! {
     exact   transpose_rise_left<f: binary>:  f(transpose[p](x), c)              => transpose[p](f(x, c)),   if one_element(c);
     exact   transpose_sink_right<f: binary>: transpose[p](f(c, x))              => f(c, transpose[p](x)),   if one_element(c);
     exact   transpose_rise_right<f: binary>: f(c, transpose[p](x))              => transpose[p](f(c, x)),   if one_element(c);
+    exact   transpose_sink_row<f: binary>: transpose[p](f(x, c))                => f(transpose[p](x), c),   if row(c) && keeps_innermost(p);
+    exact   transpose_rise_row<f: binary>: f(transpose[p](x), c)                => transpose[p](f(x, c)),   if row(c) && keeps_innermost(p);
 
     // ---- reshape
     exact   reshape_fuse:               reshape[s](reshape[t](x))               => reshape[s](x);
     exact   reshape_drop:               reshape[s](x)                           => x;
 
+    // ---- reshape past what treats all elements, or all rows, alike
+    exact   reshape_sink<f: unary>:     reshape[s](f(x))                        => f(reshape[s](x));
+    exact   reshape_rise<f: unary>:     f(reshape[s](x))                        => reshape[s](f(x));
+    exact   reshape_sink_both<f: binary>: reshape[s](f(x, y))                   => f(reshape[s](x), reshape[s](y)), if same_extents(x, y);
+    exact   reshape_rise_both<f: binary>: f(reshape[s](x), reshape[s](y))       => reshape[s](f(x, y)),     if same_extents(x, y);
+    exact   reshape_sink_row<f: binary>: reshape[s](f(x, c))                    => f(reshape[s](x), c),     if row(c) && keeps_rows(s, x);
+    exact   reshape_rise_row<f: binary>: f(reshape[s](x), c)                    => reshape[s](f(x, c)),     if row(c) && keeps_rows(s, x);
+
+    // ---- past a product with a matrix
+    exact   matmul_transpose_sink:      transpose[p](matmul(x, w))              => matmul(transpose[p](x), w),  if matrix(w) && keeps_innermost(p);
+    exact   matmul_transpose_rise:      matmul(transpose[p](x), w)              => transpose[p](matmul(x, w)),  if matrix(w) && keeps_innermost(p);
+    exact   matmul_reshape_sink:        reshape[s](matmul(x, w))                => matmul(reshape[with_rows_of(s, x)](x), w), if matrix(w) && keeps_rows(s, w) && keeps_matrices(s, x);
+    exact   matmul_reshape_rise:        matmul(reshape[s](x), w)                => reshape[with_rows_of(s, w)](matmul(x, w)), if matrix(w) && keeps_rows(s, x) && keeps_matrices(s, x);
+
+    // ---- axes are split before a transpose, and joined after it
+    exact   split_first:                reshape[s](transpose[p](x))             => transpose[split_perm(s, p, x)](reshape[split_shape(s, p, x)](x)), if splits(s, p, x);
+    exact   join_last:                  transpose[p](reshape[s](x))             => reshape[permuted_extents(p, s)](transpose[joined_perm(p, s, x)](x)), if moves_wide(p, s);
+
     // ---- past a reshape that only adds or drops axes of extent 1
-    exact   transpose_past_units:       transpose[p](reshape[s](x))
-        => reshape[permuted_extents(p, s)](transpose[permuted_through_units(p, s, x)](x)),          if units_only(s, x);
     exact   slice_past_units:           slice[start, shape, step](reshape[s](x))
         => reshape[shape](slice[through_units(start, s, x, 0), through_units(shape, s, x, 1), steps_through_units(step, s, x)](x)), if units_only(s, x) && keeps_units(start, shape, s);
 
@@ -37,7 +60,22 @@ crate::rules! {
     exact   broadcast_left<f: binary>:  f(broadcast[s](x), y)                   => f(x, y);
     exact   broadcast_right<f: binary>: f(x, broadcast[s](y))                   => f(x, y);
 
+    exact   broadcast_rise<f: unary>:   f(broadcast[s](x))                      => broadcast[s](f(x));
+
+    // ---- counts
+    exact   iota_reshape:               reshape[s](iota[t, axis, d]())          => iota[s, axis_after_units(s, t, axis), d]();
+    exact   iota_broadcast:             broadcast[s](iota[t, axis, d]())        => iota[s, axis_after_broadcast(s, t, axis), d]();
+
+    // ---- gather at evenly spaced indices
+    exact   gather_run:                 gather[axis](x, i)
+        => reshape[gathered_shape(x, axis, i)](slice[run_start(x, axis, i), run_shape(x, axis, i), run_step(x, axis, i)](x));
+    exact   gather_every:               gather_nd[0](x, i)                      => reshape[outer_of(i)](x),   if enumerates(i, x);
+    exact   gather_matrix:              gather_nd[0](x, concat[axis](iota[s, i, d](), iota[s, j, d]())) => reshape[outer(s)](x), if takes_all(x, s, i, j);
+
     // ---- slice
+    exact   slice_sink<f: unary>:       slice[start, shape, step](f(x))         => f(slice[start, shape, step](x));
+    exact   slice_first_part:           slice[start, shape, step](concat[axis](x, y)) => slice[start, shape, step](x), if within(start, shape, step, axis, x);
+    exact   slice_second_part:          slice[start, shape, step](concat[axis](x, y)) => slice[start_behind(start, axis, x), shape, step](y), if behind(start, step, axis, x);
     exact   slice_fuse:                 slice[a, s, p](slice[b, t, q](x))       => slice[slice_start(a, b, q), s, slice_step(p, q)](x);
     exact   slice_transpose:            slice[start, shape, step](transpose[p](x))
         => transpose[p](slice[unpermuted(start, p), unpermuted(shape, p), unpermuted_steps(step, p)](x));

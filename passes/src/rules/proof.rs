@@ -14,12 +14,12 @@ use egret_ir::{Attr, DType, Element, Graph, Op, Tensor};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Instances that a rule must fire on.
-const INSTANCES: usize = 40;
+/// Instances that a rule must fire on. With half as many, transposes composed in the wrong order passed one time in five.
+const INSTANCES: usize = 80;
 
 /// Samples after which a rule that fires on fewer is given up. The rarest are a batch norm with five constants of fitting shapes, which
 /// fire on one sample in 50.
-const SAMPLES: usize = 20_000;
+const SAMPLES: usize = 40_000;
 
 /// Rounding errors that [`Class::Ulp`] allows, in units of the last place of the larger of the value and 1.
 const ULPS: f64 = 8.0;
@@ -62,7 +62,7 @@ pub fn prove_seeded(rule: &Rule, seed: u64) -> Result<usize, String> {
     let mut sampler = Sampler::new(seed);
     let mut fired = 0;
     for _ in 0..SAMPLES {
-        let Some(instance) = sampler.next(&rule.lhs) else { continue };
+        let Some(instance) = sampler.next(rule) else { continue };
         let Some(mut built) = build(rule, &instance) else { continue };
         let budget = Budget { iterations: 1, enodes: 1000, matches: 100, fires: 100 };
         let report = saturate(&mut built.egraph, &[&compiled], budget).map_err(|e| format!("{rule}\n{e}\non {}", show(&instance)))?;
@@ -275,49 +275,15 @@ fn alike(a: Element, b: Element, class: Class, dtype: DType, largest: f64) -> bo
 }
 
 #[cfg(test)]
+mod graphs;
+#[cfg(test)]
+mod planted;
+
+#[cfg(test)]
 mod tests {
-    use super::super::{Functions, Line, attr_function, functions};
     use super::*;
     use egret_ir::random::random;
     use egret_ir::text::parse;
-
-    /// A wrong rule is found out.
-    #[track_caller]
-    fn refute(class: &'static str, lhs: &'static str, rhs: &'static str, guard: super::super::Guard, because: &str) {
-        let mut known = Functions::new();
-        known.insert("compose", attr_function(functions::compose));
-        let line = Line { name: "wrong", class, family: None, lhs, rhs, guard, condition: "" };
-        let rule = line.rules(&Arc::new(known)).unwrap().remove(0);
-        match prove(&rule) {
-            Err(message) => assert!(message.contains(because), "{message}"),
-            Ok(_) => panic!("`{rule}` passed for a truth"),
-        }
-    }
-
-    #[test]
-    fn wrong_rules_are_caught() {
-        let always: super::super::Guard = |_| Some(true);
-        let differs = "and by a rule";
-        refute("exact", "relu(add(x, y))", "add(relu(x), relu(y))", always, differs);
-        refute("exact", "sub(x, y)", "sub(y, x)", always, differs);
-        // NaN, infinities and the sign of zero.
-        refute("exact", "mul(x, 0)", "sub(x, x)", always, differs);
-        refute("exact", "add(x, 0)", "x", always, differs);
-        refute("ulp", "pow(x, 0.5)", "sqrt(x)", always, differs);
-        // Missing guards: integers, shapes.
-        refute("ulp", "div(x, y)", "mul(x, reciprocal(y))", always, differs);
-        refute("exact", "matmul(x, y)", "mul(x, y)", always, differs);
-        refute("reassoc", "mul(matmul(x, w), s)", "matmul(x, mul(w, s))", always, differs);
-        // A dropped operand, a wrong axis, a near relative.
-        refute("reassoc", "layer_norm[axes, epsilon](x, s, b)", "layer_norm[axes, epsilon](x, s, 0)", always, differs);
-        refute("exact", "transpose[p](transpose[q](x))", "transpose[compose(q, p)](x)", always, differs);
-        refute("reassoc", "gelu(x)", "gelu_tanh(x)", always, differs);
-        refute("exact", "add(add(x, y), z)", "add(x, add(y, z))", always, differs);
-        // Never true, never of the right kind, never of the same type.
-        refute("exact", "add(x, 1)", "x", |_| Some(false), "fired on 0");
-        refute("exact", "add(x, 1)", "x", |m| Some(functions::is_identity(m.get("x")?)), "fired on 0");
-        refute("exact", "eq(x, y)", "add(x, y)", always, "fired on 0");
-    }
 
     /// All rules on a graph, whose values come from seeded inputs.
     #[track_caller]

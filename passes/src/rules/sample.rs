@@ -4,11 +4,14 @@
 //! the other operands, each with a hint of what would fit. What does not fit in the end is thrown away by the caller, so
 //! a hint only has to be right often enough.
 
+use super::Rule;
 use egret_ir::attr::{Algorithm, AttrField, Layout};
 use egret_ir::expr::{AttrExpr, Expr};
 use egret_ir::{Attr, DType, Dim, Element, Op, OpDef, Real, Tensor, TensorType};
 use std::collections::HashMap;
 use std::sync::Arc;
+
+mod prepared;
 
 /// What a variable stands for in an instance.
 #[derive(Clone, Debug)]
@@ -55,14 +58,16 @@ impl Sampler {
         Sampler { state: seed, dtype: DType::F32, special: false, instance: Instance::default() }
     }
 
-    /// The next instance of `lhs`; `None` if an operand did not fit.
-    pub fn next(&mut self, lhs: &Expr) -> Option<Instance> {
+    /// The next instance of the left side of `rule`; `None` if an operand did not fit.
+    pub fn next(&mut self, rule: &Rule) -> Option<Instance> {
         use DType::{Bool, F16, F32, F64, I8, I64, U8};
         self.dtype = self.pick(&[F32, F32, F32, F32, F32, F64, F64, F16, I64, I64, Bool, U8, I8]);
-        self.special = self.chance(50);
+        self.special = self.chance(50) && !rule.finite;
         self.instance = Instance::default();
-        let rank = self.below(4);
-        self.term(lhs, Hint::Rank(rank))?;
+        self.prepare(rule.name);
+        // Three axes are the fewest whose transposes do not commute.
+        let rank = self.below(5).min(3);
+        self.term(&rule.lhs, Hint::Rank(rank))?;
         Some(std::mem::take(&mut self.instance))
     }
 
@@ -147,6 +152,8 @@ impl Sampler {
                 Some(perm) => Hint::Rank(perm.len()),
                 None => Hint::Rank(rank),
             },
+            ("select", Hint::Like(ty) | Hint::Exactly(ty)) => Hint::Like(ty.with_dtype(DType::Bool)),
+            ("select", Hint::Rank(rank)) => Hint::Exactly(TensorType::new(DType::Bool, (0..rank).map(|_| self.extent()))),
             ("softmax" | "log_softmax" | "layer_norm" | "rms_norm", Hint::Rank(0)) => Hint::Rank(1 + spread),
             (_, hint) => hint,
         }
@@ -194,6 +201,8 @@ impl Sampler {
                 }
                 Hint::Exactly(first.with_dims(dims))
             }
+            Op::select if types.len() == 1 => Hint::Like(first.with_dtype(self.dtype)),
+            Op::select => Hint::Like(types[1].clone()),
             _ => Hint::Like(first.clone()),
         })
     }
@@ -310,6 +319,7 @@ impl Sampler {
         let extents: Vec<usize> = x.static_dims()?;
         match def.name {
             "slice" => return Some(self.slice(&extents)),
+            "iota" => return Some(self.iota(result)),
             "conv" | "conv_transpose" => return self.window(def.name == "conv_transpose", &extents),
             _ => {}
         }
@@ -328,6 +338,8 @@ impl Sampler {
             (_, "epsilon") => self.pick(&[Real(1e-5), Real(1e-3), Real(0.1)]).to_attr(),
             (_, "alpha" | "beta" | "gamma" | "scale") => self.pick(&[Real(0.2), Real(0.5), Real(1.0), Real(1.5)]).to_attr(),
             (_, "causal" | "interleaved" | "last" | "exclusive" | "reverse") => self.chance(50).to_attr(),
+            (_, "batch") => 0usize.to_attr(),
+            (_, "to") if self.chance(50) => self.pick(&[DType::F16, DType::F32, DType::F64]).to_attr(),
             (_, "to" | "dtype") => self.pick(&DType::ALL).to_attr(),
             _ => return None,
         })
@@ -344,11 +356,24 @@ impl Sampler {
         perm
     }
 
-    /// The same count: as it is, flat, with ones, without ones, or with neighbours joined.
+    /// shape, axis, element type.
+    fn iota(&mut self, result: &Hint) -> Vec<Attr> {
+        let ty = self.ty(result);
+        let dims = if ty.rank() == 0 { vec![self.extent()] } else { ty.dims };
+        let axis = self.below(dims.len());
+        vec![dims.to_attr(), axis.to_attr(), self.pick(&[DType::I64, DType::I64, DType::I32, DType::F32]).to_attr()]
+    }
+
+    /// The same count: as it is, flat, with ones, without ones, with an axis of 4 split, or with neighbours joined.
     fn reshape(&mut self, extents: &[usize]) -> Vec<Dim> {
         let mut shape = extents.to_vec();
-        match self.below(5) {
+        match self.below(6) {
             0 => {}
+            4 => {
+                if let Some(at) = shape.iter().position(|&d| d == 4) {
+                    shape.splice(at..=at, [2, 2]);
+                }
+            }
             1 => shape = vec![extents.iter().product()],
             2 => shape.insert(self.below(extents.len() + 1), 1),
             3 => shape.retain(|&d| d != 1),
