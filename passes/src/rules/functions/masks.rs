@@ -53,7 +53,7 @@ fn is_triangle(mask: &Tensor) -> bool {
     let &[.., m, n] = mask.shape() else { return false };
     let seen = |e: Element| match e {
         Element::Bool(seen) => Some(seen),
-        Element::Float(v) if v == 0.0 => Some(true),
+        Element::Float(0.0) => Some(true),
         Element::Float(v) if v <= LOWEST => Some(false),
         Element::Float(_) | Element::Int(_) => None,
     };
