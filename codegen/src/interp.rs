@@ -6,7 +6,7 @@
 //! error that says which.
 
 use crate::kernel::{
-    Axis, Block, Body, BufferId, Cell, Contract, Expr, ExprKind, Fold, Kernel, Literal, Panels, Pass, Piece, Recur, Rows, Winograd,
+    Axis, Block, Body, BufferId, Cell, Chain, Contract, Expr, ExprKind, Fold, Kernel, Literal, Panels, Pass, Piece, Recur, Rows, Winograd,
 };
 use crate::winograd::{self, Arithmetic, INPUTS, OUTPUTS, PRODUCTS};
 use egret_ir::scalar::{Typed, TypedKind};
@@ -69,6 +69,7 @@ pub fn run(kernel: &Kernel, sizes: &Bindings, lanes: usize, buffers: &mut [Memor
         Body::Rows(rows) => machine.rows(rows),
         Body::Contract(contract) => machine.contract(contract),
         Body::Winograd(w) => machine.winograd(w),
+        Body::Chain(chain) => machine.chain(chain),
         Body::Recur(recur) => machine.recur(recur),
     }?;
     machine.pieces(&kernel.borders)
@@ -315,6 +316,42 @@ impl Machine<'_> {
         Ok(())
     }
 
+    fn chain(&mut self, c: &Chain) -> Checked<()> {
+        let rows = [c.batch.as_slice(), &c.rows].concat();
+        self.each_of_part(&rows, &mut |m| {
+            let weights = softmax(m.scores(c)?);
+            m.each(std::slice::from_ref(&c.cols), &mut |m| {
+                let mut sum = 0.0;
+                for (n, weight) in weights.iter().enumerate() {
+                    m.symbols.insert(c.keys.name.clone(), n as i64);
+                    sum += weight * m.load(c.v.0, m.index(&c.v.1)?)?.as_f64();
+                }
+                m.vars.insert("acc".into(), Element::Float(sum).rounded(DType::F32));
+                m.block(&c.epilogue)
+            })
+        })
+    }
+
+    /// The scores of the keys that the current row sees.
+    fn scores(&mut self, c: &Chain) -> Checked<Vec<f64>> {
+        let seen = self.index(&c.seen)?.clamp(0, self.index(&c.keys.extent)?);
+        let mut scores = vec![];
+        for n in 0..seen {
+            self.symbols.insert(c.keys.name.clone(), n);
+            let mut sum = 0.0;
+            self.each(std::slice::from_ref(&c.depth), &mut |m| {
+                sum += m.load(c.q.0, m.index(&c.q.1)?)?.as_f64() * m.load(c.k.0, m.index(&c.k.1)?)?.as_f64();
+                Ok(())
+            })?;
+            self.vars.insert("acc".into(), Element::Float(sum).rounded(DType::F32));
+            self.block_with(&c.score_block(), &mut |m| {
+                scores.push(m.eval(&c.score)?.as_f64());
+                Ok(())
+            })?;
+        }
+        Ok(scores)
+    }
+
     fn recur(&mut self, r: &Recur) -> Checked<()> {
         let (steps, batch, hidden, gates) = (self.index(&r.steps)?, self.index(&r.batch)?, r.hidden as i64, r.cell.gates() as i64);
         let (from, to) = (self.part as i64 * batch / self.parts as i64, (self.part as i64 + 1) * batch / self.parts as i64);
@@ -419,6 +456,17 @@ impl Arithmetic for Numbers {
     fn scale(&self, factor: f64, x: f32) -> f32 {
         factor as f32 * x
     }
+}
+
+/// The weights of some scores: zero where no score is above -inf.
+fn softmax(scores: Vec<f64>) -> Vec<f64> {
+    let largest = scores.iter().copied().fold(f64::NEG_INFINITY, |x, y| if x.is_nan() || x > y { x } else { y });
+    if largest == f64::NEG_INFINITY {
+        return vec![0.0; scores.len()];
+    }
+    let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.iter().map(|w| w / sum).collect()
 }
 
 /// Narrow floats are held in f32 inside expressions.

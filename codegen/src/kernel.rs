@@ -139,6 +139,8 @@ pub enum Body {
     Contract(Contract),
     /// 3x3 convolutions in the transformed domain.
     Winograd(Winograd),
+    /// Attention: two matrix products with a softmax between them.
+    Chain(Chain),
     /// A recurrent layer, after its input projection.
     Recur(Recur),
 }
@@ -308,6 +310,45 @@ pub struct Winograd {
     pub epilogue: Block,
 }
 
+/// Attention in one kernel, the scores in private memory: for every point of batch and rows,
+///
+/// ```text
+/// s[keys]   = score, with acc = sum over depth of q[batch, rows, depth] * k[batch, keys, depth];  -inf for keys from `seen` on
+/// p[keys]   = exp(s - max(s)) / sum(exp(s - max(s)));  zero everywhere if all of s is -inf
+/// acc[cols] = sum over keys of p * v[batch, keys, cols], then the epilogue at every point
+/// ```
+///
+/// f32 only. Parts divide batch, outer rows and blocks of the tiled rows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Chain {
+    /// Outermost; images, heads of the keys and values.
+    pub batch: Vec<Axis>,
+    /// Positions of the queries, and their heads where several share keys; the register tile runs along the innermost.
+    pub rows: Vec<Axis>,
+    /// Positions of keys and values.
+    pub keys: Axis,
+    /// What a score is summed over; a number.
+    pub depth: Axis,
+    /// The lanes of the result; a number.
+    pub cols: Axis,
+    /// Queries: linear in rows and depth.
+    pub q: (BufferId, Dim),
+    /// Keys: linear in keys and depth, one of which has stride 1.
+    pub k: (BufferId, Dim),
+    /// Values: linear in keys, with stride 1 in cols.
+    pub v: (BufferId, Dim),
+    /// Indices read from data that the score needs, in order.
+    pub lets: Vec<Let>,
+    /// The score at a point of batch, rows and keys, with `acc`.
+    pub score: Expr,
+    /// How many keys a row sees, at most all; does not decrease along the innermost rows.
+    pub seen: Dim,
+    /// Register tile of both products.
+    pub tile: Tile,
+    /// At every point of batch, rows, cols.
+    pub epilogue: Block,
+}
+
 /// A recurrent layer, one direction. `gates` holds the input projections of all steps with the biases that do not depend
 /// on the state: `[t, b, g*h]`. The recurrent weights are packed `[ceil(h/lanes)][h][g][lanes]`, zero beyond h.
 /// Parts divide the batch.
@@ -357,6 +398,18 @@ pub enum Cell {
     Relu,
     /// One gate through sigmoid.
     Sigmoid,
+}
+
+impl Chain {
+    /// The indices that the score needs, as a block that stores nothing.
+    pub fn score_block(&self) -> Block {
+        Block { lets: self.lets.clone(), stores: vec![] }
+    }
+
+    /// Whether some rows see fewer keys than others.
+    pub fn is_causal(&self) -> bool {
+        self.seen != self.keys.extent
+    }
 }
 
 impl Cell {
@@ -491,6 +544,16 @@ impl Kernel {
                 axes(&[w.cols.clone(), w.depth.clone()], &mut dims);
                 dims.push(w.a.1.clone());
                 block(&w.epilogue, &mut dims);
+            }
+            Body::Chain(c) => {
+                for group in [&c.batch[..], &c.rows, std::slice::from_ref(&c.keys), std::slice::from_ref(&c.depth)] {
+                    axes(group, &mut dims);
+                }
+                axes(std::slice::from_ref(&c.cols), &mut dims);
+                dims.extend([&c.q.1, &c.k.1, &c.v.1, &c.seen].map(Dim::clone));
+                block(&c.score_block(), &mut dims);
+                collect_dims(&c.score, &mut dims);
+                block(&c.epilogue, &mut dims);
             }
             Body::Recur(r) => dims.extend([r.steps.clone(), r.batch.clone()]),
         }
@@ -663,6 +726,21 @@ impl Kernel {
         self.write_block(f, "    ", &w.epilogue, &[])?;
         write!(f, "}}")
     }
+
+    fn write_chain(&self, f: &mut fmt::Formatter<'_>, c: &Chain) -> fmt::Result {
+        let batch = if c.batch.is_empty() { String::new() } else { format!("batch {}, ", axes_text(&c.batch)) };
+        let [keys, depth, cols] = [&c.keys, &c.depth, &c.cols].map(|a| axes_text(std::slice::from_ref(a)));
+        let rows = axes_text(&c.rows);
+        writeln!(f, "chain {batch}rows {rows}, keys {keys}, depth {depth}, cols {cols}, tile {}x{} {{", c.tile.rows, c.tile.vectors)?;
+        let name = |b: BufferId| &self.buffers[b.0].name;
+        writeln!(f, "    acc = sum({}[{}] * {}[{}])", name(c.q.0), c.q.1, name(c.k.0), c.k.1)?;
+        self.write_block(f, "    ", &c.score_block(), &[])?;
+        let seen = if c.is_causal() { format!(" where {} < {}", c.keys.name, c.seen) } else { String::new() };
+        Lines::of(self, "    ", std::iter::once(&c.score)).write(f, "p = softmax(", &c.score, format_args!("){seen}"))?;
+        writeln!(f, "    acc = sum(p * {}[{}])", name(c.v.0), c.v.1)?;
+        self.write_block(f, "    ", &c.epilogue, &[])?;
+        write!(f, "}}")
+    }
 }
 
 impl fmt::Display for Kernel {
@@ -675,6 +753,7 @@ impl fmt::Display for Kernel {
             Body::Rows(rows) => self.write_rows(f, rows),
             Body::Contract(contract) => self.write_contract(f, contract),
             Body::Winograd(winograd) => self.write_winograd(f, winograd),
+            Body::Chain(chain) => self.write_chain(f, chain),
             Body::Recur(r) => {
                 let name = |b: BufferId| &self.buffers[b.0].name;
                 let direction = if r.reverse { "reverse" } else { "forward" };

@@ -53,7 +53,7 @@ enum Role {
     Join,
     /// A reduction over rows.
     Rows,
-    /// A product of matrices, or a dense convolution.
+    /// A product of matrices, a dense convolution, or an attention.
     Contract,
     /// A pool or a depthwise convolution.
     Window,
@@ -76,7 +76,7 @@ fn role(graph: &Graph, node: &Node) -> Role {
         (Op::gather { .. } | Op::gather_elements { .. } | Op::gather_nd { .. } | Op::resize { .. }, _) => Role::Gather,
         (Op::concat { .. } | Op::pad { .. }, _) => Role::Join,
         (Op::arg_max { .. } | Op::arg_min { .. }, _) => Role::Rows,
-        (Op::matmul, _) => Role::Contract,
+        (Op::matmul | Op::attention { .. }, _) => Role::Contract,
         (Op::conv { group, layout: Layout::Last, .. }, _) => {
             if is_depthwise(graph, node, *group) {
                 Role::Window

@@ -1,8 +1,8 @@
 //! Rewrites what has no kernel of its own into ops that have: padding becomes explicit, and a few ops are spelled out.
 //!
 //! After this pass no convolution or pool pads or hangs over the end, and there is no `conv_transpose`, `lrn`, `rotary`,
-//! `attention`, nor a `pad` of a mode other than `constant`. Everything is said in the IR's own ops, so the evaluator
-//! checks it.
+//! nor a `pad` of a mode other than `constant`, and no `attention` but one of several queries in f32 heads of a known size, which
+//! has a kernel. Everything is said in the IR's own ops, so the evaluator checks it.
 //!
 //! ```text
 //! y = conv[stride=[1, 1], pad=[1, 1, 1, 1], ...](x, w)
@@ -59,7 +59,7 @@ impl Build<'_, '_> {
                 self.conv_transpose(stride, pad, dilation, output_pad, *group, *layout)?
             }
             Op::lrn { size, alpha, beta, bias, axis } => self.lrn(*size, alpha.0, beta.0, bias.0, *axis)?,
-            Op::attention { scale, causal } => self.attention(scale.0, *causal)?,
+            Op::attention { scale, causal } if !self.has_attention_kernel() => self.attention(scale.0, *causal)?,
             Op::rotary { interleaved } => self.rotary(*interleaved)?,
             Op::pad { low, high, mode } if *mode != PadMode::Constant => self.pad_by_copies(low, high, *mode)?,
             _ => return Ok(None),
@@ -373,6 +373,15 @@ impl Build<'_, '_> {
             x = self.step("cropped", Op::slice { start: cut_low, shape, step: vec![1; ty.rank()] }, &[x])?;
         }
         self.padded("pad", x, low.iter().map(grow).collect(), high.iter().map(grow).collect(), 0.0)
+    }
+
+    /// Whether the attention kernel does it: f32 heads of a known size, and not for a single query, where dot products with the keys
+    /// as they lie take half the time of packing them.
+    fn has_attention_kernel(&mut self) -> bool {
+        let [q, v] = [0, 2].map(|i| self.operand(i)).map(|operand| self.ty(operand));
+        let is_known = |ty: &TensorType| ty.dims.last().is_some_and(|d| d.as_const().is_some());
+        let is_single = q.dims[q.rank() - 2].is(1);
+        q.dtype == DType::F32 && is_known(&q) && is_known(&v) && !is_single
     }
 
     /// `softmax(scale * q k^T + mask) v`; a row that sees nothing gives zeros.

@@ -8,6 +8,7 @@
 //! kernels --emit--> LLVM module each --TargetMachine, O3--> object each --object::link--> image + entry offsets
 //! ```
 
+mod chain;
 mod contract;
 mod emit;
 mod index;
@@ -224,6 +225,7 @@ fn emitted<'c>(
         Body::Rows(rows) => kernel_gen.rows(rows),
         Body::Contract(contract) => kernel_gen.contract(contract),
         Body::Winograd(winograd) => kernel_gen.winograd(winograd),
+        Body::Chain(chain) => kernel_gen.chain(chain),
         Body::Recur(recur) => kernel_gen.recur(recur),
     }
     kernel_gen.pieces(&kernel.borders);

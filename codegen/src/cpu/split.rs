@@ -31,6 +31,7 @@ impl Kernel {
             Body::Rows(rows) => units(&row_axes(rows).0),
             Body::Contract(contract) => units(&contract_axes(contract, lanes)),
             Body::Winograd(winograd) => winograd.units().extent,
+            Body::Chain(chain) => units(&super::chain::unit_axes(chain)),
             Body::Recur(recur) => recur.batch.clone(),
         }
     }
@@ -40,9 +41,10 @@ impl Kernel {
     /// The bytes of working memory that each part needs on a target with `lanes` lanes: a multiple of [`ALIGN`](egret_runtime::plan::ALIGN), 0 for most.
     ///
     /// It depends on no symbols but [`Kernel::sizes`]. Its address stands behind those of the kernel's buffers.
-    pub fn scratch(&self, _lanes: usize) -> Dim {
+    pub fn scratch(&self, lanes: usize) -> Dim {
         match &self.body {
             Body::Winograd(winograd) => Dim::from(winograd.working().map(working_bytes).iter().sum::<usize>()),
+            Body::Chain(chain) => super::chain::Memory::of(chain, lanes).bytes().into(),
             Body::Map(_) | Body::Rows(_) | Body::Contract(_) | Body::Recur(_) => Dim::ZERO,
         }
     }

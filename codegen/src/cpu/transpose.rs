@@ -160,7 +160,7 @@ impl<'c> Gen<'_, 'c> {
     }
 
     /// The transposition of a square of vectors: 1, then 2 elements change places within 128 bits, then whole 128 bits.
-    fn turn(&self, rows: Vec<Value<'c>>) -> Vec<Value<'c>> {
+    pub(crate) fn turn(&self, rows: Vec<Value<'c>>) -> Vec<Value<'c>> {
         let lanes = self.e.lanes;
         let groups = |pick: &dyn Fn(usize) -> [usize; 4]| -> Vec<usize> { (0..lanes / 4).flat_map(|g| pick(4 * g)).collect() };
         let pairs = [groups(&|g| [g, lanes + g, g + 1, lanes + g + 1]), groups(&|g| [g + 2, lanes + g + 2, g + 3, lanes + g + 3])];

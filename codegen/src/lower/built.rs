@@ -1,6 +1,7 @@
 //! The expressions of one kernel over its domain, and the questions that decide its form.
 
 use super::Place;
+use super::attention::Attention;
 use super::domain::{Domain, linear};
 use super::exprs::visit_shared;
 use super::fold::Folded;
@@ -26,6 +27,8 @@ pub struct Built {
     pub folds: Vec<Folded>,
     /// The contraction, if there is one.
     pub product: Option<Product>,
+    /// The attention, if there is one.
+    pub attention: Option<Attention>,
     /// The results.
     pub stores: Vec<Store>,
 }
@@ -45,12 +48,13 @@ impl Build<'_> {
     /// Every expression: stores, folds, lets.
     fn exprs<'e>(&'e self, stores: &'e [Store]) -> impl Iterator<Item = &'e Expr> {
         let folds = self.folds.iter().map(|f| &f.value);
-        stores.iter().map(|s| &s.value).chain(folds).chain(self.lets.iter().map(|l| &l.value))
+        let scores = self.attention.iter().map(|a| &a.score);
+        stores.iter().map(|s| &s.value).chain(folds).chain(scores).chain(self.lets.iter().map(|l| &l.value))
     }
 
     /// Where a loop has to be split for an offset to become linear.
     pub fn factor(&self, stores: &[Store]) -> Option<(Arc<str>, Dim)> {
-        let operands = self.product.iter().flat_map(|p| [&p.a.1, &p.b.1]);
+        let operands = self.product.iter().flat_map(|p| [&p.a.1, &p.b.1]).chain(self.attention.iter().flat_map(Attention::dims));
         let mut found = operands.chain(stores.iter().map(|s| &s.offset)).find_map(|d| self.ranges.factor(d));
         visit_shared(self.exprs(stores), &mut |e| {
             if let (ExprKind::Load(_, d) | ExprKind::Index(d), None) = (&*e.kind, &found) {
@@ -66,9 +70,10 @@ impl Build<'_> {
     /// # Errors
     /// When a fold has to go to memory, because it runs at another place, or the results hold more than it reduces.
     pub fn shared_loops(&self, outputs: &[(ValueId, Place)]) -> Result<Option<Vec<Arc<str>>>, Stop> {
-        let anchors: Vec<(ValueId, &[Dim])> = match &self.product {
-            Some(p) => vec![(p.node, &p.at[..])],
-            None => self.folds.iter().map(|f| (f.node, &f.at[..])).collect(),
+        let anchors: Vec<(ValueId, &[Dim])> = match (&self.product, &self.attention) {
+            (Some(p), _) => vec![(p.node, &p.at[..])],
+            (_, Some(a)) => vec![(a.node, &a.at[..])],
+            (None, None) => self.folds.iter().map(|f| (f.node, &f.at[..])).collect(),
         };
         let Some((first, _)) = anchors.first() else { return Ok(None) };
         let depends = |at: &[Dim]| -> BTreeSet<Arc<str>> { at.iter().flat_map(Dim::symbols).collect() };
@@ -83,7 +88,7 @@ impl Build<'_> {
             return Ok(None);
         }
         let merged = self.domain.axes(true).any(|a| self.domain.index.iter().any(|d| d.mentions(&a.name)));
-        match self.product.is_none() && !merged {
+        match self.product.is_none() && self.attention.is_none() && !merged {
             true => self.matching(&free).map(Some).ok_or_else(|| to_memory(first)),
             false => Err(to_memory(first)),
         }
@@ -118,8 +123,8 @@ impl Build<'_> {
 
     /// The end of building.
     pub fn finished(self, stores: Vec<Store>) -> Built {
-        let Build { domain, ranges, buffers, lets, folds, product, .. } = self;
-        Built { domain: domain.clone(), ranges, buffers, lets, folds, product, stores }
+        let Build { domain, ranges, buffers, lets, folds, product, attention, .. } = self;
+        Built { domain: domain.clone(), ranges, buffers, lets, folds, product, attention, stores }
     }
 }
 

@@ -222,6 +222,12 @@ fn visit_buffers(body: &Body, borders: &[Piece], f: &mut impl FnMut(BufferId, bo
             f(w.weights, false);
             take(&w.epilogue);
         }
+        Body::Chain(c) => {
+            [c.q.0, c.k.0, c.v.0].into_iter().for_each(|b| f(b, false));
+            take(&c.score_block());
+            take(&c.epilogue);
+            exprs.push(c.score.clone());
+        }
         Body::Recur(r) => {
             let reads = [Some(r.gates), Some(r.weights), r.bias, Some(r.h0), r.c0];
             reads.into_iter().flatten().for_each(|b| f(b, false));
@@ -238,7 +244,7 @@ fn visit_buffers(body: &Body, borders: &[Piece], f: &mut impl FnMut(BufferId, bo
 
 /// The body with other numbers for its buffers.
 fn with_buffers(body: Body, number: &dyn Fn(BufferId) -> BufferId) -> Body {
-    use crate::kernel::{Contract, Map, Panels, Pass, Recur, Reduce, Rows, Winograd};
+    use crate::kernel::{Chain, Contract, Map, Panels, Pass, Recur, Reduce, Rows, Winograd};
     let (same_dim, same_name) = (|d: &Dim| d.clone(), |n: &Arc<str>| n.clone());
     let mut rewrite = Rewrite::new(&same_dim, number, &same_name);
     match body {
@@ -261,6 +267,11 @@ fn with_buffers(body: Body, number: &dyn Fn(BufferId) -> BufferId) -> Body {
         }
         Body::Winograd(w) => {
             Body::Winograd(Winograd { a: (number(w.a.0), w.a.1), weights: number(w.weights), epilogue: rewrite.block(&w.epilogue), ..w })
+        }
+        Body::Chain(c) => {
+            let lets = rewrite.block(&c.score_block()).lets;
+            let [q, k, v] = [&c.q, &c.k, &c.v].map(|(b, d)| (number(*b), d.clone()));
+            Body::Chain(Chain { q, k, v, lets, score: rewrite.expr(&c.score), epilogue: rewrite.block(&c.epilogue), ..c })
         }
         Body::Recur(r) => Body::Recur(Recur {
             gates: number(r.gates),

@@ -66,7 +66,7 @@ impl Build<'_> {
 
     /// A new fold, as a variable.
     pub fn fold(&mut self, node: ValueId, at: Vec<Dim>, fold: Fold, value: Expr) -> Valued {
-        if self.product.is_some() || self.in_memory || !self.is_outer(&at) {
+        if self.product.is_some() || self.attention.is_some() || self.in_memory || !self.is_outer(&at) {
             return Err(Stop::Materialise(node));
         }
         let var: Arc<str> = Arc::from(format!("%v{}", self.folds.len()));

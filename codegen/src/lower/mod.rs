@@ -2,9 +2,9 @@
 //!
 //! A group's results are computed over a `Domain`: its loops. Each value is asked what it is at the loops' point (see
 //! `value`); what comes back are expressions over offsets, in which all views have disappeared. What it contains then says
-//! which skeleton it fills: a contraction makes a [`Contract`](crate::kernel::Contract), folds make
-//! [`Rows`](crate::kernel::Rows), everything else is a piece of a [`Map`]. Pieces that are left beside a contraction or folds,
-//! such as the zeros around what a convolution computes, are borders of its kernel.
+//! which skeleton it fills: a contraction makes a [`Contract`](crate::kernel::Contract), an attention a
+//! [`Chain`](crate::kernel::Chain), folds make [`Rows`](crate::kernel::Rows), everything else is a piece of a [`Map`]. Pieces
+//! that are left beside one of these, such as the zeros around what a convolution computes, are borders of its kernel.
 //!
 //! ```text
 //! y = relu(add(matmul(x, w), b))          x: f32[N, 784], w: f32[784, 128], b: f32[128]
@@ -19,6 +19,7 @@
 //! over other axes, an operand of a contraction that is computed) goes to memory in a kernel of its own before it. Grouping
 //! decides how fast the result is, never whether it is right.
 
+mod attention;
 mod built;
 mod contract;
 mod domain;
@@ -341,7 +342,10 @@ impl Lowering<'_> {
                 break build.finished(stores);
             }
         };
-        if build.product.is_some() {
+        if build.attention.is_some() {
+            let (body, buffers) = self.attend(build)?;
+            made.bodies.push((Body::Chain(body), buffers));
+        } else if build.product.is_some() {
             made.bodies.push(self.contract(build)?);
         } else if !build.folds.is_empty() {
             let buffers = build.buffers.clone();

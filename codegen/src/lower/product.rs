@@ -69,7 +69,7 @@ impl Build<'_> {
     }
 
     fn product(&mut self, value: ValueId, node: &Node, at: &[Dim], [x, w]: [&[Dim]; 2]) -> Valued {
-        let taken = self.product.is_some() || !self.folds.is_empty();
+        let taken = self.product.is_some() || self.attention.is_some() || !self.folds.is_empty();
         if taken || self.in_memory || self.in_element || !self.is_outer(at) {
             return Err(Stop::Materialise(value));
         }
@@ -83,7 +83,7 @@ impl Build<'_> {
     }
 
     /// Where an operand lies.
-    fn in_place(&mut self, operand: ValueId, at: &[Dim]) -> Result<(BufferId, Dim), Stop> {
+    pub fn in_place(&mut self, operand: ValueId, at: &[Dim]) -> Result<(BufferId, Dim), Stop> {
         match &*self.value(operand, at)?.kind {
             ExprKind::Load(buffer, offset) if !self.ranges.mentions_read(offset) => Ok((*buffer, offset.clone())),
             _ => Err(Stop::Materialise(self.below_views(operand))),

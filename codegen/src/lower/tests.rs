@@ -338,6 +338,111 @@ fn contractions() {
 }
 
 #[test]
+fn attentions() {
+    check(&[
+        ("graph g(q: f32[2, 3, 5, 8], k: f32[2, 3, 7, 8], v: f32[2, 3, 7, 4]) { y = attention[scale=0.5](q, k, v) return y }", &[]),
+        ("graph g(q: f32[5, 8], k: f32[7, 8], v: f32[7, 20]) { y = attention[scale=1.0, causal=true](q, k, v) return y }", &[]),
+        // Straight from the projections' layout and back into it.
+        (
+            "graph g(x: f32[2, 9, 48]) {
+                s = reshape[shape=[2, 9, 3, 2, 8]](x)
+                q0 = slice[start=[0, 0, 0, 0, 0], shape=[2, 9, 1, 2, 8], step=[1, 1, 1, 1, 1]](s)
+                k0 = slice[start=[0, 0, 1, 0, 0], shape=[2, 9, 1, 2, 8], step=[1, 1, 1, 1, 1]](s)
+                v0 = slice[start=[0, 0, 2, 0, 0], shape=[2, 9, 1, 2, 8], step=[1, 1, 1, 1, 1]](s)
+                q1 = reshape[shape=[2, 9, 2, 8]](q0)
+                k1 = reshape[shape=[2, 9, 2, 8]](k0)
+                v1 = reshape[shape=[2, 9, 2, 8]](v0)
+                q = transpose[perm=[0, 2, 1, 3]](q1)
+                k = transpose[perm=[0, 2, 1, 3]](k1)
+                v = transpose[perm=[0, 2, 1, 3]](v1)
+                a = attention[scale=0.25](q, k, v)
+                t = transpose[perm=[0, 2, 1, 3]](a)
+                y = reshape[shape=[2, 9, 16]](t)
+                return y
+            }",
+            &[],
+        ),
+        // Heads that share keys; masks that are added, that choose, that are computed and looked up.
+        (
+            "graph g(q: f32[2, 2, 3, 5, 8], k: f32[2, 2, 1, 6, 8], v: f32[2, 2, 1, 6, 8], m: f32[5, 6]) {
+                y = attention[scale=0.3](q, k, v, m) return y
+            }",
+            &[],
+        ),
+        (
+            "graph g(x: f32[1, 20, 4, 8], k: f32[1, 2, 1, 20, 8], v: f32[1, 2, 1, 20, 8]) {
+                x5 = reshape[shape=[1, 20, 2, 2, 8]](x)
+                q = transpose[perm=[0, 2, 3, 1, 4]](x5)
+                a = attention[scale=0.3, causal=true](q, k, v)
+                t = transpose[perm=[0, 3, 1, 2, 4]](a)
+                y = reshape[shape=[1, 20, 32]](t)
+                return y
+            }",
+            &[],
+        ),
+        (
+            "graph g(q: f32[B, 2, M, 8], k: f32[B, 2, N, 8], v: f32[B, 2, N, 8], m: bool[B, 1, 1, N]) {
+                a = attention[scale=0.3](q, k, v, m)
+                y = relu(a)
+                return y
+            }",
+            &[("B", 2), ("M", 11), ("N", 35)],
+        ),
+        (
+            "graph g(q: f32[2, 3, 8], k: f32[2, 4, 8], v: f32[2, 4, 8], m: f32[2, 1, 4], r: f32[2, 3, 8]) {
+                const three: f32[] = 3.0
+                b = mul(m, three)
+                s = reduce_sum[axes=[2]](b)
+                c = sub(b, s)
+                a = attention[scale=0.3, causal=true](q, k, v, c)
+                y = add(a, r)
+                return y
+            }",
+            &[],
+        ),
+        (
+            "graph g(q: f32[2, 3, 8], k: f32[2, 4, 8], v: f32[2, 4, 8], t: f32[5], i: i64[3, 4]) {
+                b = gather[axis=0](t, i) y = attention[scale=0.3](q, k, v, b) return y
+            }",
+            &[],
+        ),
+        // Operands that lie across, and that have to be computed first.
+        (
+            "graph g(q: f32[2, 8, 3], k: f32[2, 8, 19], v: f32[2, 8, 19]) {
+                qt = transpose[perm=[0, 2, 1]](q)
+                kt = transpose[perm=[0, 2, 1]](k)
+                vt = transpose[perm=[0, 2, 1]](v)
+                y = attention[scale=0.3](qt, kt, vt)
+                return y
+            }",
+            &[],
+        ),
+        (
+            "graph g(x: f32[4, 3, 8]) {
+                const half: f32[] = 0.5
+                q = mul(x, half) k = neg(x) a = attention[scale=0.3](q, k, x) y = attention[scale=0.7](a, x, a) return y
+            }",
+            &[],
+        ),
+        (
+            "graph g(x: f32[K, 8, N], v: f32[K, N, 8]) {
+                k = transpose[perm=[2, 0, 1]](x)
+                u = transpose[perm=[1, 0, 2]](v)
+                y = attention[scale=0.3](k, k, u)
+                z = cast[to=f16](y)
+                return z
+            }",
+            &[("K", 3), ("N", 4)],
+        ),
+        // Extents of one and of nothing.
+        ("graph g(q: f32[3, 1], k: f32[1, 1], v: f32[1, 1]) { y = attention[scale=2.0](q, k, v) return y }", &[]),
+        ("graph g(q: f32[1, 16], k: f32[N, 16], v: f32[N, 16]) { y = attention[scale=2.0](q, k, v) return y }", &[("N", 0)]),
+        ("graph g(q: f32[0, 16], k: f32[3, 16], v: f32[3, 16]) { y = attention[scale=2.0](q, k, v) return y }", &[]),
+        ("graph g(q: f32[M, 16], k: f32[2, 16], v: f32[2, 16]) { y = attention[scale=2.0, causal=true](q, k, v) return y }", &[("M", 5)]),
+    ]);
+}
+
+#[test]
 fn recurrences() {
     check(&[
         (

@@ -41,6 +41,41 @@ fn views_are_offsets() {
 }
 
 #[test]
+fn an_attention_is_one_kernel_from_projection_to_projection() {
+    check(
+        "graph g(q: f32[1, S, 24], k: f32[1, S, 24], v: f32[1, S, 24], m: f32[1, 1, 1, S]) {
+            q1 = reshape[shape=[1, S, 3, 8]](q)
+            k1 = reshape[shape=[1, S, 3, 8]](k)
+            v1 = reshape[shape=[1, S, 3, 8]](v)
+            q2 = transpose[perm=[0, 2, 1, 3]](q1)
+            k2 = transpose[perm=[0, 2, 1, 3]](k1)
+            v2 = transpose[perm=[0, 2, 1, 3]](v1)
+            a = attention[scale=0.5](q2, k2, v2, m)
+            t = transpose[perm=[0, 2, 1, 3]](a)
+            y = reshape[shape=[1, S, 24]](t)
+            return y
+        }",
+        "(q: f32, k: f32, v: f32, m: f32, out y: f32)
+        chain batch b0 in 3, rows m0 in S, keys n in S, depth k in 8, cols c in 8, tile 8x2 {
+            acc = sum(q[8*b0 + k + 24*m0] * k[8*b0 + k + 24*n])
+            p = softmax((acc*0.5 + m[n]))
+            acc = sum(p * v[8*b0 + c + 24*n])
+            y[8*b0 + c + 24*m0] = acc
+        }",
+    );
+    check(
+        "graph g(q: f32[6, 4], k: f32[6, 4], v: f32[6, 4]) { y = attention[scale=1.0, causal=true](q, k, v) return y }",
+        "(q: f32, k: f32, v: f32, out y: f32)
+        chain rows m0 in 6, keys n in 6, depth k in 4, cols c in 4, tile 6x1 {
+            acc = sum(q[k + 4*m0] * k[k + 4*n])
+            p = softmax(acc) where n < m0 + 1
+            acc = sum(p * v[c + 4*n])
+            y[c + 4*m0] = acc
+        }",
+    );
+}
+
+#[test]
 fn parts_of_a_concat_and_borders_of_a_pad_are_nests() {
     check(
         "graph g(x: f32[P, 4], y: f32[T, 4]) { a = neg(y) z = concat[axis=0](x, a) return z }",

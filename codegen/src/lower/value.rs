@@ -13,6 +13,7 @@
 //! Where an index cannot be decided, such as which part of a concat it is in, the answer is a [`Stop`] that says how to refine
 //! the domain, and lowering starts over.
 
+use super::attention::Attention;
 use super::domain::{Domain, linear};
 use super::exprs::{bin, cast, index, literal, scalar, select};
 use super::fold::Folded;
@@ -61,6 +62,8 @@ pub struct Build<'a> {
     pub folds: Vec<Folded>,
     /// The contraction, if there is one.
     pub product: Option<Product>,
+    /// The attention, if there is one.
+    pub attention: Option<Attention>,
     /// Whether constants are read from memory even where a literal would do: operands of contractions.
     pub in_memory: bool,
     /// Whether the element of a fold is being built.
@@ -83,6 +86,7 @@ impl<'a> Build<'a> {
             lets: vec![],
             folds: vec![],
             product: None,
+            attention: None,
             in_memory: false,
             in_element: false,
             memo: HashMap::new(),
@@ -148,6 +152,7 @@ impl<'a> Build<'a> {
             (Op::arg_min { axis, last }, _) => self.arg(value, *axis, *last, false, x(), at),
             (Op::max_pool { .. } | Op::avg_pool { .. }, _) => self.pool(value, node, at),
             (Op::matmul | Op::conv { .. }, _) => self.contraction(value, node, at),
+            (Op::attention { scale, causal }, _) => self.attention(value, node, scale.0, *causal, at),
             (Op::concat { axis }, _) => self.concat(value, *axis, &node.operands, at),
             (Op::pad { low, mode: PadMode::Constant, .. }, _) => self.pad(value, low, &node.operands, at),
             (Op::iota { axis, dtype, .. }, _) => Ok(index(&at[*axis], *dtype)),

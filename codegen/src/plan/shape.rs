@@ -33,6 +33,15 @@ pub fn fingerprint(kernel: &Kernel) -> [u8; 32] {
             }
         }
     }
+    if let Body::Chain(c) = &mut skeleton {
+        let lets = std::mem::take(&mut c.lets);
+        describe(lets.iter().map(|l| &l.value).chain([&c.score]), &mut nodes, &mut text);
+        for l in lets {
+            let _ = write!(text, "let {} = {} in {};", l.name, nodes[&Arc::as_ptr(&l.value.kind)], l.extent);
+        }
+        let _ = write!(text, "score {};", nodes[&Arc::as_ptr(&c.score.kind)]);
+        c.score = Expr::literal(0.0, c.score.dtype);
+    }
     // What is left has no expressions, whose sharing its own text would not show.
     let _ = write!(text, "{skeleton:?}{borders:?}");
     blake3::hash(text.as_bytes()).into()
@@ -45,6 +54,7 @@ fn for_each_block(body: &mut Body, borders: &mut [Piece], f: &mut impl FnMut(&mu
         Body::Rows(rows) => rows.passes.iter_mut().for_each(|p| f(&mut p.block)),
         Body::Contract(c) => f(&mut c.epilogue),
         Body::Winograd(w) => f(&mut w.epilogue),
+        Body::Chain(c) => f(&mut c.epilogue),
         Body::Recur(_) => {}
     }
 }
@@ -111,7 +121,7 @@ fn reads_where_it_writes(kernel: &Kernel, read: BufferId, written: BufferId) -> 
         Body::Rows(rows) => rows.passes.iter().map(|p| (&p.block, p.reduces.iter().map(|r| &r.value).collect())).collect(),
         Body::Contract(c) if c.a.0 != read && c.b.buffer() != read => vec![(&c.epilogue, vec![])],
         Body::Winograd(w) if w.a.0 != read && w.weights != read => vec![(&w.epilogue, vec![])],
-        Body::Map(_) | Body::Contract(_) | Body::Winograd(_) | Body::Recur(_) => return false,
+        Body::Map(_) | Body::Contract(_) | Body::Winograd(_) | Body::Chain(_) | Body::Recur(_) => return false,
     };
     let stores = || blocks.iter().flat_map(|(b, _)| &b.stores).filter(|s| s.buffer == written);
     let Some(offset) = stores().next().map(|s| &s.offset) else { return false };

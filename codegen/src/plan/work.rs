@@ -58,6 +58,15 @@ impl Work {
                 work.bytes = pixels * depth * 4 + weights;
                 work.add_block(kernel, &w.epilogue, &results);
             }
+            Body::Chain(c) => {
+                let (batch, rows, keys) = (points(&c.batch), points(&c.rows), c.keys.extent.clone());
+                let channels = c.depth.extent.clone() + c.cols.extent.clone();
+                let scores = batch.clone() * rows.clone() * keys.clone();
+                work.operations = scores.clone() * (channels.clone() * 2 + OPERATIONS_OF_FUNCTION);
+                work.bytes = batch.clone() * (keys + rows.clone()) * channels * 4;
+                work.add_expr(kernel, &c.score, &scores);
+                work.add_block(kernel, &c.epilogue, &(batch * rows * c.cols.extent.clone()));
+            }
             Body::Recur(r) => {
                 let gates = r.cell.gates() as i64;
                 let hidden = Dim::from(r.hidden);

@@ -74,6 +74,44 @@ fn tiles_stay_in_registers() {
     }
 }
 
+/// An attention over `s` positions of `d` channels, by itself.
+fn attention(s: i64, d: i64, tile: Tile) -> Kernel {
+    let (m, n, k, c) = (sym("m"), sym("n"), sym("k"), sym("c"));
+    Kernel::new(
+        vec![input("q", F32), input("k", F32), input("v", F32), output("out", F32)],
+        Body::Chain(Chain {
+            batch: vec![],
+            rows: vec![axis("m", s)],
+            keys: axis("n", s),
+            depth: axis("k", d),
+            cols: axis("c", d),
+            q: (BufferId(0), m.clone() * d + k.clone()),
+            k: (BufferId(1), n.clone() * d + k),
+            v: (BufferId(2), n * d + c.clone()),
+            lets: vec![],
+            score: bin(BinOp::Mul, var("acc", F32), lit(0.125)),
+            seen: s.into(),
+            tile,
+            epilogue: store(3, m * d + c, var("acc", F32)),
+        }),
+    )
+}
+
+/// No innermost loop of an attention spills, and its two products are loops of multiply-adds, one for each accumulator.
+#[test]
+fn attentions_stay_in_registers() {
+    for (target, rows) in [("x86-64-v4", 8), ("x86-64-v3", 6)] {
+        let target = Target::named(target).unwrap();
+        for s in [128, 1024] {
+            let asm = asm_text(&attention(s, 64, Tile { rows, vectors: 2 }), &target).unwrap();
+            let loops: Vec<String> =
+                asm.split("\n.LBB").map(up_to_jump).filter(|block| block.matches("vfmadd").count() >= 2 * rows).collect();
+            let products = loops.iter().filter(|block| block.matches("vfmadd").count() == 2 * rows && !block.contains("(%rsp)"));
+            assert!(products.count() >= 2, "{} {s}\n{}", target.name, loops.join("\n----\n"));
+        }
+    }
+}
+
 /// Kernels of every kind become images without references to anything, on every target.
 #[test]
 fn images_are_self_contained() {

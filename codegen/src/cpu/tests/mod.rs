@@ -1,5 +1,6 @@
 //! Compiled kernels against the interpreter, on every instruction set that this machine runs.
 
+mod chain;
 mod code;
 mod contract;
 mod map;
