@@ -212,6 +212,29 @@ fn decision_order(problem: &Problem) -> Vec<usize> {
     order
 }
 
+/// The cost of the cheapest plan, all plans tried out.
+#[cfg(test)]
+pub(crate) fn brute_force(problem: &Problem) -> u64 {
+    fn go(problem: &Problem, demand: &mut Vec<usize>, decided: &mut Vec<usize>) -> u64 {
+        let Some(class) = demand.pop() else { return 0 };
+        if decided.contains(&class) {
+            let best = go(problem, demand, decided);
+            demand.push(class);
+            return best;
+        }
+        decided.push(class);
+        let mut best = u64::MAX;
+        for alt in &problem.classes[class] {
+            let mut demand = [demand.clone(), alt.needs.clone()].concat();
+            best = best.min(go(problem, &mut demand, decided).saturating_add(alt.cost));
+        }
+        decided.pop();
+        demand.push(class);
+        best
+    }
+    go(problem, &mut vec![problem.root], &mut vec![])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,28 +251,6 @@ mod tests {
         let plan = solve(&problem(classes), BEAM).unwrap();
         assert!(plan.exact);
         plan.cost
-    }
-
-    /// All plans tried out.
-    fn brute_force(problem: &Problem) -> u64 {
-        fn go(problem: &Problem, demand: &mut Vec<usize>, decided: &mut Vec<usize>) -> u64 {
-            let Some(class) = demand.pop() else { return 0 };
-            if decided.contains(&class) {
-                let best = go(problem, demand, decided);
-                demand.push(class);
-                return best;
-            }
-            decided.push(class);
-            let mut best = u64::MAX;
-            for alt in &problem.classes[class] {
-                let mut demand = [demand.clone(), alt.needs.clone()].concat();
-                best = best.min(go(problem, &mut demand, decided).saturating_add(alt.cost));
-            }
-            decided.pop();
-            demand.push(class);
-            best
-        }
-        go(problem, &mut vec![problem.root], &mut vec![])
     }
 
     #[test]

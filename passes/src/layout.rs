@@ -127,6 +127,7 @@ impl<'a> Forms<'a> {
             }
             Op::transpose { perm } => return self.transpose(node, perm),
             Op::reshape { shape } => return self.reshape(node, shape),
+            Op::matmul => return self.matmul(node),
             op => {
                 let at_hand = node.operands.iter().any(|&v| self.has_last(v) && self.old.ty(v).rank() == rank);
                 if rank < 3 || !at_hand && !self.is_border_of_windows(node) {
@@ -163,10 +164,23 @@ impl<'a> Forms<'a> {
     /// Convolution weights `[out, in, kernel..]` as `[kernel.., in, out]`.
     fn weights_last(&mut self, w: ValueId) -> Result<ValueId, String> {
         let rank = self.old.ty(w).rank();
+        if let Some(value) = self.repeated(w) {
+            let dims = &self.old.ty(w).dims;
+            let shape = (2..rank).chain([1, 0]).map(|axis| dims[axis].clone()).collect();
+            let value = self.first(value)?;
+            return self.new.add(&format!("{}.last", self.old.value(w).name), Op::broadcast { shape }, &[value]);
+        }
         let perm = (2..rank).chain([1, 0]).collect();
         let first = self.first(w)?;
         let name = format!("{}.last", self.old.value(w).name);
         self.new.add(&name, Op::transpose { perm }, &[first])
+    }
+
+    /// The single element of which a value consists, if that is known: in which order it is repeated makes no difference.
+    fn repeated(&self, value: ValueId) -> Option<ValueId> {
+        let node = self.old.node(self.old.producer(value)?);
+        let is_one = |v: &ValueId| self.old.constant(*v).is_some_and(|t| t.count() == 1);
+        matches!(node.op, Op::broadcast { .. }).then(|| node.operands[0]).filter(is_one)
     }
 
     /// An operand of an op over channels-last data of rank `rank`: of full rank its twin, a rank-0 one as it is,
@@ -210,18 +224,70 @@ impl<'a> Forms<'a> {
         Ok(false)
     }
 
-    /// A reshape of `[n, c, 1, 1]` reads the twin `[n, 1, 1, c]`: the elements are in the same order.
+    /// A reshape that leaves batch and channels as they are does the same to the twin. One of `[n, c, 1, 1]` reads the twin
+    /// `[n, 1, 1, c]`: the elements are in the same order. And one that only products of matrices read is left to them.
     fn reshape(&mut self, node: &Node, shape: &[Dim]) -> Result<bool, String> {
         let (x, result) = (node.operands[0], node.results[0]);
         let dims = &self.old.ty(x).dims;
         let Some(last) = self.form(x).last else { return Ok(false) };
-        if !dims[2..].iter().all(|d| d.is(1)) && !dims[1].is(1) {
+        if self.is_left_to_products(node) {
+            return Ok(true);
+        }
+        let keeps_channels = shape.len() >= 3 && shape[..2] == dims[..2];
+        if !keeps_channels && !dims[2..].iter().all(|d| d.is(1)) && !dims[1].is(1) {
             return Ok(false);
         }
+        let shape = if keeps_channels { list_last(shape) } else { shape.to_vec() };
         let name = self.old.value(result).name.clone();
-        let first = self.new.add_node(Op::reshape { shape: shape.to_vec() }, &[last], &[&name], node.origin.clone())?[0];
-        self.set(result, Form { first: Some(first), last: None });
+        let new = self.new.add_node(Op::reshape { shape }, &[last], &[&name], node.origin.clone())?[0];
+        let form = if keeps_channels { Form { first: None, last: Some(new) } } else { Form { first: Some(new), last: None } };
+        self.set(result, form);
         Ok(true)
+    }
+
+    /// Whether a node makes rows of all channels and positions, `[n, c*s]`, that only products with weights read.
+    fn is_left_to_products(&self, node: &Node) -> bool {
+        let (x, result) = (&self.old.ty(node.operands[0]).dims, node.results[0]);
+        let is_flat = match &self.old.ty(result).dims[..] {
+            [n, row] => *n == x[0] && *row == x[1..].iter().cloned().product(),
+            _ => false,
+        };
+        let is_product = |id: &NodeId| {
+            let reader = self.old.node(*id);
+            let weights = || reader.operands.get(1).filter(|&&w| w != result && self.old.ty(w).rank() == 2);
+            reader.op == Op::matmul && weights().is_some_and(|&w| self.old.constant(w).is_some())
+        };
+        let numbers = x[1..].iter().all(|d| d.as_const().is_some());
+        is_flat && numbers && !self.old.results.contains(&result) && self.old.readers(result).iter().all(is_product)
+    }
+
+    /// A product of flattened channels-last data has the rows of its weights in the same order: `[c*s, k]` as `[s*c, k]`.
+    fn matmul(&mut self, node: &Node) -> Result<bool, String> {
+        let (rows, w, result) = (node.operands[0], node.operands[1], node.results[0]);
+        let Some(flatten) = self.old.producer(rows).map(|id| self.old.node(id)) else { return Ok(false) };
+        if !matches!(flatten.op, Op::reshape { .. }) || !self.is_left_to_products(flatten) {
+            return Ok(false);
+        }
+        let Some(last) = self.form(flatten.operands[0]).last else { return Ok(false) };
+        let shape = self.old.ty(rows).dims.clone();
+        let rows_name = self.old.value(rows).name.clone();
+        let flat = self.new.add_node(Op::reshape { shape }, &[last], &[&rows_name], flatten.origin.clone())?[0];
+        let weights = self.rows_last(w, &self.old.ty(flatten.operands[0]).dims.clone())?;
+        let name = self.old.value(result).name.clone();
+        let product = self.new.add_node(Op::matmul, &[flat, weights], &[&name], node.origin.clone())?[0];
+        self.set(result, Form { first: Some(product), last: None });
+        Ok(true)
+    }
+
+    /// Weights `[c*s, k]` as `[s*c, k]`, for data `[n, c, s..]`.
+    fn rows_last(&mut self, w: ValueId, data: &[Dim]) -> Result<ValueId, String> {
+        let shape = self.old.ty(w).dims.clone();
+        let apart = vec![data[1].clone(), data[2..].iter().cloned().product(), shape[1].clone()];
+        let first = self.first(w)?;
+        let name = format!("{}.last", self.old.value(w).name);
+        let apart = self.new.add(&name, Op::reshape { shape: apart }, &[first])?;
+        let turned = self.new.add(&name, Op::transpose { perm: vec![1, 0, 2] }, &[apart])?;
+        self.new.add(&name, Op::reshape { shape }, &[turned])
     }
 
     fn unchanged(&mut self, node: &Node) -> Result<(), String> {

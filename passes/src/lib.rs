@@ -43,9 +43,11 @@
 //! - [`fold`], [`cse`], [`dce`]: the plain ones.
 //! - [`rewrite`]: everything that is an equation. [`mod@rules`] has the equations, one a line, and [`rules::proof`] proves each;
 //!   [`egraph`] holds all equal graphs at once; [`extract`] takes the cheapest.
-//! - [`legalize`], [`layout`], [`mod@algorithm`], [`halo`], [`group`]: towards kernels.
+//! - [`legalize`], [`layout`], [`mod@algorithm`], [`halo`], [`group`]: towards kernels. [`cost`] says how long one takes, and [`role`] what
+//!   an op can be in it.
 
 pub mod algorithm;
+pub mod cost;
 pub mod cse;
 pub mod dce;
 pub mod egraph;
@@ -57,6 +59,7 @@ pub mod layout;
 pub mod legalize;
 pub mod pass;
 pub mod rewrite;
+pub mod role;
 pub mod rules;
 #[cfg(test)]
 mod testing;

@@ -48,7 +48,7 @@ pub const PASSES: &[Pass] = &[
     Pass { name: "layout", doc: "Brings image-like data into channels-last order.", run: |g, _| layout::layout(g) },
     Pass { name: "algorithm", doc: "Chooses how convolutions are computed.", run: algorithm::algorithm },
     Pass { name: "halo", doc: "Keeps what is padded in memory with its border only.", run: |g, _| halo::halo(g) },
-    Pass { name: "group", doc: "Joins ops into kernels.", run: |g, _| group::group(g) },
+    Pass { name: "group", doc: "Joins ops into kernels, as many as take the least time.", run: group::group },
     Pass { name: "ungrouped", doc: "Makes every op a kernel of its own.", run: |g, _| group::ungrouped(g) },
 ];
 

@@ -3,21 +3,19 @@
 //! The unit is the time to move one byte to or from memory; what else takes time is expressed in it. An op costs
 //!
 //! ```text
-//! OP + bytes read + bytes written + WORK[what it computes] * elements + products / PRODUCTS_PER_BYTE
+//! OP + bytes read + bytes written + work of what it computes * elements + products / PRODUCTS_PER_BYTE
 //! ```
 //!
 //! Views (reshape, slice, broadcast) cost `VIEW` only: they become index arithmetic of what reads them. A composite op
 //! costs as one op that does the work of its body, so it is cheaper than the body, which goes through memory at each step.
 //! Ops are not fused yet when this is asked; that a number costs less merged than on its own is true either way.
 //!
-//! Symbols count as `NOMINAL`.
+//! Symbols count as [`crate::cost::NOMINAL`], and work per element is that of [`crate::cost::scalar_work`].
 
-use crate::egraph::{Egraph, Enode, Facts, Head, OpIndex, Value};
+use crate::cost::{bytes, count, extent, scalar_work};
+use crate::egraph::{Egraph, Enode, Facts, Head, Value};
 use egg::Id;
-use egret_ir::expr::{Expr, body};
-use egret_ir::{Dim, Kind, OPS, OpDef, TensorType};
-use std::collections::HashMap;
-use std::sync::LazyLock;
+use egret_ir::TensorType;
 
 /// Starting a kernel, in bytes: about 0.1 us at 40 GB/s.
 const OP: u64 = 4096;
@@ -30,65 +28,6 @@ const MADE_CONSTANT: u64 = 64;
 
 /// Multiply-adds in the time of one byte: 75 G multiply-adds and 40 GB per second of one core.
 const PRODUCTS_PER_BYTE: u64 = 2;
-
-/// What a symbol counts as: between the batch of 1 and the sequence of some hundreds that symbols mostly stand for.
-const NOMINAL: i64 = 32;
-
-/// Work per element in bytes, by op; the others of the table cost none beyond their memory. Estimates: what matters is that
-/// a division costs more than a product, and a polynomial more than a division.
-const WORK: &[(&str, u64)] = &[
-    ("div", 4),
-    ("reciprocal", 4),
-    ("sqrt", 4),
-    ("pow", 16),
-    ("modulo", 8),
-    ("fmod", 8),
-    ("exp", 8),
-    ("log", 8),
-    ("sin", 8),
-    ("cos", 8),
-    ("tan", 16),
-    ("asin", 16),
-    ("acos", 16),
-    ("atan", 16),
-    ("sinh", 16),
-    ("cosh", 16),
-    ("asinh", 16),
-    ("acosh", 16),
-    ("atanh", 16),
-    ("tanh", 8),
-    ("erf", 8),
-    ("sigmoid", 12),
-    ("elu", 8),
-    ("selu", 8),
-    ("celu", 12),
-    ("softplus", 16),
-    ("softsign", 4),
-    ("hard_sigmoid", 1),
-    ("softmax", 12),
-    ("log_softmax", 12),
-    ("attention", 12),
-];
-
-/// The work per element of an op: that of its entry, or of its body.
-fn work(op: OpIndex) -> u64 {
-    static BY_OP: LazyLock<HashMap<&'static str, u64>> = LazyLock::new(|| OPS.iter().map(|d| (d.name, work_of(d))).collect());
-    BY_OP[op.def().name]
-}
-
-fn work_of(def: &'static OpDef) -> u64 {
-    fn of_body(expr: &Expr) -> u64 {
-        match expr {
-            Expr::Var(_) | Expr::Literal(_) => 0,
-            Expr::App { op, operands, .. } => work_of(op) + operands.iter().map(of_body).sum::<u64>(),
-        }
-    }
-    match WORK.iter().find(|(name, _)| *name == def.name) {
-        Some((_, work)) => *work,
-        None if def.kind == Kind::Composite => of_body(&body(def)),
-        None => 0,
-    }
-}
 
 /// What an e-node of the class `id` costs.
 pub fn of(egraph: &Egraph, enode: &Enode, id: Id) -> u64 {
@@ -104,7 +43,7 @@ pub fn of(egraph: &Egraph, enode: &Enode, id: Id) -> u64 {
         // Read or written in an order that memory does not like.
         ("transpose", _) => OP.saturating_add(bytes.saturating_mul(2)),
         _ => {
-            let work = work(op).saturating_mul(elements);
+            let work = scalar_work(op.def()).saturating_mul(elements);
             let products = products(name, egraph, enode, elements) / PRODUCTS_PER_BYTE;
             [OP, bytes, work, products].into_iter().fold(0, u64::saturating_add)
         }
@@ -146,20 +85,4 @@ fn products(op: &str, egraph: &Egraph, enode: &Enode, results: u64) -> u64 {
         _ => None,
     };
     results.saturating_mul(depth.unwrap_or(0))
-}
-
-fn extent(dim: &Dim) -> u64 {
-    let number = dim.as_const().or_else(|| {
-        let bindings = dim.symbols().into_iter().map(|s| (s, NOMINAL)).collect();
-        dim.eval(&bindings)
-    });
-    number.unwrap_or(NOMINAL).max(0) as u64
-}
-
-fn count(ty: &TensorType) -> u64 {
-    ty.dims.iter().map(extent).fold(1, u64::saturating_mul)
-}
-
-fn bytes(ty: &TensorType) -> u64 {
-    count(ty).saturating_mul(ty.dtype.size() as u64)
 }

@@ -1,0 +1,286 @@
+//! What a kernel does, counted.
+
+use super::size::{bytes, count, extent, product, scalar_work};
+use crate::role::{Role, moves_innermost};
+use egret_ir::attr::{Algorithm, Layout};
+use egret_ir::{Dim, Graph, Node, NodeId, Op, ValueId};
+
+/// What a kernel does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// Its loops.
+    pub kind: Kind,
+    /// Bytes of each operand that the run made, as far as they are read.
+    pub reads: Vec<u64>,
+    /// Bytes of constants.
+    pub weights: u64,
+    /// Bytes of each result.
+    pub writes: Vec<u64>,
+    /// Elements that the loops run over.
+    pub elements: u64,
+    /// Units of scalar work, see [`super::scalar_work`].
+    pub scalar: u64,
+}
+
+/// The loops of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// None: the elements stay where they are, under another shape.
+    Alias,
+    /// Elementwise work, views and gathers.
+    Map {
+        /// Whether neighbours in memory are not neighbours in the loops.
+        strided: bool,
+    },
+    /// So many passes over rows.
+    Rows {
+        /// How often each row is read.
+        passes: u64,
+        /// Whether neighbours of a row are not neighbours in memory.
+        strided: bool,
+    },
+    /// A product of matrices or a convolution.
+    Contract(Contraction),
+    /// A pool or depthwise convolution.
+    Window {
+        /// Elements of a window.
+        taps: u64,
+    },
+    /// A recurrence.
+    Steps {
+        /// Steps one after the other.
+        steps: u64,
+        /// Products of all steps together.
+        products: u64,
+    },
+}
+
+/// `batch` products of `[rows, depth]` and `[depth, cols]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contraction {
+    /// Independent products.
+    pub batch: u64,
+    /// Rows of the result.
+    pub rows: u64,
+    /// Columns of the result.
+    pub cols: u64,
+    /// Products that are summed up for an element.
+    pub depth: u64,
+    /// Elements of a right operand that has to be brought into another order first.
+    pub packed: u64,
+}
+
+impl Work {
+    /// What `members`, in order, do as one kernel that reads `inputs` and writes `outputs`; `is_weight` says which inputs the
+    /// compiler knows.
+    pub fn of(graph: &Graph, members: &[NodeId], inputs: &[ValueId], outputs: &[ValueId], is_weight: impl Fn(ValueId) -> bool) -> Work {
+        let counted = Counted { graph, members };
+        let (constants, reads): (Vec<_>, Vec<_>) = inputs.iter().partition(|&&v| is_weight(v));
+        Work {
+            kind: counted.kind(),
+            reads: reads.into_iter().map(|&v| counted.read(v)).collect(),
+            weights: constants.into_iter().map(|&v| counted.read(v)).fold(0, u64::saturating_add),
+            writes: outputs.iter().map(|&v| bytes(graph.ty(v))).collect(),
+            elements: counted.elements(),
+            scalar: counted.scalar(),
+        }
+    }
+
+    /// What a node of a grouped graph does: its region, or the node itself.
+    pub fn of_node(graph: &Graph, id: NodeId) -> Work {
+        let node = graph.node(id);
+        let is_weight = |v: ValueId| graph.constant(v).is_some();
+        let Some(region) = &node.region else { return Work::of(graph, &[id], &node.operands, &node.results, is_weight) };
+        let members: Vec<NodeId> = region.node_ids().map(|(id, _)| id).collect();
+        let outside = |param: ValueId| region.params().iter().position(|&p| p == param).map(|i| node.operands[i]);
+        Work::of(region, &members, region.params(), &region.results, |v| outside(v).is_some_and(is_weight))
+    }
+}
+
+/// A kernel that is being counted.
+struct Counted<'a> {
+    graph: &'a Graph,
+    members: &'a [NodeId],
+}
+
+impl<'a> Counted<'a> {
+    fn nodes(&self) -> impl Iterator<Item = &'a Node> {
+        self.members.iter().map(|&m| self.graph.node(m))
+    }
+
+    fn anchor(&self) -> Option<&'a Node> {
+        self.nodes().find(|n| Role::of(self.graph, n).is_anchor())
+    }
+
+    fn dims(&self, value: ValueId) -> &'a [Dim] {
+        &self.graph.ty(value).dims
+    }
+
+    /// The last result of the last member is what the loops of a map run over.
+    fn last(&self) -> u64 {
+        self.nodes().last().map_or(0, |n| n.results.iter().map(|&r| count(self.graph.ty(r))).max().unwrap_or(0))
+    }
+
+    fn kind(&self) -> Kind {
+        let Some(anchor) = self.anchor() else { return self.map() };
+        match Role::of(self.graph, anchor) {
+            Role::Contract => Kind::Contract(self.contraction(anchor)),
+            Role::Rows => Kind::Rows { passes: passes(&anchor.op), strided: anchor.operands.first().is_some_and(|&x| self.is_turned(x)) },
+            Role::Window => Kind::Window { taps: taps(self.graph, anchor) },
+            Role::Elementwise | Role::View | Role::Gather | Role::Join | Role::Alone => self.alone(anchor),
+        }
+    }
+
+    fn map(&self) -> Kind {
+        if self.nodes().all(|n| matches!(n.op, Op::reshape { .. })) {
+            return Kind::Alias;
+        }
+        let is_strided = |n: &Node| match &n.op {
+            Op::transpose { perm } => moves_innermost(perm),
+            Op::gather { axis } => axis + 1 == self.dims(n.operands[0]).len(),
+            Op::gather_elements { .. } | Op::gather_nd { .. } | Op::resize { .. } => true,
+            _ => false,
+        };
+        Kind::Map { strided: self.nodes().any(is_strided) }
+    }
+
+    fn alone(&self, node: &Node) -> Kind {
+        let dims = |i: usize| node.operands.get(i).map_or(&[][..], |&v| self.dims(v));
+        match node.op {
+            Op::lstm { .. } | Op::gru { .. } | Op::rnn { .. } => {
+                // x: [t, b, i], w: [g*h, i], r: [g*h, h]
+                let rows = product(dims(0).get(..2).unwrap_or_default());
+                let products = rows.saturating_mul(product(dims(1)).saturating_add(product(dims(2))));
+                Kind::Steps { steps: dims(0).first().map_or(1, extent), products }
+            }
+            _ => Kind::Map { strided: true },
+        }
+    }
+
+    fn contraction(&self, node: &Node) -> Contraction {
+        match &node.op {
+            Op::conv { group, layout, algorithm, .. } => self.conv(node, *group, *layout, *algorithm),
+            Op::attention { .. } => self.attention(node),
+            _ => self.matmul(node),
+        }
+    }
+
+    /// Both products as one. q: [.., s, d], k: [.., t, d], v: [.., t, e].
+    fn attention(&self, node: &Node) -> Contraction {
+        let dims = |i: usize| self.dims(node.operands[i]);
+        let inner = |i: usize, from_end: usize| dims(i).iter().rev().nth(from_end).map_or(1, extent);
+        let batch = product(dims(0).get(..dims(0).len().saturating_sub(2)).unwrap_or_default());
+        let depth = inner(0, 0).saturating_add(inner(2, 0));
+        Contraction { batch, rows: inner(0, 1), cols: inner(1, 1), depth, packed: product(dims(1)) }
+    }
+
+    /// Winograd's form takes a quarter of the products, and about as much again as 3/20 of them for its transforms.
+    fn conv(&self, node: &Node, group: usize, layout: Layout, algorithm: Algorithm) -> Contraction {
+        let (weights, result) = (self.dims(node.operands[1]), self.dims(node.results[0]));
+        let out = match layout {
+            Layout::First => weights.first(),
+            Layout::Last => weights.last(),
+        };
+        let (out, group) = (out.map_or(1, extent).max(1), group as u64);
+        let depth = product(weights) / out;
+        let depth = match algorithm {
+            Algorithm::Direct => depth,
+            Algorithm::Winograd => depth * 2 / 5,
+        };
+        Contraction { batch: group, rows: product(result) / out, cols: out / group, depth, packed: 0 }
+    }
+
+    fn matmul(&self, node: &Node) -> Contraction {
+        let (x, y) = (self.dims(node.operands[0]), self.dims(node.operands[1]));
+        let result = product(self.dims(node.results[0]));
+        let cols = if y.len() > 1 { y.last().map_or(1, extent) } else { 1 };
+        let batch = product(y.get(..y.len().saturating_sub(2)).unwrap_or_default());
+        let rows = result / cols.max(1) / batch.max(1);
+        let packed = if self.is_turned(node.operands[1]) { product(y) } else { 0 };
+        Contraction { batch, rows, cols, depth: x.last().map_or(1, extent), packed }
+    }
+
+    /// Whether views of the kernel move the innermost axis of an operand.
+    fn is_turned(&self, mut value: ValueId) -> bool {
+        while let Some(node) = self.graph.producer(value).filter(|p| self.members.contains(p)).map(|p| self.graph.node(p)) {
+            match &node.op {
+                Op::transpose { perm } if moves_innermost(perm) => return true,
+                _ => match node.operands.first() {
+                    Some(&operand) => value = operand,
+                    None => return false,
+                },
+            }
+        }
+        false
+    }
+
+    /// What the loops run over: the results of a window, what a reduction reads, else the largest result.
+    fn elements(&self) -> u64 {
+        match self.anchor() {
+            Some(n) if Role::of(self.graph, n) == Role::Rows => n.operands.first().map_or(0, |&x| count(self.graph.ty(x))),
+            Some(n) => count(self.graph.ty(n.results[0])),
+            None => self.last(),
+        }
+    }
+
+    /// Scalar work of all members, each as often as it is computed.
+    fn scalar(&self) -> u64 {
+        let evaluations = self.evaluations();
+        let of = |(&m, times): (&NodeId, &u64)| scalar_work(self.graph.node(m).op.def()).saturating_mul(*times);
+        self.members.iter().zip(&evaluations).map(of).fold(0, u64::saturating_add)
+    }
+
+    /// How many elements of each member are computed: what a reader broadcasts, or reads in several passes, is computed anew
+    /// each time.
+    fn evaluations(&self) -> Vec<u64> {
+        let elements = |n: &Node| n.results.iter().map(|&r| count(self.graph.ty(r))).max().unwrap_or(0);
+        let mut times: Vec<u64> = vec![0; self.members.len()];
+        for (i, node) in self.nodes().enumerate().collect::<Vec<_>>().into_iter().rev() {
+            let role = Role::of(self.graph, node);
+            let row = || node.operands.first().map_or(0, |&x| count(self.graph.ty(x)));
+            times[i] = times[i].max(if role == Role::Rows { row() } else { elements(node) });
+            for producer in node.operands.iter().filter_map(|&v| self.graph.producer(v)) {
+                let Ok(at) = self.members.binary_search(&producer) else { continue };
+                let needed = match role {
+                    Role::Rows => row().saturating_mul(passes(&node.op)),
+                    Role::Join | Role::Contract | Role::Window | Role::Alone => 0,
+                    Role::Elementwise | Role::View | Role::Gather => times[i],
+                };
+                times[at] = times[at].max(needed);
+            }
+        }
+        times
+    }
+
+    /// How much of an operand is read: all of it, or what slices and gathers take.
+    fn read(&self, value: ValueId) -> u64 {
+        let whole = bytes(self.graph.ty(value));
+        let of = |n: &Node| match &n.op {
+            Op::slice { .. } | Op::gather { .. } if n.operands[0] == value => bytes(self.graph.ty(n.results[0])).min(whole),
+            _ => whole,
+        };
+        let readers = self.nodes().filter(|n| n.operands.contains(&value));
+        readers.map(of).fold(0, u64::saturating_add).min(whole)
+    }
+}
+
+/// How often an op goes over a row.
+fn passes(op: &Op) -> u64 {
+    match op {
+        Op::softmax { .. } | Op::log_softmax { .. } | Op::layer_norm { .. } => 3,
+        Op::rms_norm { .. } => 2,
+        _ => 1,
+    }
+}
+
+/// Elements of a window.
+fn taps(graph: &Graph, node: &Node) -> u64 {
+    match &node.op {
+        Op::max_pool { kernel, .. } | Op::avg_pool { kernel, .. } => kernel.iter().map(|&k| k as u64).product(),
+        // Weights [kernel.., 1, channels].
+        _ => {
+            let weights = &graph.ty(node.operands[1]).dims;
+            product(&weights[..weights.len().saturating_sub(2)])
+        }
+    }
+}
