@@ -16,7 +16,7 @@ use std::collections::{BTreeSet, HashSet};
 /// A kernel has at most so many ops: its code grows with them, and beyond some dozens values no longer fit in registers.
 const MOST_MEMBERS: usize = 64;
 
-/// At most so many groups are looked at per class; networks have up to a dozen.
+/// At most so many groups are looked at per class: with six choices that do not depend on each other there are as many.
 const MOST_GROUPS: usize = 64;
 
 /// A group that is being grown.
