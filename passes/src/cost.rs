@@ -49,7 +49,8 @@ impl Model {
         let level = m.level(sum(&[reads, writes]));
         let (reads, writes) = (m.read(level, reads), m.write(level, writes));
         let weights = m.read(self.weights, work.weights);
-        let scalar = work.scalar.saturating_mul(m.scalar_ps);
+        let turned = work.turned.saturating_mul(m.strided_row_element_ps);
+        let scalar = work.scalar.saturating_mul(m.scalar_ps).saturating_add(turned);
         match &work.kind {
             Kind::Alias => 0,
             Kind::Map { strided } => {

@@ -36,7 +36,7 @@ pub struct Machine {
     pub strided_ps: u64,
     /// An element of a pass over rows.
     pub row_element_ps: u64,
-    /// The same where neighbours of a row are not neighbours in memory.
+    /// The same where neighbours of a row are not neighbours in memory, and what the tail of a contraction reads in this way.
     pub strided_row_element_ps: u64,
     /// A unit of scalar work, see [`super::scalar_work`].
     pub scalar_ps: u64,

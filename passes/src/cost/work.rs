@@ -20,6 +20,8 @@ pub struct Work {
     pub elements: u64,
     /// Units of scalar work, see [`super::scalar_work`].
     pub scalar: u64,
+    /// Elements that the tail of a contraction or window reads through a view whose neighbours are not neighbours in memory.
+    pub turned: u64,
 }
 
 /// The loops of a kernel.
@@ -83,6 +85,7 @@ impl Work {
             writes: outputs.iter().map(|&v| bytes(graph.ty(v))).collect(),
             elements: counted.elements(),
             scalar: counted.scalar(),
+            turned: counted.turned(),
         }
     }
 
@@ -212,6 +215,30 @@ impl<'a> Counted<'a> {
             }
         }
         false
+    }
+
+    /// Elements of the views that move the innermost axis of what the tail of an anchor reads; those of its operands are
+    /// counted with the anchor, and those of a map with its kind.
+    fn turned(&self) -> u64 {
+        let Some(anchor) = self.anchor().filter(|n| matches!(Role::of(self.graph, n), Role::Contract | Role::Window)) else { return 0 };
+        let mut feeding = vec![false; self.members.len()];
+        let mut values = anchor.operands.clone();
+        while let Some(value) = values.pop() {
+            let at = self.graph.producer(value).and_then(|p| self.members.binary_search(&p).ok());
+            if let Some(at) = at.filter(|&at| !feeding[at]) {
+                feeding[at] = true;
+                values.extend(&self.graph.node(self.members[at]).operands);
+            }
+        }
+        let tail = self.nodes().zip(feeding).filter(|(_, feeds)| !feeds).map(|(n, _)| n);
+        let turns = |n: &&Node| matches!(&n.op, Op::transpose { perm } if moves_innermost(perm)) && !self.follows(anchor, n);
+        tail.filter(turns).map(|n| count(self.graph.ty(n.results[0]))).fold(0, u64::saturating_add)
+    }
+
+    /// Whether a node reads what the anchor makes, directly or through others: it then says where results are written.
+    fn follows(&self, anchor: &Node, node: &Node) -> bool {
+        let makers = node.operands.iter().filter_map(|&v| self.graph.producer(v)).filter(|p| self.members.contains(p));
+        makers.into_iter().map(|p| self.graph.node(p)).any(|n| n.results == anchor.results || self.follows(anchor, n))
     }
 
     /// What the loops run over: the results of a window, what a reduction reads, else the largest result.
