@@ -104,6 +104,22 @@ fn the_quick_sum_sees_exchanged_blocks() {
 }
 
 #[test]
+fn the_quick_sum_of_parts_is_that_of_the_whole() {
+    let bytes: Vec<u8> = (0..10_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let sum = |bytes: &[u8]| {
+        let mut sum = QuickSum::default();
+        sum.update(bytes);
+        sum
+    };
+    for cut in [0, 64, 4096, 9984] {
+        let (first, rest) = bytes.split_at(cut);
+        assert_eq!(sum(first).followed_by(&sum(rest)).finish(), sum(&bytes).finish(), "cut at {cut}");
+    }
+    let long = bytes.repeat(2 * BYTES_PER_THREAD / bytes.len() + 3);
+    assert_eq!(QuickSum::of(&long).finish(), sum(&long).finish());
+}
+
+#[test]
 fn a_plan_that_lies_is_refused_when_written() {
     let mut plan = chain(1);
     plan.buffers[0].place = crate::plan::Place::Weights { offset: 64 };
