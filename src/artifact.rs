@@ -127,6 +127,15 @@ pub(crate) fn dtype(dtype: egret_runtime::DType) -> egret_ir::DType {
         Plan::U32 => Ir::U32,
         Plan::U64 => Ir::U64,
         Plan::Bool => Ir::Bool,
+        Plan::F8E4M3 => Ir::F8E4M3,
+        Plan::F8E4M3FNUZ => Ir::F8E4M3FNUZ,
+        Plan::F8E5M2 => Ir::F8E5M2,
+        Plan::F8E5M2FNUZ => Ir::F8E5M2FNUZ,
+        Plan::F4E2M1 => Ir::F4E2M1,
+        Plan::I4 => Ir::I4,
+        Plan::U4 => Ir::U4,
+        Plan::I2 => Ir::I2,
+        Plan::U2 => Ir::U2,
     }
 }
 

@@ -178,6 +178,10 @@ impl Machine<'_> {
                 true => self.eval(x)?,
                 false => self.eval(y)?,
             },
+            ExprKind::Bits(x) => {
+                let stored = Tensor::scalar(x.dtype, self.eval(x)?.rounded(x.dtype));
+                Tensor::new(expr.dtype, vec![], stored.bytes().clone())?.get(0)
+            }
             ExprKind::Cast(x) => {
                 let value = self.eval(x)?.rounded(x.dtype);
                 let node = Typed { dtype: expr.dtype, kind: TypedKind::Cast(Box::new(Typed { dtype: x.dtype, kind: TypedKind::Arg(0) })) };
@@ -471,10 +475,7 @@ fn softmax(scores: Vec<f64>) -> Vec<f64> {
 
 /// Narrow floats are held in f32 inside expressions.
 fn wide(dtype: DType) -> DType {
-    match dtype {
-        DType::F16 | DType::BF16 => DType::F32,
-        t => t,
-    }
+    dtype.wide()
 }
 
 fn arg(i: usize, dtype: DType) -> Box<Typed> {
@@ -487,8 +488,7 @@ fn one_node(dtype: DType, kind: TypedKind, operands: &[Element]) -> Element {
 
 /// What a fold starts from.
 fn start(fold: Fold, dtype: DType) -> Element {
-    let bits = 8 * dtype.size() as u32;
-    let (low, high) = if dtype.is_signed_int() { (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1) } else { (0, (1i128 << bits) - 1) };
+    let (low, high) = dtype.int_range();
     match (fold, dtype) {
         (Fold::Sum, _) => Element::zero(dtype),
         (Fold::Max, DType::Bool) => Element::Bool(false),

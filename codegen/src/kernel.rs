@@ -73,6 +73,8 @@ pub enum ExprKind {
     Select(Expr, Expr, Expr),
     /// Conversion to the expression's type.
     Cast(Expr),
+    /// The same bits as the expression's type, which has the same size.
+    Bits(Expr),
 }
 
 /// A constant in an expression.
@@ -451,7 +453,7 @@ impl Expr {
     pub fn operands(&self) -> Vec<&Expr> {
         match &*self.kind {
             ExprKind::Load(..) | ExprKind::Index(_) | ExprKind::Const(_) | ExprKind::Var(_) => vec![],
-            ExprKind::Un(_, x) | ExprKind::Cast(x) => vec![x],
+            ExprKind::Un(_, x) | ExprKind::Cast(x) | ExprKind::Bits(x) => vec![x],
             ExprKind::Bin(_, x, y) => vec![x, y],
             ExprKind::Select(c, x, y) => vec![c, x, y],
         }
@@ -610,6 +612,7 @@ impl<'a> Shown<'a> {
             ExprKind::Bin(op, x, y) => write!(f, "{op}({}, {})", show(x), show(y)),
             ExprKind::Select(c, x, y) => write!(f, "select({}, {}, {})", show(c), show(x), show(y)),
             ExprKind::Cast(x) => write!(f, "{}({})", self.2.dtype, show(x)),
+            ExprKind::Bits(x) => write!(f, "bits {}({})", self.2.dtype, show(x)),
         }
     }
 }

@@ -5,7 +5,8 @@
 //!
 //! Invariant: the name of an ONNX value of the main graph is given to no other value.
 
-use crate::site::dim_help;
+use crate::error::Code;
+use crate::site::{Fault, Stop, dim_help};
 use egret_ir::{DType, Def, Dim, Element, Graph, Known, Op, Tensor, TensorType, ValueId, known};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -146,19 +147,14 @@ impl Builder {
         })
     }
 
-    /// What to do about contents that are not known: give numbers for the free extents that they come from, unless they
-    /// come from the data of an input.
-    pub(crate) fn unknown_help(&self, value: ValueId) -> String {
+    /// The fault of a value whose contents are not known: numbers for the free extents that they come from would help, and
+    /// the data of the inputs that they are computed from.
+    pub(crate) fn unknown(&self, code: Code, message: String, value: ValueId) -> Stop {
         let (mut open, mut seen) = (vec![value], HashSet::from([value]));
-        let mut symbols = BTreeSet::new();
+        let (mut symbols, mut data) = (BTreeSet::new(), vec![]);
         while let Some(value) = open.pop() {
             match &self.graph.value(value).def {
-                Def::Param => {
-                    return format!(
-                        "compute it from shapes and constants only; it reads the data of the input `{}`",
-                        self.graph.value(value).name
-                    );
-                }
+                Def::Param => data.push(self.graph.value(value).name.clone()),
                 Def::Const(..) => {}
                 Def::Node(node, _) => {
                     let node = self.graph.node(*node);
@@ -169,7 +165,11 @@ impl Builder {
                 }
             }
         }
-        dim_help(&symbols)
+        let help = match data.first() {
+            Some(input) => format!("compute it from shapes and constants only; it reads the data of the input `{input}`"),
+            None => dim_help(&symbols),
+        };
+        Fault { code, message, attribute: None, data: data.into(), help }.into()
     }
 
     /// A rank-0 constant.

@@ -13,6 +13,7 @@
 use egret_ir::TensorType;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The kinds of things that are wrong with a model; the number is part of every message and never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,6 +90,8 @@ pub struct Problem {
     pub place: Option<Place>,
     /// The attribute that is the cause, and its value.
     pub attribute: Option<(String, String)>,
+    /// The inputs of the model that it would help to know the data of: [`ImportOptions::values`](crate::ImportOptions::values).
+    pub data: Vec<Arc<str>>,
     /// What to do; empty when there is nothing to say.
     pub help: String,
 }

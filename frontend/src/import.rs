@@ -5,7 +5,7 @@
 
 use crate::build::Builder;
 use crate::error::{Code, FileError, ImportError, Place, Problem, Warning, did_you_mean, listed};
-use crate::inputs::{self, contradiction};
+use crate::inputs::{self, Declared, contradiction};
 use crate::model::{Model, TensorError};
 use crate::order::{Order, order};
 use crate::scope::{Binding, Scope, Scopes, domain, opsets};
@@ -16,6 +16,8 @@ use egret_ir::{TensorType, ValueId};
 use onnx_protobuf::{AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+
+mod control;
 
 /// Functions and branches inside each other; models have two or three. Keeps hostile files from overflowing the stack.
 const MAX_SCOPES: usize = 40;
@@ -99,11 +101,12 @@ impl<'m> Importer<'m> {
     }
 
     fn problem(&mut self, code: Code, message: impl Into<String>, help: impl Into<String>) {
-        self.problems.push(Problem { code, message: message.into(), place: None, attribute: None, help: help.into() });
+        self.problems.push(Problem { code, message: message.into(), place: None, attribute: None, data: vec![], help: help.into() });
     }
 
     fn fault(&mut self, fault: Fault, place: Option<Place>) {
-        self.problems.push(Problem { code: fault.code, message: fault.message, place, attribute: fault.attribute, help: fault.help });
+        let Fault { code, message, attribute, data, help } = fault;
+        self.problems.push(Problem { code, message, place, attribute, data: data.into_vec(), help });
     }
 
     // ---- before the nodes
@@ -164,9 +167,22 @@ impl<'m> Importer<'m> {
     fn parameters(&mut self, graph: &'m GraphProto, options: &ImportOptions) -> Result<(), ImportError> {
         let (declared, faults) = inputs::declared(graph);
         let bindings = inputs::bindings(&declared, options).map_err(ImportError::Options)?;
+        if let Some(name) = options.values.keys().find(|name| declared.iter().all(|input| *input.name != ***name)) {
+            return Err(ImportError::Options(format!("the model has no input `{name}` to be fixed")));
+        }
+        let fitting = |(input, ty): (&Declared, TensorType)| match options.values.get(input.name) {
+            Some(data) if !inputs::fits(&ty, data) => {
+                Err(ImportError::Options(format!("the input `{}` is {ty} in the model, found {} for it", input.name, data.ty())))
+            }
+            _ => Ok(()),
+        };
+        declared.iter().filter_map(|input| Some((input, input.ty(options, &bindings).ok()?))).try_for_each(fitting)?;
         let broken = declared.iter().filter_map(|input| match input.ty(options, &bindings) {
             Ok(ty) => {
-                let value = self.build.param(input.name, ty);
+                let value = match options.values.get(input.name) {
+                    Some(data) => self.build.named_constant(input.name, data.clone(), true),
+                    None => self.build.param(input.name, ty),
+                };
                 self.scopes.top_mut().names.insert(input.name, Binding::Value(value));
                 None
             }
@@ -256,7 +272,9 @@ impl<'m> Importer<'m> {
 
     /// What a name stands for.
     fn read(&mut self, name: &'m str) -> Result<Read, Box<FileError>> {
-        let fault = |code, message: String, help: &str| Read::Fault(Fault { code, message, attribute: None, help: help.into() });
+        let fault = |code, message: String, help: &str| {
+            Read::Fault(Fault { code, message, attribute: None, data: Box::default(), help: help.into() })
+        };
         Ok(match self.scopes.find(name) {
             Some(Binding::Value(value)) => Read::Value(*value),
             Some(Binding::LeftOut) => Read::Nothing,
@@ -290,6 +308,7 @@ impl<'m> Importer<'m> {
                     code: Code::ElementType,
                     message: format!("initializer `{name}`: {message}"),
                     attribute: None,
+                    data: Box::default(),
                     help,
                 }))
             }
@@ -302,15 +321,17 @@ impl<'m> Importer<'m> {
         if let Some(function) = self.functions.get(&(domain, node.op_type.as_str(), node.overload.as_str())) {
             return Ok(How::Function(function));
         }
-        if domain.is_empty() {
-            if node.op_type == "If" {
-                return Ok(How::If);
-            }
-            if let Some(importer) = table::importer(&node.op_type) {
-                return Ok(How::Table(importer));
-            }
-        }
         let operator = operator(node);
+        match operator.as_str() {
+            "If" => return Ok(How::If),
+            "Loop" => return Ok(How::Loop),
+            "Scan" => return Ok(How::Scan),
+            "ai.onnx.preview::FlexAttention" => return Ok(How::Flex),
+            _ => {}
+        }
+        if let Some(importer) = table::importer(&operator) {
+            return Ok(How::Table(importer));
+        }
         let message = format!("operator `{operator}` (opset {}) is not supported", self.opset(domain));
         let standard = |help: fn(&str) -> Option<&'static str>| if domain.is_empty() { help(&node.op_type) } else { None };
         let help = match (standard(table::unsupported), standard(|op| did_you_mean(op, table::names()))) {
@@ -342,7 +363,9 @@ impl<'m> Importer<'m> {
                 Ok(values.into_iter().map(Binding::Value).collect())
             }
             How::Function(function) => self.call(function, node, index, operands, &wanted, attributes),
-            How::If => self.branch(node, index, operands, &wanted, attributes),
+            How::If | How::Loop | How::Scan | How::Flex => {
+                self.holder(&how, &control::Holder { node, index, operands, wanted: &wanted, attributes })
+            }
         }
     }
 
@@ -450,52 +473,6 @@ impl<'m> Importer<'m> {
             .collect();
         let results = self.body(&function.node, &outputs);
         self.calls.pop();
-        self.scopes.pop();
-        results
-    }
-
-    /// Imports the branch of an `If` that its condition, known at compile time, chooses.
-    fn branch(
-        &mut self,
-        node: &'m NodeProto,
-        index: usize,
-        operands: &[Option<ValueId>],
-        wanted: &[bool],
-        attributes: HashMap<&'m str, &'m AttributeProto>,
-    ) -> Result<Vec<Binding<'m>>, Stop> {
-        self.check_depth("If")?;
-        let condition = operands.first().copied().flatten().ok_or_else(|| malformed(Code::Operand, "`If` needs a condition"))?;
-        let Some(holds) = self.build.truth(condition) else {
-            let name = &self.build.graph.value(condition).name;
-            return Err(fault(
-                Code::ControlFlow,
-                format!("the condition `{name}` of `If` must be known when the model is compiled"),
-                self.build.unknown_help(condition),
-            ));
-        };
-        let name = if holds { "then_branch" } else { "else_branch" };
-        let graph: &'m GraphProto = attributes
-            .get(name)
-            .and_then(|a| a.g.as_ref())
-            .ok_or_else(|| malformed(Code::Attribute, format!("`If` needs the graph `{name}`")))?;
-        let pairs = graph.output.iter().zip(&node.output).map(|(inner, outer)| (inner.name.as_str(), self.scopes.ir_name(outer)));
-        let around = self.scopes.top();
-        let scope = Scope {
-            names: graph.initializer.iter().map(|t| (t.name.as_str(), Binding::Initializer(t))).collect(),
-            prefix: format!("{}/", self.label(node, index)),
-            outer_names: pairs.collect(),
-            closed: false,
-            attributes: around.attributes.clone(),
-            opsets: around.opsets.clone(),
-        };
-        self.scopes.push(scope);
-        let outputs: Vec<&str> = graph
-            .output
-            .iter()
-            .zip(wanted.iter().chain(std::iter::repeat(&false)))
-            .map(|(o, w)| if *w { o.name.as_str() } else { "" })
-            .collect();
-        let results = self.body(&graph.node, &outputs);
         self.scopes.pop();
         results
     }
@@ -646,10 +623,13 @@ enum How<'m> {
     Table(&'static table::Importer),
     Function(&'m FunctionProto),
     If,
+    Loop,
+    Scan,
+    Flex,
 }
 
 /// The operator with its domain, unless that is the standard one.
-fn operator(node: &NodeProto) -> String {
+pub(crate) fn operator(node: &NodeProto) -> String {
     match domain(&node.domain) {
         "" => node.op_type.clone(),
         domain => format!("{domain}::{}", node.op_type),

@@ -31,10 +31,15 @@ pub(crate) struct Declared<'m> {
     dims: Option<Vec<Dim>>,
 }
 
+/// The inputs that are no initializers.
+pub(crate) fn fed(graph: &GraphProto) -> impl Iterator<Item = &ValueInfoProto> {
+    let constants: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+    graph.input.iter().filter(move |i| !constants.contains(i.name.as_str()))
+}
+
 /// The inputs that are no initializers; a fault for each that is no tensor the IR has, with the input's name.
 pub(crate) fn declared(graph: &GraphProto) -> (Vec<Declared<'_>>, Vec<(&str, Fault)>) {
-    let constants: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
-    let inputs: Vec<&ValueInfoProto> = graph.input.iter().filter(|i| !constants.contains(i.name.as_str())).collect();
+    let inputs: Vec<&ValueInfoProto> = fed(graph).collect();
     let plain = plain_symbols(&inputs);
     let mut taken = plain.clone();
     let (mut found, mut faults) = (vec![], vec![]);
@@ -77,6 +82,19 @@ impl Declared<'_> {
             )),
         }
     }
+}
+
+/// Whether data can stand for an input of this type.
+pub(crate) fn fits(ty: &egret_ir::TensorType, data: &egret_ir::Tensor) -> bool {
+    let agree = |(dim, &extent): (&Dim, &usize)| dim.as_const().is_none_or(|d| d == extent as i64);
+    data.dtype() == ty.dtype && data.shape().len() == ty.rank() && ty.dims.iter().zip(data.shape()).all(agree)
+}
+
+/// The type of a value whose extents are all numbers.
+pub(crate) fn plain_type(value: &ValueInfoProto) -> Option<egret_ir::TensorType> {
+    let (element, dims) = tensor_type(&value.type_, &value.name).ok()?;
+    let extent = |d: &Dimension| if let Some(DimValue(extent)) = d.value { Some(Dim::from(extent)) } else { None };
+    Some(egret_ir::TensorType { dtype: dtype(element).ok()?, dims: dims?.iter().map(extent).collect::<Option<_>>()? })
 }
 
 /// The numbers of symbols: those given for symbols, and those that follow from the shapes given for inputs.
@@ -138,7 +156,7 @@ fn tensor_type<'m>(ty: &'m TypeProto, name: &str) -> Result<(i32, Option<&'m [Di
 }
 
 fn wrong(code: Code, message: String, help: &str) -> Fault {
-    Fault { code, message, attribute: None, help: help.to_string() }
+    Fault { code, message, attribute: None, data: Box::default(), help: help.to_string() }
 }
 
 /// The names that stand alone as an extent of an input.

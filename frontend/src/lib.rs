@@ -29,6 +29,7 @@
 //! To support another operator: one line in `table.rs`, and a function in `ops/` unless an op of the IR means the same.
 
 mod build;
+mod case;
 mod error;
 mod external;
 mod import;
@@ -41,10 +42,11 @@ mod scope;
 mod site;
 mod table;
 
+pub use case::{Case, CaseError, DataSet, operators, read_case};
 pub use error::{Code, FileError, ImportError, Place, Problem, Warning};
 
 use bytes::Bytes;
-use egret_ir::{Bindings, Graph, TensorType};
+use egret_ir::{Bindings, Graph, Tensor, TensorType};
 use model::Model;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -58,6 +60,9 @@ pub struct ImportOptions {
     /// Shapes of inputs, by name: what free extents are settled by, in all inputs, and what stands in for a shape that the
     /// model does not declare.
     pub shapes: BTreeMap<Arc<str>, Vec<usize>>,
+    /// Data of inputs, by name: these become constants of the graph. Shapes that depend on the data of an input can be
+    /// compiled when it is given here.
+    pub values: BTreeMap<Arc<str>, Tensor>,
 }
 
 /// A model as a graph.

@@ -61,32 +61,13 @@ impl Model {
 
     /// The tensor that a message describes.
     pub(crate) fn tensor(&self, proto: &TensorProto) -> Result<Tensor, TensorError> {
-        let dtype = dtype(proto.data_type).map_err(TensorError::ElementType)?;
-        let bad = |found: String| {
-            let help = "the model is damaged or was written wrongly; copy or export it again".into();
-            TensorError::File(FileError { path: self.path.clone(), found: format!("tensor `{}`: {found}", proto.name), help })
-        };
-        if proto.segment.is_some() {
-            return Err(bad("it is stored in segments, which no exporter writes".into()));
-        }
-        let shape = proto.dims.iter().map(|&d| usize::try_from(d).map_err(|_| bad(format!("extent {d} is negative"))));
-        let shape = shape.collect::<Result<Vec<usize>, _>>()?;
-        let bytes = shape
-            .iter()
-            .try_fold(dtype.size(), |n, &d| n.checked_mul(d))
-            .ok_or_else(|| bad(format!("the shape {shape:?} is too large")))?;
-        let data = match proto.data_location.enum_value() {
-            Ok(DataLocation::EXTERNAL) => self.external.data(proto, bytes).map_err(TensorError::File)?,
+        tensor(&self.path, proto, |bytes| match proto.data_location.enum_value() {
+            Ok(DataLocation::EXTERNAL) => self.external.data(proto, bytes).map(Some).map_err(TensorError::File),
             _ => match Blob::of(&proto.raw_data) {
-                Some(blob) => self.blob(blob).ok_or_else(|| bad("its data lies outside of the file".into()))?,
-                None => typed(proto, dtype, bytes / dtype.size()).map_err(bad)?,
+                Some(blob) => self.blob(blob).map(Some).ok_or_else(|| damaged(&self.path, proto, "its data lies outside of the file")),
+                None => Ok(None),
             },
-        };
-        if data.len() != bytes {
-            return Err(bad(format!("{dtype}{shape:?} takes {bytes} bytes, found {}", data.len())));
-        }
-        let data = if dtype == DType::Bool { truth_values(data) } else { data };
-        Tensor::new(dtype, shape, data).map_err(bad)
+        })
     }
 
     fn blob(&self, blob: Blob) -> Option<Bytes> {
@@ -94,6 +75,48 @@ impl Model {
         let end = start.checked_add(usize::try_from(blob.length).ok()?)?;
         (end <= self.file.len()).then(|| self.file.slice(start..end))
     }
+}
+
+/// The tensor that a message of the file `path` describes; `raw` gives its bytes (of which there should be so many), or nothing
+/// if they stand in one of the typed fields.
+fn tensor(path: &Path, proto: &TensorProto, raw: impl FnOnce(usize) -> Result<Option<Bytes>, TensorError>) -> Result<Tensor, TensorError> {
+    let dtype = dtype(proto.data_type).map_err(TensorError::ElementType)?;
+    let bad = |found: String| damaged(path, proto, &found);
+    if proto.segment.is_some() {
+        return Err(bad("it is stored in segments, which no exporter writes".into()));
+    }
+    let shape = proto.dims.iter().map(|&d| usize::try_from(d).map_err(|_| bad(format!("extent {d} is negative"))));
+    let shape = shape.collect::<Result<Vec<usize>, _>>()?;
+    let count = shape.iter().try_fold(1, |n: usize, &d| n.checked_mul(d)).filter(|n| n.checked_mul(dtype.size()).is_some());
+    let count = count.ok_or_else(|| bad(format!("the shape {shape:?} is too large")))?;
+    let bytes = if is_packed(dtype) { count.div_ceil(8 / dtype.bits()) } else { count * dtype.size() };
+    let data = match raw(bytes)? {
+        Some(data) => data,
+        None => typed(proto, dtype, if is_packed(dtype) { bytes } else { count }).map_err(bad)?,
+    };
+    if data.len() != bytes {
+        return Err(bad(format!("{dtype}{shape:?} takes {bytes} bytes, found {}", data.len())));
+    }
+    let data = match dtype {
+        DType::Bool => truth_values(data),
+        packed if is_packed(packed) => unpacked(&data, packed, count),
+        _ => data,
+    };
+    Tensor::new(dtype, shape, data).map_err(bad)
+}
+
+/// The tensor of a file that holds nothing else (`.pb`).
+pub(crate) fn tensor_file(path: &Path) -> Result<Tensor, TensorError> {
+    let wrong = |found: String| TensorError::File(FileError { path: path.into(), found, help: "an ONNX tensor is expected".into() });
+    let bytes = std::fs::read(path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
+    let mut proto = TensorProto::parse_from_bytes(&bytes).map_err(|e| wrong(format!("not an ONNX tensor: {e}")))?;
+    let raw = std::mem::take(&mut proto.raw_data);
+    tensor(path, &proto, |_| Ok((!raw.is_empty()).then(|| raw.into())))
+}
+
+fn damaged(path: &Path, proto: &TensorProto, found: &str) -> TensorError {
+    let help = "the model is damaged or was written wrongly; copy or export it again".into();
+    TensorError::File(FileError { path: path.into(), found: format!("tensor `{}`: {found}", proto.name), help })
 }
 
 /// A file as bytes that are read when they are used.
@@ -130,17 +153,35 @@ pub(crate) fn dtype(onnx: i32) -> Result<DType, String> {
         8 => "string",
         14 => "complex64",
         15 => "complex128",
-        17 => "float8e4m3fn",
-        18 => "float8e4m3fnuz",
-        19 => "float8e5m2",
-        20 => "float8e5m2fnuz",
-        21 => "uint4",
-        22 => "int4",
-        23 => "float4e2m1",
+        17 => return Ok(DType::F8E4M3),
+        18 => return Ok(DType::F8E4M3FNUZ),
+        19 => return Ok(DType::F8E5M2),
+        20 => return Ok(DType::F8E5M2FNUZ),
+        21 => return Ok(DType::U4),
+        22 => return Ok(DType::I4),
+        23 => return Ok(DType::F4E2M1),
+        25 => return Ok(DType::U2),
+        26 => return Ok(DType::I2),
         24 => "float8e8m0",
         other => return Err(format!("element type number {other} is not known")),
     };
     Err(format!("element type {name} is not supported"))
+}
+
+/// Whether several elements share a byte in a file.
+fn is_packed(dtype: DType) -> bool {
+    dtype != DType::Bool && dtype.bits() < 8
+}
+
+/// Elements that share bytes, the first in the lowest bits, as one byte each; signs are extended.
+fn unpacked(data: &[u8], dtype: DType, count: usize) -> Bytes {
+    let (bits, per_byte) = (dtype.bits(), 8 / dtype.bits());
+    let spare = 8 - bits;
+    let element = |i: usize| {
+        let code = data[i / per_byte] >> (i % per_byte * bits) << spare;
+        if dtype.is_signed_int() { (code as i8 >> spare) as u8 } else { code >> spare }
+    };
+    (0..count).map(element).collect()
 }
 
 /// The bytes of a tensor that is stored in one of the typed fields.
@@ -158,6 +199,16 @@ fn typed(proto: &TensorProto, dtype: DType, count: usize) -> Result<Bytes, Strin
         DType::U64 | DType::U32 => gather("uint64_data", &proto.uint64_data, count, dtype, |v| Element::Int(v.into())),
         // The 16-bit floats stand as their bit patterns.
         DType::F16 | DType::BF16 => gather("int32_data", &proto.int32_data, count, DType::U16, |v| Element::Int(v.into())),
+        // So do the smaller types; those that share bytes are packed here, too.
+        DType::F8E4M3
+        | DType::F8E4M3FNUZ
+        | DType::F8E5M2
+        | DType::F8E5M2FNUZ
+        | DType::F4E2M1
+        | DType::I4
+        | DType::U4
+        | DType::I2
+        | DType::U2 => gather("int32_data", &proto.int32_data, count, DType::U8, |v| Element::Int(v.into())),
         DType::I32 | DType::I16 | DType::I8 | DType::U16 | DType::U8 | DType::Bool => {
             gather("int32_data", &proto.int32_data, count, dtype, |v| Element::Int(v.into()))
         }

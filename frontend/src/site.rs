@@ -33,6 +33,8 @@ pub(crate) struct Fault {
     pub(crate) code: Code,
     pub(crate) message: String,
     pub(crate) attribute: Option<(String, String)>,
+    /// The inputs of the model whose data has to be known.
+    pub(crate) data: Box<[Arc<str>]>,
     pub(crate) help: String,
 }
 
@@ -56,7 +58,7 @@ pub(crate) const BREAKS_SPECIFICATION: &str = "check how the model was made: the
 
 /// A fault of this kind.
 pub(crate) fn fault(code: Code, message: impl Into<String>, help: impl Into<String>) -> Stop {
-    Fault { code, message: message.into(), attribute: None, help: help.into() }.into()
+    Fault { code, message: message.into(), attribute: None, data: Box::default(), help: help.into() }.into()
 }
 
 /// A fault of a node that no exporter should write.
@@ -259,6 +261,7 @@ impl<'a> Site<'a> {
             code: Code::Attribute,
             message: message.into(),
             attribute,
+            data: Box::default(),
             help: "change the operator in the model before the export".into(),
         }
         .into()
@@ -311,7 +314,7 @@ impl<'a> Site<'a> {
     fn data_dependent(&self, value: ValueId, what: &str) -> Stop {
         let name = &self.build.graph.value(value).name;
         let message = format!("{what} of `{}` must be known when the model is compiled, but `{name}` is not", self.operator);
-        fault(Code::DataDependent, message, self.build.unknown_help(value))
+        self.build.unknown(Code::DataDependent, message, value)
     }
 
     // ---- building

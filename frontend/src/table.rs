@@ -8,7 +8,10 @@
 //! One entry serves all versions of an operator from opset 7 on; where versions differ, its function asks for
 //! [`Site::opset`](crate::site::Site). Operator sets newer than [`NEWEST_OPSET`] are read by the newest rules.
 
-use crate::ops::{attention, conv, elementwise, gather, generate, matmul, norm, pool, recurrent, reduce, resize, shape, slice};
+use crate::ops::{
+    attention, conv, elementwise, gather, generate, loss, matmul, microsoft, norm, pool, quantize, recurrent, reduce, resize, sample,
+    shape, signal, slice, state, training,
+};
 use crate::site::{Outcome, Site};
 use Importer::{By, Same};
 use egret_ir::Op;
@@ -17,7 +20,7 @@ use egret_ir::Op;
 pub(crate) const OLDEST_OPSET: i64 = 7;
 
 /// The newest version of the standard operator set whose rules are known.
-pub(crate) const NEWEST_OPSET: i64 = 23;
+pub(crate) const NEWEST_OPSET: i64 = 28;
 
 /// How an ONNX operator becomes nodes of the IR.
 pub(crate) enum Importer {
@@ -27,14 +30,14 @@ pub(crate) enum Importer {
     By(fn(&mut Site) -> Outcome),
 }
 
-/// The importer of an operator of the standard domain.
+/// The importer of an operator; one of another domain is named with it, as in `com.microsoft::FusedMatMul`.
 pub(crate) fn importer(operator: &str) -> Option<&'static Importer> {
     TABLE.iter().find(|(name, _)| *name == operator).map(|(_, importer)| importer)
 }
 
 /// The names of all operators that are supported.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-    TABLE.iter().map(|(name, _)| *name).chain(["If"])
+    TABLE.iter().map(|(name, _)| *name).chain(["If", "Loop", "Scan"])
 }
 
 static TABLE: &[(&str, Importer)] = &[
@@ -78,6 +81,7 @@ static TABLE: &[(&str, Importer)] = &[
     ("Tanh", Same(Op::tanh)),
     // ---- comparison and logic
     ("And", Same(Op::and)),
+    ("BitCast", By(elementwise::bit_cast)),
     ("BitShift", By(elementwise::bit_shift)),
     ("BitwiseAnd", Same(Op::and)),
     ("BitwiseNot", Same(Op::not)),
@@ -113,6 +117,7 @@ static TABLE: &[(&str, Importer)] = &[
     ("Softmax", By(norm::softmax)),
     ("Softplus", Same(Op::softplus)),
     ("Softsign", Same(Op::softsign)),
+    ("SwiGLU", By(state::swiglu)),
     ("Swish", By(elementwise::swish)),
     ("ThresholdedRelu", By(elementwise::thresholded_relu)),
     // ---- shapes
@@ -135,6 +140,7 @@ static TABLE: &[(&str, Importer)] = &[
     ("Split", By(slice::split)),
     ("Trilu", By(slice::trilu)),
     // ---- indices
+    ("Compress", By(gather::compress)),
     ("Gather", By(gather::gather)),
     ("GatherElements", By(gather::gather_elements)),
     ("GatherND", By(gather::gather_nd)),
@@ -154,6 +160,7 @@ static TABLE: &[(&str, Importer)] = &[
     // ---- reductions
     ("ArgMax", By(reduce::arg_max)),
     ("ArgMin", By(reduce::arg_min)),
+    ("CumProd", By(reduce::cumprod)),
     ("CumSum", By(reduce::cumsum)),
     ("ReduceL1", By(reduce::l1)),
     ("ReduceL2", By(reduce::l2)),
@@ -177,12 +184,28 @@ static TABLE: &[(&str, Importer)] = &[
     ("RMSNormalization", By(norm::rms_normalization)),
     // ---- contraction
     ("Attention", By(attention::attention)),
+    ("Col2Im", By(conv::col_to_im)),
     ("Conv", By(conv::conv)),
     ("ConvTranspose", By(conv::conv_transpose)),
+    ("Det", By(matmul::determinant)),
     ("Einsum", By(matmul::einsum)),
     ("Gemm", By(matmul::gemm)),
     ("MatMul", Same(Op::matmul)),
     ("RotaryEmbedding", By(attention::rotary_embedding)),
+    // ---- quantised
+    ("ConvInteger", By(quantize::conv_integer)),
+    ("DequantizeLinear", By(quantize::dequantize_linear)),
+    ("DynamicQuantizeLinear", By(quantize::dynamic_quantize_linear)),
+    ("MatMulInteger", By(quantize::matmul_integer)),
+    ("QLinearConv", By(quantize::qlinear_conv)),
+    ("QLinearMatMul", By(quantize::qlinear_matmul)),
+    ("QuantizeLinear", By(quantize::quantize_linear)),
+    // ---- losses
+    ("NegativeLogLikelihoodLoss", By(loss::negative_log_likelihood)),
+    ("SoftmaxCrossEntropyLoss", By(loss::softmax_cross_entropy)),
+    // ---- images at computed places
+    ("AffineGrid", By(sample::affine_grid)),
+    ("GridSample", By(sample::grid_sample)),
     // ---- pooling
     ("AveragePool", By(pool::average_pool)),
     ("GlobalAveragePool", By(pool::global_average_pool)),
@@ -190,8 +213,34 @@ static TABLE: &[(&str, Importer)] = &[
     ("GlobalMaxPool", By(pool::global_max_pool)),
     ("LpPool", By(pool::lp_pool)),
     ("MaxPool", By(pool::max_pool)),
+    ("MaxUnpool", By(pool::max_unpool)),
     ("Resize", By(resize::resize)),
     ("Upsample", By(resize::upsample)),
+    // ---- signals
+    ("DFT", By(signal::dft)),
+    ("STFT", By(signal::stft)),
+    // ---- states
+    ("CausalConvWithState", By(state::causal_conv)),
+    ("LinearAttention", By(state::linear_attention)),
+    ("TensorScatter", By(state::tensor_scatter)),
+    // ---- steps of optimisers
+    ("ai.onnx.preview.training::Adagrad", By(training::adagrad)),
+    ("ai.onnx.preview.training::Adam", By(training::adam)),
+    ("ai.onnx.preview.training::Momentum", By(training::momentum)),
+    // ---- ONNX Runtime's own
+    ("SimplifiedLayerNormalization", By(microsoft::simplified_layer_norm)),
+    ("com.microsoft::Attention", By(microsoft::attention)),
+    ("com.microsoft::BiasGelu", By(microsoft::bias_gelu)),
+    ("com.microsoft::EmbedLayerNormalization", By(microsoft::embed_layer_norm)),
+    ("com.microsoft::FastGelu", By(microsoft::fast_gelu)),
+    ("com.microsoft::FusedConv", By(microsoft::fused_conv)),
+    ("com.microsoft::FusedMatMul", By(microsoft::fused_matmul)),
+    ("com.microsoft::Gelu", By(microsoft::gelu)),
+    ("com.microsoft::MultiHeadAttention", By(microsoft::multi_head_attention)),
+    ("com.microsoft::QuickGelu", By(microsoft::quick_gelu)),
+    ("com.microsoft::RotaryEmbedding", By(microsoft::rotary_embedding)),
+    ("com.microsoft::SkipLayerNormalization", By(microsoft::skip_layer_norm)),
+    ("com.microsoft::SkipSimplifiedLayerNormalization", By(microsoft::skip_simplified_layer_norm)),
     // ---- recurrence
     ("GRU", By(recurrent::gru)),
     ("LSTM", By(recurrent::lstm)),
@@ -200,11 +249,6 @@ static TABLE: &[(&str, Importer)] = &[
 
 /// Families of standard operators that are not supported, each with what to do instead.
 static UNSUPPORTED: &[(&[&str], &str)] = &[
-    (&["Loop", "Scan"], "loops are not compiled; export with a fixed number of steps, unrolled, or as an LSTM, GRU or RNN operator"),
-    (
-        &["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"],
-        "quantised models are not compiled; export the float model",
-    ),
     (
         &[
             "SequenceAt",
@@ -227,7 +271,7 @@ static UNSUPPORTED: &[(&[&str], &str)] = &[
         "text is not compiled; cut the model behind its text processing, and do that in the calling program",
     ),
     (
-        &["NonZero", "Compress", "Unique", "NonMaxSuppression"],
+        &["NonZero", "Unique", "NonMaxSuppression"],
         "the shape of its result depends on data; cut the model before it, and do the rest in the calling program",
     ),
     (
@@ -235,10 +279,7 @@ static UNSUPPORTED: &[(&[&str], &str)] = &[
         "random numbers are not compiled; make them inputs of the model",
     ),
     (&["ImageDecoder"], "images are not decoded; make the decoded tensor an input of the model"),
-    (
-        &["NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss", "Gradient", "Adam", "Adagrad", "Momentum"],
-        "training is not compiled; export the model for inference",
-    ),
+    (&["Gradient"], "training is not compiled; export the model for inference"),
 ];
 
 /// What to do about a standard operator that is not supported; `None` for one that is not known at all.

@@ -281,6 +281,9 @@ ops! {
     /// `x` where the condition holds, `y` elsewhere.
     select(condition, x, y)     = { select(condition, x, y) }
 
+    /// The same bits as another type of the same size.
+    bit_cast[to: DType](x)      by { bit_cast }
+
     // ---- activations
     /// Rectified linear unit.
     relu(x)                     = { max(x, 0.0) }
@@ -362,6 +365,8 @@ ops! {
     arg_min[axis: usize, last: bool = false](x)  by { arg_min }
     /// Running sum along `axis`; exclusive leaves the element itself out, reverse runs from the end.
     cumsum[axis: usize, exclusive: bool = false, reverse: bool = false](x)  by { cumsum }
+    /// Running product along `axis`, likewise.
+    cumprod[axis: usize, exclusive: bool = false, reverse: bool = false](x)  by { cumprod }
     /// The `k` largest (or smallest) along `axis` in order, and their indices (i64); of equals the lower index first.
     top_k[axis: usize, k: Dim, largest: bool = true](x)  by { top_k }
 

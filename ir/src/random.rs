@@ -45,6 +45,14 @@ fn element(bits: u64, dtype: DType) -> Element {
         DType::I64 | DType::I32 | DType::I16 | DType::I8 => Element::Int(small - 4),
         DType::U64 | DType::U32 | DType::U16 | DType::U8 => Element::Int(small),
         DType::Bool => Element::Bool(bits >> 63 == 1),
+        DType::F8E5M2 | DType::F8E5M2FNUZ => Element::Float(truncated(uniform(bits), 21)),
+        DType::F8E4M3 | DType::F8E4M3FNUZ => Element::Float(truncated(uniform(bits), 20)),
+        // 0 or a half: truncation to one bit of mantissa leaves numbers that the type does not have.
+        DType::F4E2M1 => Element::Float((uniform(bits) * 2.0).trunc() / 2.0),
+        DType::I4 => Element::Int(small - 4),
+        DType::U4 => Element::Int(small),
+        DType::I2 => Element::Int(small / 2 - 2),
+        DType::U2 => Element::Int(small / 2),
     }
 }
 

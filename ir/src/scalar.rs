@@ -181,9 +181,8 @@ impl UnOp {
         let accepts = match self {
             UnOp::Neg | UnOp::Abs | UnOp::Sign => operand.is_float() || operand.is_int(),
             UnOp::Not => operand.is_int() || operand == DType::Bool,
-            UnOp::Floor | UnOp::Ceil | UnOp::Round => operand.is_float(),
             _ => operand.is_float(),
-        };
+        } && !operand.is_storage();
         match (accepts, self) {
             (false, _) => Err(format!("`{self}` does not take {operand}")),
             (true, UnOp::IsNan) => Ok(DType::Bool),
@@ -253,7 +252,7 @@ impl BinOp {
             BinOp::Shl | BinOp::Shr => operand.is_int(),
             BinOp::Eq => true,
             _ => operand != DType::Bool,
-        };
+        } && (self == BinOp::Eq || !operand.is_storage());
         match (accepts, self.compares()) {
             (false, _) => Err(format!("`{self}` does not take {operand}")),
             (true, true) => Ok(DType::Bool),
@@ -365,10 +364,7 @@ impl Typed {
     }
 
     fn eval_wide(&self, operands: &[Element]) -> Element {
-        let wide = match self.dtype {
-            DType::F16 | DType::BF16 => DType::F32,
-            t => t,
-        };
+        let wide = self.dtype.wide();
         let value = match &self.kind {
             TypedKind::Arg(i) => return operands[*i],
             TypedKind::Const(c) => Element::Float(*c),
@@ -387,9 +383,7 @@ impl Typed {
 pub(crate) fn cast_element(x: Element, to: DType) -> Element {
     match x {
         Element::Float(v) if to.is_int() => {
-            let bits = 8 * to.size() as u32;
-            let (low, high) =
-                if to.is_signed_int() { (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1) } else { (0, (1i128 << bits) - 1) };
+            let (low, high) = to.int_range();
             Element::Int((v as i128).clamp(low, high))
         }
         x => x.rounded(to),

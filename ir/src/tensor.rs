@@ -3,6 +3,7 @@
 //! The bytes are shared and immutable; a constant imported from a model points into the mapped file and is never copied.
 //! Elements are little-endian and need not be aligned.
 
+use crate::small::SmallFloat;
 use crate::ty::{DType, TensorType};
 use bytes::Bytes;
 use half::{bf16, f16};
@@ -72,8 +73,24 @@ impl Element {
             DType::U16 => Element::Int((self.as_int() as u16).into()),
             DType::U8 => Element::Int((self.as_int() as u8).into()),
             DType::Bool => Element::Bool(self.as_bool()),
+            DType::F8E4M3 | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ | DType::F4E2M1 => {
+                Element::Float(small(dtype).decode(self.code(dtype)).into())
+            }
+            DType::I4 | DType::U4 | DType::I2 | DType::U2 => {
+                let (spare, value) = (128 - dtype.bits(), self.as_int());
+                Element::Int(if dtype.is_signed_int() { value << spare >> spare } else { value & dtype.int_range().1 })
+            }
         }
     }
+
+    /// The byte that holds it in a small float type.
+    fn code(self, dtype: DType) -> u8 {
+        small(dtype).encode(self.as_f64())
+    }
+}
+
+fn small(dtype: DType) -> SmallFloat {
+    dtype.small_float().expect("called for the small float types")
 }
 
 /// A value of static shape.
@@ -184,6 +201,11 @@ impl Tensor {
             DType::U16 => Element::Int(read!(u16).into()),
             DType::U8 => Element::Int(read!(u8).into()),
             DType::Bool => Element::Bool(self.data[i] != 0),
+            DType::F8E4M3 | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ | DType::F4E2M1 => {
+                Element::Float(small(self.dtype).decode(self.data[i]).into())
+            }
+            DType::I4 | DType::I2 => Element::Int(read!(i8).into()),
+            DType::U4 | DType::U2 => Element::Int(read!(u8).into()),
         }
     }
 
@@ -254,5 +276,7 @@ fn push(data: &mut Vec<u8>, dtype: DType, value: Element) {
         DType::U16 => data.extend((value.as_int() as u16).to_le_bytes()),
         DType::U8 => data.push(value.as_int() as u8),
         DType::Bool => data.push(value.as_bool().into()),
+        DType::F8E4M3 | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ | DType::F4E2M1 => data.push(value.code(dtype)),
+        DType::I4 | DType::U4 | DType::I2 | DType::U2 => data.push(value.rounded(dtype).as_int() as u8),
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::assume;
 use crate::dim::{Bindings, Dim};
+use crate::small::{Beyond, SmallFloat};
 use std::fmt;
 
 /// The type of one element.
@@ -33,13 +34,31 @@ pub enum DType {
     U8,
     /// One byte, 0 or 1.
     Bool,
+    /// 8-bit float: 4 bits of exponent, 3 of mantissa, NaN but no infinity (ONNX float8e4m3fn).
+    F8E4M3,
+    /// The same with another bias and without -0 (float8e4m3fnuz).
+    F8E4M3FNUZ,
+    /// 8-bit float: 5 bits of exponent, 2 of mantissa, the upper half of a binary16.
+    F8E5M2,
+    /// The same with another bias, without infinity and -0 (float8e5m2fnuz).
+    F8E5M2FNUZ,
+    /// 4-bit float: 2 bits of exponent, 1 of mantissa.
+    F4E2M1,
+    /// 4-bit signed integer.
+    I4,
+    /// 4-bit unsigned integer.
+    U4,
+    /// 2-bit signed integer.
+    I2,
+    /// 2-bit unsigned integer.
+    U2,
 }
 
 impl DType {
     /// Every element type, in the order of the declaration.
-    pub const ALL: [DType; 13] = {
+    pub const ALL: [DType; 22] = {
         use DType::*;
-        [F64, F32, F16, BF16, I64, I32, I16, I8, U64, U32, U16, U8, Bool]
+        [F64, F32, F16, BF16, I64, I32, I16, I8, U64, U32, U16, U8, Bool, F8E4M3, F8E4M3FNUZ, F8E5M2, F8E5M2FNUZ, F4E2M1, I4, U4, I2, U2]
     };
 
     /// The name in the textual IR: `f32`.
@@ -58,6 +77,15 @@ impl DType {
             DType::U16 => "u16",
             DType::U8 => "u8",
             DType::Bool => "bool",
+            DType::F8E4M3 => "f8e4m3",
+            DType::F8E4M3FNUZ => "f8e4m3fnuz",
+            DType::F8E5M2 => "f8e5m2",
+            DType::F8E5M2FNUZ => "f8e5m2fnuz",
+            DType::F4E2M1 => "f4e2m1",
+            DType::I4 => "i4",
+            DType::U4 => "u4",
+            DType::I2 => "i2",
+            DType::U2 => "u2",
         }
     }
 
@@ -66,29 +94,69 @@ impl DType {
         DType::ALL.into_iter().find(|t| t.name() == name)
     }
 
-    /// Bytes per element.
+    /// Bytes per element. Types of fewer bits than a byte take a whole one.
     pub fn size(self) -> usize {
         match self {
             DType::F64 | DType::I64 | DType::U64 => 8,
             DType::F32 | DType::I32 | DType::U32 => 4,
             DType::F16 | DType::BF16 | DType::I16 | DType::U16 => 2,
             DType::I8 | DType::U8 | DType::Bool => 1,
+            DType::F8E4M3 | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ | DType::F4E2M1 => 1,
+            DType::I4 | DType::U4 | DType::I2 | DType::U2 => 1,
         }
     }
 
-    /// `f64`, `f32`, `f16` or `bf16`.
+    /// Bits that say something.
+    pub fn bits(self) -> usize {
+        match self {
+            DType::Bool => 1,
+            DType::F4E2M1 | DType::I4 | DType::U4 => 4,
+            DType::I2 | DType::U2 => 2,
+            other => 8 * other.size(),
+        }
+    }
+
+    /// The format of a float of 8 bits or less.
+    pub fn small_float(self) -> Option<SmallFloat> {
+        let (exponent, mantissa, bias, beyond) = match self {
+            DType::F8E4M3 => (4, 3, 7, Beyond::Nan),
+            DType::F8E4M3FNUZ => (4, 3, 8, Beyond::NanForMinusZero),
+            DType::F8E5M2 => (5, 2, 15, Beyond::Infinity),
+            DType::F8E5M2FNUZ => (5, 2, 16, Beyond::NanForMinusZero),
+            DType::F4E2M1 => (2, 1, 1, Beyond::Nothing),
+            _ => return None,
+        };
+        Some(SmallFloat { exponent, mantissa, bias, beyond })
+    }
+
+    /// Whether elements are only moved, selected, converted and compared for equality, and nothing is computed in the type.
+    pub fn is_storage(self) -> bool {
+        self.small_float().is_some() || self.is_int() && self.bits() < 8
+    }
+
+    /// The type that is computed in: floats narrower than `f32` in `f32`.
+    pub fn wide(self) -> DType {
+        if self.is_float() && self.size() < 4 { DType::F32 } else { self }
+    }
+
+    /// The least and the largest number of an integer type.
+    pub fn int_range(self) -> (i128, i128) {
+        if self.is_signed_int() { (-(1 << (self.bits() - 1)), (1 << (self.bits() - 1)) - 1) } else { (0, (1 << self.bits()) - 1) }
+    }
+
+    /// A float type of any size.
     pub fn is_float(self) -> bool {
-        matches!(self, DType::F64 | DType::F32 | DType::F16 | DType::BF16)
+        matches!(self, DType::F64 | DType::F32 | DType::F16 | DType::BF16) || self.small_float().is_some()
     }
 
     /// A signed integer type.
     pub fn is_signed_int(self) -> bool {
-        matches!(self, DType::I64 | DType::I32 | DType::I16 | DType::I8)
+        matches!(self, DType::I64 | DType::I32 | DType::I16 | DType::I8 | DType::I4 | DType::I2)
     }
 
     /// An unsigned integer type; `bool` is none.
     pub fn is_unsigned_int(self) -> bool {
-        matches!(self, DType::U64 | DType::U32 | DType::U16 | DType::U8)
+        matches!(self, DType::U64 | DType::U32 | DType::U16 | DType::U8 | DType::U4 | DType::U2)
     }
 
     /// An integer type; `bool` is none.

@@ -28,7 +28,7 @@ impl Role {
     /// The role of a node.
     pub fn of(graph: &Graph, node: &Node) -> Role {
         match (&node.op, node.op.def().kind) {
-            (_, Kind::Elementwise) => Role::Elementwise,
+            (_, Kind::Elementwise) | (Op::bit_cast { .. }, _) => Role::Elementwise,
             (_, Kind::View) | (Op::iota { .. } | Op::dims { .. }, _) => Role::View,
             (_, Kind::Reduce) => Role::Rows,
             (op, Kind::Composite) => {

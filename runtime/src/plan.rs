@@ -77,11 +77,29 @@ pub enum DType {
     U64,
     /// One byte, 0 or 1.
     Bool,
+    /// 8-bit float: 4 bits of exponent, 3 of mantissa, NaN but no infinity.
+    F8E4M3,
+    /// The same with another bias and without -0.
+    F8E4M3FNUZ,
+    /// 8-bit float: the upper half of a binary16.
+    F8E5M2,
+    /// The same with another bias, without infinity and -0.
+    F8E5M2FNUZ,
+    /// 4-bit float in a byte.
+    F4E2M1,
+    /// Signed, 4 bits in a byte.
+    I4,
+    /// Unsigned, 4 bits in a byte.
+    U4,
+    /// Signed, 2 bits in a byte.
+    I2,
+    /// Unsigned, 2 bits in a byte.
+    U2,
 }
 
 impl DType {
     /// Every element type, in declaration order.
-    pub const ALL: [DType; 13] = [
+    pub const ALL: [DType; 22] = [
         DType::F64,
         DType::F32,
         DType::F16,
@@ -95,6 +113,15 @@ impl DType {
         DType::U32,
         DType::U64,
         DType::Bool,
+        DType::F8E4M3,
+        DType::F8E4M3FNUZ,
+        DType::F8E5M2,
+        DType::F8E5M2FNUZ,
+        DType::F4E2M1,
+        DType::I4,
+        DType::U4,
+        DType::I2,
+        DType::U2,
     ];
 
     /// Bytes of one element.
@@ -104,6 +131,8 @@ impl DType {
             DType::F32 | DType::I32 | DType::U32 => 4,
             DType::F16 | DType::BF16 | DType::I16 | DType::U16 => 2,
             DType::I8 | DType::U8 | DType::Bool => 1,
+            DType::F8E4M3 | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ | DType::F4E2M1 => 1,
+            DType::I4 | DType::U4 | DType::I2 | DType::U2 => 1,
         }
     }
 
@@ -123,6 +152,15 @@ impl DType {
             DType::U32 => "u32",
             DType::U64 => "u64",
             DType::Bool => "bool",
+            DType::F8E4M3 => "f8e4m3",
+            DType::F8E4M3FNUZ => "f8e4m3fnuz",
+            DType::F8E5M2 => "f8e5m2",
+            DType::F8E5M2FNUZ => "f8e5m2fnuz",
+            DType::F4E2M1 => "f4e2m1",
+            DType::I4 => "i4",
+            DType::U4 => "u4",
+            DType::I2 => "i2",
+            DType::U2 => "u2",
         }
     }
 }

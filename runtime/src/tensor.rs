@@ -41,7 +41,11 @@ macro_rules! elements {
         /// Every element as a double, for summaries; 64-bit integers are rounded.
         fn for_each_f64(dtype: DType, bytes: &[u8], mut each: impl FnMut(f64)) {
             match dtype {
-                DType::Bool => bytes.iter().for_each(|&byte| each(f64::from(byte))),
+                DType::Bool | DType::U4 | DType::U2 => bytes.iter().for_each(|&byte| each(f64::from(byte))),
+                DType::I4 | DType::I2 => bytes.iter().for_each(|&byte| each(f64::from(byte as i8))),
+                DType::F8E4M3 | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ | DType::F4E2M1 => {
+                    bytes.iter().for_each(|&byte| each(small_float(dtype, byte)));
+                }
                 $(DType::$dtype => bytes
                     .chunks_exact(size_of::<$rust>())
                     .for_each(|element| each(ToF64::to_f64(bytemuck::pod_read_unaligned::<$rust>(element)))),)*
@@ -53,6 +57,32 @@ macro_rules! elements {
 elements! {
     f64 => F64, f32 => F32, f16 => F16, bf16 => BF16, i8 => I8, i16 => I16, i32 => I32, i64 => I64,
     u8 => U8, u16 => U16, u32 => U32, u64 => U64,
+}
+
+/// The number that a float of 8 bits or less stands for.
+fn small_float(dtype: DType, byte: u8) -> f64 {
+    // Bits of exponent and mantissa, the bias, and the first code (without its sign) that is no number.
+    let (exponent, mantissa, bias, first_nan) = match dtype {
+        DType::F8E4M3 => (4, 3, 7, 0x7f),
+        DType::F8E4M3FNUZ => (4, 3, 8, 0x80),
+        DType::F8E5M2 => (5, 2, 15, 0x7d),
+        DType::F8E5M2FNUZ => (5, 2, 16, 0x80),
+        _ => (2, 1, 1, 8),
+    };
+    let sign = 1u8 << (exponent + mantissa);
+    let (size, negative) = (byte & (sign - 1), byte & sign != 0);
+    let minus_zero_is_nan = matches!(dtype, DType::F8E4M3FNUZ | DType::F8E5M2FNUZ);
+    let number = match size {
+        0 if negative && minus_zero_is_nan => f64::NAN,
+        size if size >= first_nan => f64::NAN,
+        0x7c if dtype == DType::F8E5M2 => f64::INFINITY,
+        size => {
+            let (power, digits) = (i32::from(size >> mantissa), size & ((1 << mantissa) - 1));
+            let whole = if power > 0 { digits | 1 << mantissa } else { digits };
+            f64::from(whole) * 2f64.powi(power.max(1) - bias - mantissa)
+        }
+    };
+    if negative { -number } else { number }
 }
 
 /// Conversion for summaries; rounds what a double cannot hold.
@@ -186,6 +216,7 @@ impl Tensor {
     ///
     /// - floating-point: uniform in [-1, 1), `(b >> 40) / 2^23 - 1`, rounded to the element type. The range is that of
     ///   normalised images and activations; nothing overflows in f16.
+    /// - floats of 8 and 4 bits: one of a few small numbers of either sign.
     /// - integer and `bool`: `b >> 63`, so 0 or 1. An integer input is mostly a token id, an index, a position or a mask;
     ///   what its upper bound is, its type does not tell, and 0 and 1 are in range for all of them.
     ///
@@ -311,6 +342,12 @@ fn write_random(dtype: DType, bits: u64, element: &mut [u8]) {
         DType::BF16 => element.copy_from_slice(&bf16::from_f32(real).to_le_bytes()),
         DType::I8 | DType::I16 | DType::I32 | DType::I64 => element[0] = (bits >> 63) as u8,
         DType::U8 | DType::U16 | DType::U32 | DType::U64 | DType::Bool => element[0] = (bits >> 63) as u8,
+        DType::U4 | DType::U2 | DType::I4 | DType::I2 => element[0] = (bits >> 63) as u8,
+        // A sign, and one of the 16 odd codes below 32, which are small in all of these types.
+        DType::F8E4M3 | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ => {
+            element[0] = ((bits >> 63) << 7 | (bits >> 40) & 31 | 1) as u8;
+        }
+        DType::F4E2M1 => element[0] = ((bits >> 63) << 3 | (bits >> 40) & 1) as u8,
     }
 }
 
@@ -485,7 +522,7 @@ mod tests {
             assert_eq!(tensor, Tensor::random(dtype, &[1000], 5).unwrap());
             assert_ne!(tensor, Tensor::random(dtype, &[1000], 6).unwrap());
             let Summary { min, max, mean, .. } = tensor.summary();
-            let is_float = matches!(dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16);
+            let is_float = dtype.name().contains('f');
             let (low, high, middle) = if is_float { (-1.0, 1.0, 0.0) } else { (0.0, 1.0, 0.5) };
             assert!(min >= low && max <= high && (mean - middle).abs() < 0.06, "{dtype}: {min} {max} {mean}");
         }

@@ -75,7 +75,7 @@ impl<'c> Emit<'c> {
     pub(crate) fn register_type(&self, dtype: DType) -> BasicTypeEnum<'c> {
         match dtype {
             DType::F64 => self.cx.f64_type().into(),
-            DType::F32 | DType::F16 | DType::BF16 => self.cx.f32_type().into(),
+            float if float.is_float() => self.cx.f32_type().into(),
             DType::Bool => self.cx.bool_type().into(),
             int => self.int_type(8 * int.size()),
         }

@@ -140,7 +140,7 @@ fn node_weight(expr: &Expr, seen: &mut HashSet<*const ExprKind>) -> usize {
     let own = match &*expr.kind {
         ExprKind::Const(_) | ExprKind::Var(_) => 0,
         ExprKind::Load(_, d) | ExprKind::Index(d) if !is_affine(d) => 8,
-        ExprKind::Load(..) | ExprKind::Index(_) | ExprKind::Select(..) | ExprKind::Cast(_) => 1,
+        ExprKind::Load(..) | ExprKind::Index(_) | ExprKind::Select(..) | ExprKind::Cast(_) | ExprKind::Bits(_) => 1,
         ExprKind::Un(op, _) => match op {
             UnOp::Neg | UnOp::Abs | UnOp::Sign | UnOp::Not | UnOp::Sqrt | UnOp::Floor | UnOp::Ceil | UnOp::Round | UnOp::IsNan => 1,
             UnOp::Exp => 16,

@@ -23,6 +23,7 @@ pub mod probe;
 mod recur;
 mod rows;
 mod scope;
+mod small;
 mod split;
 #[cfg(test)]
 mod tests;

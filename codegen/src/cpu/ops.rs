@@ -4,8 +4,8 @@
 //! propagate NaN, float to integer saturates. **Invariant.** No operand value traps, not even in lanes that are masked off.
 
 use super::emit::{Emit, Value};
-use super::math;
 use super::scope::{Gen, Run};
+use super::{math, small};
 use crate::kernel::{Expr, ExprKind, Literal};
 use egret_ir::DType;
 use egret_ir::scalar::{BinOp, UnOp};
@@ -233,6 +233,7 @@ impl<'c> Gen<'_, 'c> {
         match dtype {
             DType::F16 => e.convert(InstructionOpcode::FPTrunc, value, e.cx.f16_type().into()),
             DType::BF16 => to_bf16(e, value),
+            small if small.small_float().is_some() => small::encoded(e, value, small),
             DType::Bool => e.convert(InstructionOpcode::ZExt, value, e.int_type(8)),
             _ => value,
         }
@@ -240,9 +241,9 @@ impl<'c> Gen<'_, 'c> {
 
     /// The value with the precision of `dtype`.
     pub(crate) fn rounded(&self, value: Value<'c>, dtype: DType) -> Value<'c> {
-        match dtype {
-            DType::F16 | DType::BF16 => widened(&self.e, self.narrowed(value, dtype), dtype),
-            _ => value,
+        match dtype.wide() != dtype {
+            true => widened(&self.e, self.narrowed(value, dtype), dtype),
+            false => value,
         }
     }
 
@@ -259,11 +260,11 @@ impl<'c> Gen<'_, 'c> {
             (true, t) if t.is_int() => {
                 let op = match (e.bits(x) as usize).cmp(&(8 * t.size())) {
                     std::cmp::Ordering::Greater => InstructionOpcode::Trunc,
-                    std::cmp::Ordering::Equal => return x,
+                    std::cmp::Ordering::Equal => return small::wrapped(e, x, t),
                     std::cmp::Ordering::Less if from.is_signed_int() => InstructionOpcode::SExt,
                     std::cmp::Ordering::Less => InstructionOpcode::ZExt,
                 };
-                e.convert(op, x, register)
+                small::wrapped(e, e.convert(op, x, register), t)
             }
             (true, t) => {
                 let op = if from.is_signed_int() { InstructionOpcode::SIToFP } else { InstructionOpcode::UIToFP };
@@ -276,7 +277,7 @@ impl<'c> Gen<'_, 'c> {
             }
             (false, t) if t.is_int() => {
                 let name = if t.is_signed_int() { "llvm.fptosi.sat" } else { "llvm.fptoui.sat" };
-                e.intrinsic(name, &[e.shaped(register, x), x.get_type()], &[x])
+                small::clamped(e, e.intrinsic(name, &[e.shaped(register, x), x.get_type()], &[x]), t)
             }
             (false, DType::F64) => e.convert(InstructionOpcode::FPExt, x, f64),
             (false, DType::F32) if from == DType::F64 => e.convert(InstructionOpcode::FPTrunc, x, f32),
@@ -296,6 +297,7 @@ pub(crate) fn widened<'c>(e: &Emit<'c>, raw: Value<'c>, dtype: DType) -> Value<'
             e.bitcast(e.shl(bits, 16), e.cx.f32_type().into())
         }
         DType::Bool => e.icmp(IntPredicate::NE, raw, e.int(raw, 0)),
+        small if small.small_float().is_some() => small::decoded(e, raw, small),
         _ => raw,
     }
 }

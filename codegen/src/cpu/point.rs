@@ -289,6 +289,12 @@ impl<'c> Gen<'_, 'c> {
                 let (c, x, y) = (self.eval(point, c), self.eval(point, x), self.eval(point, y));
                 self.e.select(c, x, y)
             }
+            ExprKind::Bits(x) => {
+                let value = self.eval(point, x);
+                let stored = self.narrowed(value, x.dtype);
+                let stored = self.e.bitcast(stored, self.e.memory_type(expr.dtype));
+                widened(&self.e, stored, expr.dtype)
+            }
             ExprKind::Cast(x) => {
                 let value = self.eval(point, x);
                 // Narrow floats are held wide: they are rounded where they leave an expression of their type.

@@ -98,6 +98,7 @@ impl<'a> Rewrite<'a> {
             ExprKind::Bin(op, x, y) => ExprKind::Bin(*op, self.expr(x), self.expr(y)),
             ExprKind::Select(c, x, y) => ExprKind::Select(self.expr(c), self.expr(x), self.expr(y)),
             ExprKind::Cast(x) => ExprKind::Cast(self.expr(x)),
+            ExprKind::Bits(x) => ExprKind::Bits(self.expr(x)),
         };
         let new = Expr::new(e.dtype, kind);
         self.memo.insert(key, (e.clone(), new.clone()));

@@ -151,10 +151,7 @@ impl Build<'_> {
 
 /// The type in which a fold over elements of `dtype` runs.
 pub fn wide(dtype: DType) -> DType {
-    match dtype {
-        DType::F16 | DType::BF16 => DType::F32,
-        other => other,
-    }
+    dtype.wide()
 }
 
 /// A sum divided by how many elements it has.

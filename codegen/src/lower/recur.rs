@@ -160,9 +160,12 @@ impl Lowering<'_> {
         let hidden = layer.hidden;
         let axis = |name: &str, extent: usize| Axis { name: name.into(), extent: Dim::from(extent) };
         let (k, gate, lane) = (axis("%k", hidden), axis("%gate", layer.cell.gates()), axis("%lane", hidden));
-        let offset = (gate.index() * hidden as i64 + lane.index()) * hidden as i64 + k.index();
+        // An axis of extent 1 has no loop, and its index is 0.
+        let index = |axis: &Axis| if axis.extent.is(1) { Dim::ZERO } else { axis.index() };
+        let offset = (index(&gate) * hidden as i64 + index(&lane)) * hidden as i64 + index(&k);
+        let steps: Vec<Axis> = [k, gate].into_iter().filter(|axis| !axis.extent.is(1)).collect();
         if let Some(tensor) = self.scope.constant(layer.r).cloned() {
-            let packing = Packing { tensor, offset, batch: vec![], k: vec![k, gate], cols: lane, width: self.target.lanes };
+            let packing = Packing { tensor, offset, batch: vec![], k: steps, cols: lane, width: self.target.lanes };
             return Ok(self.add_data(Data::Packed(packing)));
         }
         let r = self.in_memory(node, layer.r)?;
@@ -171,7 +174,7 @@ impl Lowering<'_> {
             from: r,
             offset,
             batch: vec![],
-            k: vec![k, gate],
+            k: steps,
             cols: lane,
             zeros_behind: true,
         };

@@ -125,6 +125,7 @@ fn with_reciprocals(e: &Expr, inner: &HashSet<Arc<str>>) -> Expr {
             ExprKind::Bin(op, x, y) => ExprKind::Bin(*op, walk(x, inner, memo), walk(y, inner, memo)),
             ExprKind::Select(c, x, y) => ExprKind::Select(walk(c, inner, memo), walk(x, inner, memo), walk(y, inner, memo)),
             ExprKind::Cast(x) => ExprKind::Cast(walk(x, inner, memo)),
+            ExprKind::Bits(x) => ExprKind::Bits(walk(x, inner, memo)),
             leaf @ (ExprKind::Load(..) | ExprKind::Index(_) | ExprKind::Const(_) | ExprKind::Var(_)) => leaf.clone(),
         };
         let new = if kind == *e.kind { e.clone() } else { Expr::new(e.dtype, kind) };
@@ -169,6 +170,7 @@ fn replace(e: &Expr, part: &Expr, by: &Expr) -> Expr {
         ExprKind::Bin(op, x, y) => ExprKind::Bin(*op, go(x), go(y)),
         ExprKind::Select(c, x, y) => ExprKind::Select(go(c), go(x), go(y)),
         ExprKind::Cast(x) => ExprKind::Cast(go(x)),
+        ExprKind::Bits(x) => ExprKind::Bits(go(x)),
         ExprKind::Load(..) | ExprKind::Index(_) | ExprKind::Const(_) | ExprKind::Var(_) => return e.clone(),
     };
     Expr::new(e.dtype, kind)

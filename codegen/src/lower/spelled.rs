@@ -1,4 +1,4 @@
-//! Ops without a kernel of their own, spelled out in ops that have: running sums, sorting and scattering.
+//! Ops without a kernel of their own, spelled out in ops that have: running sums and products, sorting and scattering.
 //!
 //! Each compares every position with every other, which takes time in the square of an axis (or of positions and updates), but
 //! needs no kernel that walks in order, runs in parallel and fuses like anything else.
@@ -12,7 +12,7 @@ use egret_ir::{Copy, DType, Dim, Element, Graph, Node, Op, Tensor, TensorType, V
 
 type Made = Result<ValueId, String>;
 
-/// The graph without `cumsum`, `top_k` and the scatters.
+/// The graph without `cumsum`, `cumprod`, `top_k` and the scatters.
 ///
 /// # Errors
 /// Only if what is spelled out does not type-check, which would be a bug.
@@ -22,7 +22,12 @@ pub fn spelled_out(graph: &Graph) -> Result<Graph, String> {
         let name = graph.value(node.results[0]).name.to_string();
         let mut speller = Speller { copy: &mut copy, node, name: &name };
         let results = match &node.op {
-            Op::cumsum { axis, exclusive, reverse } => vec![speller.cumsum(*axis, *exclusive, *reverse)?],
+            Op::cumsum { axis, exclusive, reverse } => {
+                vec![speller.running((*axis, *exclusive, *reverse), 0, |axes| Op::reduce_sum { axes })?]
+            }
+            Op::cumprod { axis, exclusive, reverse } => {
+                vec![speller.running((*axis, *exclusive, *reverse), 1, |axes| Op::reduce_prod { axes })?]
+            }
             Op::top_k { axis, k, largest } => speller.top_k(*axis, k, *largest)?,
             Op::scatter_elements { axis, mode } => vec![speller.scatter_elements(*axis, *mode)?],
             Op::scatter_nd { mode } => vec![speller.scatter_nd(*mode)?],
@@ -118,7 +123,8 @@ impl Speller<'_, '_> {
         self.add(fold(vec![last]), &[x])
     }
 
-    fn cumsum(&mut self, axis: usize, exclusive: bool, reverse: bool) -> Made {
+    /// At every position of an axis the elements up to it folded, those behind it being `neutral`.
+    fn running(&mut self, (axis, exclusive, reverse): (usize, bool, bool), neutral: i128, fold: fn(Vec<usize>) -> Op) -> Made {
         let x = self.operand(0);
         let dims = self.dims(x);
         let here = self.iota([dims.clone(), vec![Dim::ONE]].concat(), axis)?;
@@ -126,10 +132,10 @@ impl Speller<'_, '_> {
         let (first, second) = if reverse { (here, there) } else { (there, here) };
         let counts = self.add(if exclusive { Op::lt } else { Op::le }, &[first, second])?;
         let elements = self.compared(x, axis)?;
-        let zero = self.constant(Element::zero(self.dtype(x)), self.dtype(x));
-        let summands = self.add(Op::select, &[counts, elements, zero])?;
-        let sums = self.folded(|axes| Op::reduce_sum { axes }, summands)?;
-        self.without_unit(sums)
+        let neutral = self.constant(Element::Int(neutral).rounded(self.dtype(x)), self.dtype(x));
+        let counted = self.add(Op::select, &[counts, elements, neutral])?;
+        let folded = self.folded(fold, counted)?;
+        self.without_unit(folded)
     }
 
     /// The rank of every element is how many come before it in order; the elements of the ranks below `k` are looked up.
@@ -297,8 +303,7 @@ impl Speller<'_, '_> {
 fn lowest(dtype: DType) -> Element {
     match dtype.is_float() {
         true => Element::Float(f64::NEG_INFINITY),
-        false if dtype.is_signed_int() => Element::Int(-(1i128 << (8 * dtype.size() - 1))),
-        false => Element::Int(0),
+        false => Element::Int(dtype.int_range().0),
     }
 }
 
@@ -306,7 +311,6 @@ fn lowest(dtype: DType) -> Element {
 fn highest(dtype: DType) -> Element {
     match dtype.is_float() {
         true => Element::Float(f64::INFINITY),
-        false if dtype.is_signed_int() => Element::Int((1i128 << (8 * dtype.size() - 1)) - 1),
-        false => Element::Int((1i128 << (8 * dtype.size())) - 1),
+        false => Element::Int(dtype.int_range().1),
     }
 }

@@ -157,6 +157,7 @@ impl<'a> Build<'a> {
             (Op::pad { low, mode: PadMode::Constant, .. }, _) => self.pad(value, low, &node.operands, at),
             (Op::iota { axis, dtype, .. }, _) => Ok(index(&at[*axis], *dtype)),
             (Op::dims { values }, _) => Ok(pick(values, &at[0])),
+            (Op::bit_cast { to }, _) => Ok(Expr::new(*to, ExprKind::Bits(self.value(x(), at)?))),
             (Op::gather { axis }, _) => self.gather(*axis, &node.operands, at),
             (Op::gather_elements { axis }, _) => self.gather_elements(*axis, &node.operands, at),
             (Op::gather_nd { batch }, _) => self.gather_nd(*batch, &node.operands, at),

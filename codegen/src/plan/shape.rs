@@ -77,6 +77,7 @@ fn describe<'a>(exprs: impl Iterator<Item = &'a Expr>, nodes: &mut HashMap<*cons
             ExprKind::Bin(op, ..) => write!(text, "{op:?}"),
             ExprKind::Select(..) => write!(text, "select"),
             ExprKind::Cast(_) => write!(text, "cast"),
+            ExprKind::Bits(_) => write!(text, "bits"),
         };
         let _ = write!(text, " {operands:?}: {};", e.dtype);
     });

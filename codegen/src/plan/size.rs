@@ -86,6 +86,15 @@ pub fn element_type(dtype: DType) -> PlanType {
         DType::U16 => PlanType::U16,
         DType::U8 => PlanType::U8,
         DType::Bool => PlanType::Bool,
+        DType::F8E4M3 => PlanType::F8E4M3,
+        DType::F8E4M3FNUZ => PlanType::F8E4M3FNUZ,
+        DType::F8E5M2 => PlanType::F8E5M2,
+        DType::F8E5M2FNUZ => PlanType::F8E5M2FNUZ,
+        DType::F4E2M1 => PlanType::F4E2M1,
+        DType::I4 => PlanType::I4,
+        DType::U4 => PlanType::U4,
+        DType::I2 => PlanType::I2,
+        DType::U2 => PlanType::U2,
     }
 }
 

@@ -93,7 +93,7 @@ impl Work {
             ExprKind::Index(_) | ExprKind::Const(_) | ExprKind::Var(_) => {}
             ExprKind::Un(op, _) => operations += cost_of(*op),
             ExprKind::Bin(BinOp::Pow, ..) => operations += 2 * OPERATIONS_OF_FUNCTION,
-            ExprKind::Bin(..) | ExprKind::Select(..) | ExprKind::Cast(_) => operations += 1,
+            ExprKind::Bin(..) | ExprKind::Select(..) | ExprKind::Cast(_) | ExprKind::Bits(_) => operations += 1,
         });
         self.operations = self.operations.clone() + times.clone() * operations;
         self.bytes = self.bytes.clone() + times.clone() * bytes;

@@ -1,12 +1,13 @@
 //! Attention and rotary embedding (opset 23).
 
 use crate::error::Code;
+use crate::ops::quantize::element_type;
 use crate::site::{Outcome, Site, Stop, dim_help, fault, malformed};
 use egret_ir::attr::PadMode;
 use egret_ir::{DType, Dim, Op, Real, ValueId};
 
 /// `[batch, heads, sequence, width]` from that, or from `[batch, sequence, heads*width]` with the number of heads.
-fn heads(n: &mut Site, value: ValueId, attribute: &str) -> Result<ValueId, Stop> {
+pub(crate) fn heads(n: &mut Site, value: ValueId, attribute: &str) -> Result<ValueId, Stop> {
     let dims = n.dims(value);
     match dims.as_slice() {
         [_, _, _, _] => Ok(value),
@@ -19,13 +20,36 @@ fn heads(n: &mut Site, value: ValueId, attribute: &str) -> Result<ValueId, Stop>
     }
 }
 
-fn head_count(n: &Site, attribute: &str) -> Result<Dim, Stop> {
+pub(crate) fn head_count(n: &Site, attribute: &str) -> Result<Dim, Stop> {
     let heads = n.int(attribute)?.filter(|h| *h > 0);
     heads.map(Dim::from).ok_or_else(|| malformed(Code::Attribute, format!("`{}` of rank 3 needs `{attribute}` of at least 1", n.operator)))
 }
 
+/// One step of FlexAttention: the scores of `q` and `k`, in the type in which they are worked on, and the values.
+pub(crate) fn flex_scores(n: &mut Site) -> Result<(ValueId, ValueId), Stop> {
+    let (q, k, v) = (n.input(0)?, n.input(1)?, n.input(2)?);
+    if [q, k, v].iter().any(|&x| n.rank(x) != 4) {
+        return Err(malformed(Code::Shape, format!("`{}` expects operands of rank 4, found {}", n.operator, n.ty(q))));
+    }
+    let precision = if n.dtype(q) == DType::F64 { DType::F64 } else { DType::F32 };
+    let precision = element_type(n, "softmax_precision")?.unwrap_or(precision);
+    let query_heads = n.dims(q)[1].clone();
+    let (k, v) = (repeated(n, k, &query_heads)?, repeated(n, v, &query_heads)?);
+    let scale = scale(n, q)?;
+    let keys = n.transpose(k, vec![0, 1, 3, 2])?;
+    let products = n.op(Op::matmul, &[q, keys])?;
+    let products = n.cast(products, precision)?;
+    Ok((n.with_number(Op::mul, products, scale)?, v))
+}
+
+/// What a query takes of the values, by its share of each.
+pub(crate) fn flex_result(n: &mut Site, shares: ValueId, v: ValueId) -> Outcome {
+    let shares = n.cast(shares, n.dtype(v))?;
+    Ok(vec![n.op(Op::matmul, &[shares, v])?])
+}
+
 /// Several query heads may share one head of keys and values: `[b, h, s, d]` -> `[b, h*g, s, d]`.
-fn repeated(n: &mut Site, value: ValueId, wanted: &Dim) -> Result<ValueId, Stop> {
+pub(crate) fn repeated(n: &mut Site, value: ValueId, wanted: &Dim) -> Result<ValueId, Stop> {
     let dims = n.dims(value);
     if &dims[1] == wanted || dims[1].is(1) {
         return Ok(value);
@@ -61,9 +85,13 @@ pub(crate) fn attention(n: &mut Site) -> Outcome {
     let mask = full_mask(n, &n.dims(k)[2].clone())?;
     let spelled_out = softcap != 0.0 || n.wants(3);
     let causal = n.flag("is_causal")?;
-    // The op's own causal mask starts at the first key; behind past keys, or apart from the op, it becomes a mask.
-    let (causal, mask) =
-        if causal && (spelled_out || n.optional(4).is_some()) { (false, Some(causal_mask(n, q, k, mask)?)) } else { (causal, mask) };
+    // The op's own causal mask starts at the first key; everything else that hides keys becomes a mask.
+    let windowed = n.int_or("left_window_size", -1)? >= 0 || n.int_or("right_window_size", -1)? >= 0;
+    let plain = !spelled_out && !windowed && n.optional(4).is_none() && n.optional(6).is_none();
+    let (causal, mask) = match if plain { None } else { visible(n, q, k, causal)? } {
+        Some(visible) => (false, Some(composed(n, visible, mask)?)),
+        None => (causal, mask),
+    };
     let (y, scores) = if spelled_out {
         by_parts(n, [q, k, v], &Scores { scale, softcap, mask, stage })?
     } else {
@@ -92,20 +120,67 @@ fn full_mask(n: &mut Site, keys: &Dim) -> Result<Option<ValueId>, Stop> {
     n.op(Op::pad { low, high, mode: PadMode::Constant }, &[mask, hidden]).map(Some)
 }
 
-/// Query `i` sees key `j` when `j <= i + past`, and only where the other mask lets it.
-fn causal_mask(n: &mut Site, q: ValueId, k: ValueId, mask: Option<ValueId>) -> Result<ValueId, Stop> {
-    let past = n.optional(4).map_or(Dim::ZERO, |past| n.dims(past)[2].clone());
-    let dims = vec![n.dims(q)[2].clone(), n.dims(k)[2].clone()];
-    let (row, column) = (n.iota(dims.clone(), 0, DType::I64)?, n.iota(dims, 1, DType::I64)?);
-    let past = n.op(Op::dims { values: vec![past] }, &[])?;
-    let last = n.op(Op::add, &[row, past])?;
-    let seen = n.op(Op::le, &[column, last])?;
+/// Which keys a query sees, apart from the mask that is an input: `[b or 1, 1, queries, keys]`, or nothing if all.
+///
+/// Query `i` stands at position `p = i + offset`, behind the keys of earlier calls. It sees keys up to `p` if `causal`, from
+/// `p - left_window_size` to `p + right_window_size`, and none beyond `nonpad_kv_seqlen`.
+fn visible(n: &mut Site, q: ValueId, k: ValueId, causal: bool) -> Result<Option<ValueId>, Stop> {
+    let (queries, keys) = (n.dims(q)[2].clone(), n.dims(k)[2].clone());
+    let dims = vec![Dim::ONE, Dim::ONE, queries.clone(), keys.clone()];
+    let column = n.iota(dims.clone(), 3, DType::I64)?;
+    let valid = match n.optional(6) {
+        Some(valid) => {
+            let batch = n.dims(valid)[0].clone();
+            let valid = n.cast(valid, DType::I64)?;
+            Some(n.reshape(valid, [batch, Dim::ONE, Dim::ONE, Dim::ONE])?)
+        }
+        None => None,
+    };
+    let known = |n: &mut Site, value: Dim| n.op(Op::dims { values: vec![value] }, &[]);
+    let offset = match (n.optional(4), valid) {
+        (Some(past), _) => known(n, n.dims(past)[2].clone())?,
+        (None, Some(valid)) => {
+            let queries = known(n, queries)?;
+            n.op(Op::sub, &[valid, queries])?
+        }
+        (None, None) => n.scalar(0.0, DType::I64),
+    };
+    let row = n.iota(dims, 2, DType::I64)?;
+    let position = n.op(Op::add, &[row, offset])?;
+    let mut conditions = vec![];
+    if let Some(valid) = valid {
+        conditions.push(n.op(Op::lt, &[column, valid])?);
+    }
+    if causal {
+        conditions.push(n.op(Op::le, &[column, position])?);
+    }
+    let (left, right) = (n.int_or("left_window_size", -1)?, n.int_or("right_window_size", -1)?);
+    if left >= 0 {
+        let first = n.with_number(Op::sub, position, left as f64)?;
+        conditions.push(n.op(Op::le, &[first, column])?);
+    }
+    if right >= 0 {
+        let last = n.with_number(Op::add, position, right as f64)?;
+        conditions.push(n.op(Op::le, &[column, last])?);
+    }
+    let mut all = None;
+    for condition in conditions {
+        all = Some(match all {
+            Some(all) => n.op(Op::and, &[all, condition])?,
+            None => condition,
+        });
+    }
+    Ok(all)
+}
+
+/// A mask (of truth values, or added) that holds only where `visible` does.
+fn composed(n: &mut Site, visible: ValueId, mask: Option<ValueId>) -> Result<ValueId, Stop> {
     match mask {
-        None => Ok(seen),
-        Some(mask) if n.dtype(mask) == DType::Bool => n.op(Op::and, &[seen, mask]),
+        None => Ok(visible),
+        Some(mask) if n.dtype(mask) == DType::Bool => n.op(Op::and, &[visible, mask]),
         Some(mask) => {
             let hidden = n.scalar(f64::NEG_INFINITY, n.dtype(mask));
-            n.op(Op::select, &[seen, mask, hidden])
+            n.op(Op::select, &[visible, mask, hidden])
         }
     }
 }
@@ -126,7 +201,7 @@ fn scale(n: &Site, q: ValueId) -> Result<f64, Stop> {
 }
 
 /// `[b, h, s, d]` -> `[b, s, h*d]`
-fn merged(n: &mut Site, y: ValueId) -> Result<ValueId, Stop> {
+pub(crate) fn merged(n: &mut Site, y: ValueId) -> Result<ValueId, Stop> {
     let moved = n.transpose(y, vec![0, 2, 1, 3])?;
     let dims = n.dims(moved);
     n.reshape(moved, [dims[0].clone(), dims[1].clone(), dims[2].clone() * dims[3].clone()])

@@ -4,9 +4,10 @@ use crate::error::Code;
 use crate::ops::norm::per_channel;
 use crate::site::{Outcome, Site, Stop, dim_help, fault, malformed};
 use egret_ir::attr::{Algorithm, Layout};
-use egret_ir::{Dim, Op, ValueId};
+use egret_ir::{Dim, Element, Op, Tensor, ValueId};
 
 /// The attributes of windows over the spatial axes, in the form the IR takes.
+#[derive(Clone)]
 pub(crate) struct Window {
     pub(crate) kernel: Vec<usize>,
     pub(crate) stride: Vec<usize>,
@@ -20,7 +21,7 @@ impl Window {
     }
 
     /// The distance from a window's first element to just behind its last.
-    fn reach(&self, axis: usize) -> i64 {
+    pub(crate) fn reach(&self, axis: usize) -> i64 {
         (self.kernel[axis] as i64 - 1).saturating_mul(self.dilation[axis] as i64).saturating_add(1)
     }
 }
@@ -148,13 +149,18 @@ fn with_bias(n: &mut Site, y: ValueId) -> Outcome {
 /// x: [b, c, s...], w: [o, c/group, k...] -> [b, o, windows...]
 pub(crate) fn conv(n: &mut Site) -> Outcome {
     let (x, w) = (n.input(0)?, n.input(1)?);
+    let y = product(n, x, w)?;
+    with_bias(n, y)
+}
+
+/// The convolution that the attributes of the node describe.
+pub(crate) fn product(n: &mut Site, x: ValueId, w: ValueId) -> Result<ValueId, Stop> {
     let extents = spatial(n, x)?;
     let window = weights_window(n, w, extents.len())?;
     let pad = pads(n, &window, &extents)?;
     let (layout, algorithm) = (Layout::First, Algorithm::Direct);
     let op = Op::conv { stride: window.stride, pad, dilation: window.dilation, group: group(n)?, layout, algorithm };
-    let y = n.op(op, &[x, w])?;
-    with_bias(n, y)
+    n.op(op, &[x, w])
 }
 
 /// x: [b, c, s...], w: [c, o/group, k...] -> [b, o, spans...]
@@ -167,6 +173,42 @@ pub(crate) fn conv_transpose(n: &mut Site) -> Outcome {
         Op::conv_transpose { stride: window.stride, pad, dilation: window.dilation, output_pad, group: group(n)?, layout: Layout::First };
     let y = n.op(op, &[x, w])?;
     with_bias(n, y)
+}
+
+/// Elements of a block that `Col2Im` puts in place with as many filters.
+const LARGEST_BLOCK: usize = 1024;
+
+/// Columns of blocks back into an image, where overlapping blocks add up: a transposed convolution whose filters each put one
+/// element of a block in its place. x: [n, c*prod(block), l] -> [n, c, image..]
+pub(crate) fn col_to_im(n: &mut Site) -> Outcome {
+    let x = n.input(0)?;
+    let (image, block) = (n.numbers(1, "the shape of the image")?, n.numbers(2, "the shape of a block")?);
+    let axes = image.len();
+    let kernel = block.iter().map(|&b| usize::try_from(b).ok().filter(|b| *b > 0)).collect::<Option<Vec<usize>>>();
+    let is_small = |k: &Vec<usize>| k.iter().try_fold(1, |size: usize, &k| size.checked_mul(k)).is_some_and(|size| size <= LARGEST_BLOCK);
+    let kernel = kernel.filter(|k| k.len() == axes && n.rank(x) == 3 && is_small(k));
+    let kernel =
+        kernel.ok_or_else(|| malformed(Code::Shape, format!("`Col2Im` cannot put {} as blocks {block:?} into {image:?}", n.ty(x))))?;
+    let size: usize = kernel.iter().product();
+    let window = Window::new(n, kernel.clone())?;
+    let pad = given_pads(n, axes)?;
+    let (mut blocks, mut output_pad) = (vec![], vec![]);
+    for axis in 0..axes {
+        let room = image[axis] + pad[axis] + pad[axes + axis] - window.reach(axis);
+        let stride = window.stride[axis].max(1) as i64;
+        blocks.push(Dim::from(room.div_euclid(stride) + 1));
+        output_pad.push(room.rem_euclid(stride) as usize);
+    }
+    let [batch, columns] = [0, 1].map(|axis| n.dims(x)[axis].clone());
+    let channels = columns.floor_div(&Dim::from(size));
+    let apart = n.reshape(x, [vec![batch.clone() * channels.clone(), Dim::from(size)], blocks].concat())?;
+    // [size, 1, kernel..]: filter i is 1 at the i-th place.
+    let ones: Vec<Element> = (0..size * size).map(|i| Element::Float(f64::from(u8::from(i / size == i % size)))).collect();
+    let filters = Tensor::from_elements(n.dtype(x), [vec![size, 1], kernel].concat(), ones);
+    let filters = n.build.constant(filters);
+    let op = Op::conv_transpose { stride: window.stride, pad, dilation: window.dilation, output_pad, group: 1, layout: Layout::First };
+    let y = n.op(op, &[apart, filters])?;
+    Ok(vec![n.reshape(y, [vec![batch, channels], image.into_iter().map(Dim::from).collect()].concat())?])
 }
 
 /// With `output_shape`, or `auto_pad` (output = input*stride), the padding is what the full output has too much, and the

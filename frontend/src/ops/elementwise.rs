@@ -2,6 +2,7 @@
 
 use crate::error::Code;
 use crate::model::dtype;
+use crate::ops::quantize::element_type;
 use crate::site::{Outcome, Site, Stop, fault, malformed};
 use egret_ir::{DType, Op, Real, ValueId};
 
@@ -32,17 +33,43 @@ pub(crate) fn dropout(n: &mut Site) -> Outcome {
 
 pub(crate) fn cast(n: &mut Site) -> Outcome {
     let x = n.input(0)?;
-    n.without_effect(&["saturate", "round_mode"]); // They speak of 8-bit floats only.
+    n.without_effect(&["round_mode"]); // It speaks of float8e8m0 only.
     let to = n.int("to")?.ok_or_else(|| malformed(Code::Attribute, "attribute `to` is missing"))?;
     let to = i32::try_from(to).map_err(|_| format!("element type number {to} is not known")).and_then(dtype);
     let to = to.map_err(|message| fault(Code::ElementType, message, "cast to another type before the export"))?;
-    Ok(vec![n.cast(x, to)?])
+    Ok(vec![converted_or_wrapped(n, x, to)?])
+}
+
+pub(crate) fn bit_cast(n: &mut Site) -> Outcome {
+    let x = n.input(0)?;
+    let to = element_type(n, "to")?.ok_or_else(|| malformed(Code::Attribute, "attribute `to` is missing"))?;
+    Ok(vec![n.op(Op::bit_cast { to }, &[x])?])
 }
 
 pub(crate) fn cast_like(n: &mut Site) -> Outcome {
-    n.without_effect(&["saturate", "round_mode"]);
+    n.without_effect(&["round_mode"]);
     let (x, like) = (n.input(0)?, n.input(1)?);
-    Ok(vec![n.cast(x, n.dtype(like))?])
+    Ok(vec![converted_or_wrapped(n, x, n.dtype(like))?])
+}
+
+/// `Cast` to an integer of less than a byte wraps, where quantising saturates.
+fn converted_or_wrapped(n: &mut Site, x: ValueId, to: DType) -> Result<ValueId, Stop> {
+    let wraps = to.is_int() && to.is_storage() && n.dtype(x).is_float();
+    let x = if wraps { n.cast(x, DType::I32)? } else { x };
+    converted(n, x, to)
+}
+
+/// The conversion that `Cast` and `QuantizeLinear` make: to a small float type, what is too large becomes the largest number,
+/// unless `saturate` is 0.
+pub(crate) fn converted(n: &mut Site, x: ValueId, to: DType) -> Result<ValueId, Stop> {
+    let saturates = n.int_or("saturate", 1)? != 0;
+    let Some(format) = to.small_float().filter(|_| saturates && n.dtype(x) != to) else { return n.cast(x, to) };
+    let largest = f64::from(format.decode(format.largest()));
+    let wide = if n.dtype(x) == DType::F64 { DType::F64 } else { DType::F32 };
+    let x = n.cast(x, wide)?;
+    let (low, high) = (n.scalar(-largest, wide), n.scalar(largest, wide));
+    let held = n.op(Op::clip, &[x, low, high])?;
+    n.cast(held, to)
 }
 
 /// Bounds are inputs since opset 11, attributes before; either may be left out.

@@ -3,7 +3,7 @@
 use crate::ops::elementwise::scalar;
 use crate::site::{Outcome, Site, Stop};
 use egret_ir::attr::ScatterMode;
-use egret_ir::{DType, Dim, Op, ValueId};
+use egret_ir::{DType, Dim, Op, Tensor, ValueId};
 
 /// With one index that is known, it is a slice that loses its axis.
 pub(crate) fn gather(n: &mut Site) -> Outcome {
@@ -92,6 +92,23 @@ pub(crate) fn matches(n: &mut Site, indices: ValueId, depth: Dim, axis: usize) -
     dims[axis] = depth;
     let position = n.iota(dims, axis, DType::I64)?;
     n.op(Op::eq, &[position, indices])
+}
+
+/// The slices along an axis (or, without one, the elements) whose condition holds; it has to be known, since it decides over
+/// the shape.
+pub(crate) fn compress(n: &mut Site) -> Outcome {
+    let x = n.input(0)?;
+    let holds = n.constant(1, "the condition")?;
+    let places: Vec<i64> = holds.elements().enumerate().filter(|(_, holds)| holds.as_bool()).map(|(i, _)| i as i64).collect();
+    let (x, axis) = match n.int("axis")? {
+        Some(axis) => (x, n.axis(axis, n.rank(x))?),
+        None => {
+            let count = n.ty(x).count();
+            (n.reshape(x, [count])?, 0)
+        }
+    };
+    let places = n.build.constant(Tensor::from_i64s(vec![places.len()], &places));
+    Ok(vec![n.op(Op::gather { axis }, &[x, places])?])
 }
 
 /// The first `lengths[b]` steps of sequence `b` come in reverse order, the others stay: an index per element.

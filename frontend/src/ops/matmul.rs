@@ -28,6 +28,67 @@ pub(crate) fn gemm(n: &mut Site) -> Outcome {
     Ok(vec![n.op(Op::add, &[y, c])?])
 }
 
+/// Rows that elimination goes through; each step is a dozen ops.
+const LARGEST_DETERMINANT: i64 = 64;
+
+/// By elimination with pivots: the largest element of the first column goes to the front, and what is left is smaller by one.
+/// x: [.., n, n] -> [..]
+pub(crate) fn determinant(n: &mut Site) -> Outcome {
+    let x = n.input(0)?;
+    let dims = n.dims(x);
+    let size = dims.last().and_then(Dim::as_const).filter(|size| (1..=LARGEST_DETERMINANT).contains(size));
+    let (Some(size), [outer @ .., _, _]) = (size, dims.as_slice()) else {
+        let message = format!("`Det` expects square matrices of up to {LARGEST_DETERMINANT} rows, found {}", n.ty(x));
+        return Err(malformed(Code::Shape, message));
+    };
+    let dtype = n.dtype(x);
+    let (mut rest, mut product) = (x, n.scalar(1.0, dtype));
+    for left in (1..=size).rev() {
+        let (pivot, is_first, row, others) = pivoted(n, rest, outer, left)?;
+        let (one, minus) = (n.scalar(1.0, dtype), n.scalar(-1.0, dtype));
+        let sign = n.op(Op::select, &[is_first, one, minus])?;
+        let signed = n.op(Op::mul, &[pivot, sign])?;
+        product = n.op(Op::mul, &[product, signed])?;
+        if left > 1 {
+            rest = eliminated(n, pivot, row, others, outer, left)?;
+        }
+    }
+    Ok(vec![n.reshape(product, outer.to_vec())?])
+}
+
+/// The pivot [.., 1, 1], whether it stands in the first row, its row [.., 1, n], and all rows with the first in its place.
+fn pivoted(n: &mut Site, x: ValueId, outer: &[Dim], size: i64) -> Result<(ValueId, ValueId, ValueId, ValueId), Stop> {
+    let (rows, columns) = (outer.len(), outer.len() + 1);
+    let column = n.slice(x, columns, Dim::ZERO, Dim::ONE)?;
+    let sizes = n.op(Op::abs, &[column])?;
+    let place = n.op(Op::arg_max { axis: rows, last: false }, &[sizes])?;
+    let across = n.broadcast(place, [outer, &[Dim::ONE, Dim::from(size)]].concat())?;
+    let row = n.op(Op::gather_elements { axis: rows }, &[x, across])?;
+    let pivot = n.slice(row, columns, Dim::ZERO, Dim::ONE)?;
+    let is_first = n.with_number(Op::eq, place, 0.0)?;
+    let first = n.slice(x, rows, Dim::ZERO, Dim::ONE)?;
+    let index = n.iota(vec![Dim::from(size), Dim::ONE], 0, DType::I64)?;
+    let is_pivot = n.op(Op::eq, &[index, place])?;
+    let swapped = n.op(Op::select, &[is_pivot, first, x])?;
+    Ok((pivot, is_first, row, swapped))
+}
+
+/// The rows behind the first without what the pivot's row takes away, and without the first column.
+fn eliminated(n: &mut Site, pivot: ValueId, row: ValueId, rows: ValueId, outer: &[Dim], size: i64) -> Result<ValueId, Stop> {
+    let (down, across) = (outer.len(), outer.len() + 1);
+    let (one, left) = (Dim::ONE, Dim::from(size - 1));
+    let rows = n.slice(rows, down, one.clone(), left.clone())?;
+    let first = n.slice(rows, across, Dim::ZERO, one.clone())?;
+    // A column of zeros has the pivot 0: the determinant is 0 already, and must not become NaN.
+    let empty = n.with_number(Op::eq, pivot, 0.0)?;
+    let unit = n.scalar(1.0, n.dtype(pivot));
+    let divisor = n.op(Op::select, &[empty, unit, pivot])?;
+    let factor = n.op(Op::div, &[first, divisor])?;
+    let (rows, row) = (n.slice(rows, across, one.clone(), left.clone())?, n.slice(row, across, one, left)?);
+    let taken = n.op(Op::mul, &[factor, row])?;
+    n.op(Op::sub, &[rows, taken])
+}
+
 /// The name of an axis in an equation: a letter, or a position in the ellipsis counted from its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Label {

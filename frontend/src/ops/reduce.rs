@@ -161,11 +161,19 @@ fn arg(n: &mut Site, op: fn(usize, bool) -> Op) -> Outcome {
 }
 
 pub(crate) fn cumsum(n: &mut Site) -> Outcome {
+    running(n, |axis, exclusive, reverse| Op::cumsum { axis, exclusive, reverse })
+}
+
+pub(crate) fn cumprod(n: &mut Site) -> Outcome {
+    running(n, |axis, exclusive, reverse| Op::cumprod { axis, exclusive, reverse })
+}
+
+fn running(n: &mut Site, op: fn(usize, bool, bool) -> Op) -> Outcome {
     let x = n.input(0)?;
     let axis = n.numbers(1, "the axis")?.into_iter().next().unwrap_or(0);
     let axis = n.axis(axis, n.rank(x))?;
     let (exclusive, reverse) = (n.flag("exclusive")?, n.flag("reverse")?);
-    Ok(vec![n.op(Op::cumsum { axis, exclusive, reverse }, &[x])?])
+    Ok(vec![n.op(op(axis, exclusive, reverse), &[x])?])
 }
 
 /// `k` is an input since opset 10, an attribute before. Unsorted results are sorted too: any order is allowed then.

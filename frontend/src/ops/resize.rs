@@ -1,6 +1,7 @@
 //! Resize and its predecessor Upsample.
 
 use crate::error::Code;
+use crate::ops::resample::{self, Axis, Kernel, Place};
 use crate::site::{Outcome, Site, Stop, dim_help, fault, malformed};
 use egret_ir::attr::{Coordinates, Interpolation, Rounding};
 use egret_ir::{Dim, Op, Real, ValueId};
@@ -39,14 +40,58 @@ pub(crate) fn resize(n: &mut Site) -> Outcome {
         let target = by_scales(n, x, &scales, &all_axes(n, x))?;
         return build(n, x, target, Coordinates::Asymmetric, rounding);
     }
-    n.without_effect(&["extrapolation_value"]); // It speaks of cropping only.
+    n.without_effect(&["extrapolation_value"]);
     n.optional(1);
     let target = target(n, x)?;
-    let (coordinates, rounding) = mapping(n, x, &target)?;
-    if n.flag("antialias")? && target.scales.iter().any(|s| *s < 1.0) {
-        return Err(n.refused("antialias", 1, "`Resize` that filters while it shrinks is not supported"));
+    if let Some((axes, kernel)) = special(n, x, &target)? {
+        n.without_effect(&["nearest_mode"]);
+        return resample::resampled(n, x, &axes, &target.shape, &kernel);
     }
+    let (coordinates, rounding) = mapping(n, x, &target)?;
     build(n, x, target, coordinates, rounding)
+}
+
+/// What the op `resize` does not have, as products with matrices: filters while shrinking, elements outside that count nothing,
+/// cropping, symmetric coordinates. Nearest neighbours are read and not computed, so these stay with the op.
+fn special(n: &Site, x: ValueId, target: &Target) -> Result<Option<(Vec<Axis>, Kernel)>, Stop> {
+    let mode = n.word("mode", "nearest", &MODES)?;
+    let antialias = n.flag("antialias")? && target.scales.iter().any(|s| *s < 1.0);
+    let exclude_outside = n.flag("exclude_outside")? && mode == Interpolation::Cubic;
+    let name = n.text("coordinate_transformation_mode")?.unwrap_or_else(|| "half_pixel".to_string());
+    let crops = name == "tf_crop_and_resize";
+    if mode == Interpolation::Nearest || !(antialias || exclude_outside || crops || name == "half_pixel_symmetric") {
+        return Ok(None);
+    }
+    let axes = match n.ints("axes")? {
+        Some(axes) => n.axes("axes", &axes, n.rank(x))?,
+        None => all_axes(n, x),
+    };
+    let regions = if crops { regions(n, axes.len())? } else { vec![(0.0, 1.0); axes.len()] };
+    let place = |region: (f64, f64)| match name.as_str() {
+        "half_pixel" => Ok(Place::HalfPixel),
+        "half_pixel_symmetric" => Ok(Place::Symmetric),
+        "pytorch_half_pixel" => Ok(Place::PytorchHalfPixel),
+        "align_corners" => Ok(Place::AlignCorners),
+        "asymmetric" => Ok(Place::Asymmetric),
+        "tf_crop_and_resize" => Ok(Place::Crop(region.0, region.1)),
+        _ => Err(n.refused("coordinate_transformation_mode", &name, format!("`Resize` with coordinates `{name}` is not supported"))),
+    };
+    let axis = |(&axis, region)| Ok(Axis { axis, scale: target.scales[axis], place: place(region)? });
+    let axes = axes.iter().zip(regions).map(axis).collect::<Result<Vec<Axis>, Stop>>()?;
+    let dims = n.dims(x);
+    let axes = axes.into_iter().filter(|a| crops || dims[a.axis] != target.shape[a.axis] || target.scales[a.axis] != 1.0).collect();
+    let outside = if crops { Some(n.float_or("extrapolation_value", 0.0)?) } else { None };
+    let cubic = n.float_or("cubic_coeff_a", -0.75)?;
+    Ok(Some((axes, Kernel { mode, cubic, antialias, exclude_outside, outside })))
+}
+
+/// Where the crop starts and ends on each axis, as shares of it: all starts, then all ends.
+fn regions(n: &Site, axes: usize) -> Result<Vec<(f64, f64)>, Stop> {
+    let list = n.constant(1, "the region")?.to_f64s();
+    match list.len() == 2 * axes {
+        true => Ok(list[..axes].iter().copied().zip(list[axes..].iter().copied()).collect()),
+        false => Err(malformed(Code::Shape, format!("`Resize` needs a region of {} numbers, found {}", 2 * axes, list.len()))),
+    }
 }
 
 /// Opset 10 takes the next lower element when it enlarges, and the next higher one when it shrinks.
@@ -204,9 +249,7 @@ fn mapping(n: &Site, x: ValueId, target: &Target) -> Result<(Coordinates, Roundi
 fn build(n: &mut Site, x: ValueId, target: Target, coordinates: Coordinates, rounding: Rounding) -> Outcome {
     let mode = n.word("mode", "nearest", &MODES)?;
     let cubic = Real(n.float_or("cubic_coeff_a", -0.75)?);
-    if n.flag("exclude_outside")? && mode == Interpolation::Cubic {
-        return Err(n.refused("exclude_outside", 1, "cubic `Resize` that leaves elements outside out is not supported"));
-    }
+    n.without_effect(&["exclude_outside"]); // It speaks of cubic interpolation only, which `special` takes then.
     if target.shape == n.dims(x) && target.scales.iter().all(|s| *s == 1.0) {
         return Ok(vec![x]);
     }

@@ -174,11 +174,13 @@ pub(crate) fn depth_to_space(n: &mut Site) -> Outcome {
 }
 
 /// `[n, c, h*b, w*b]` -> `[n, b*b*c, h, w]`
+/// Blocks come before the channels they are of, or (opset 28, mode `CRD`) behind them.
 pub(crate) fn space_to_depth(n: &mut Site) -> Outcome {
     let (x, size, [batch, channels, height, width]) = blocks(n)?;
+    let perm = n.word("mode", "DCR", &[("DCR", vec![0, 3, 5, 1, 2, 4]), ("CRD", vec![0, 1, 3, 5, 2, 4])])?;
     let (height, width) = (height.floor_div(&size), width.floor_div(&size));
     let b = || size.clone();
     let split = n.reshape(x, [batch.clone(), channels.clone(), height.clone(), b(), width.clone(), b()])?;
-    let moved = n.transpose(split, vec![0, 3, 5, 1, 2, 4])?;
+    let moved = n.transpose(split, perm)?;
     Ok(vec![n.reshape(moved, [batch, channels * b() * b(), height, width])?])
 }

@@ -67,17 +67,21 @@ pub fn rank(name: &str, x: &TensorType, rank: usize) -> Result<(), String> {
 
 /// That the operand `name` is of a float type.
 pub fn float(name: &str, x: &TensorType) -> Result<(), String> {
-    if x.dtype.is_float() { Ok(()) } else { Err(format!("expects `{name}` of a float type, found {x}")) }
+    if x.dtype.is_float() && !x.dtype.is_storage() { Ok(()) } else { Err(format!("expects `{name}` of a float type, found {x}")) }
 }
 
 /// That the operand `name` is of an integer type.
 pub fn integer(name: &str, x: &TensorType) -> Result<(), String> {
-    if x.dtype.is_int() { Ok(()) } else { Err(format!("expects `{name}` of an integer type, found {x}")) }
+    if x.dtype.is_int() && !x.dtype.is_storage() { Ok(()) } else { Err(format!("expects `{name}` of an integer type, found {x}")) }
 }
 
 /// That the operand `name` is of a float or integer type.
 pub fn number(name: &str, x: &TensorType) -> Result<(), String> {
-    if x.dtype == DType::Bool { Err(format!("expects `{name}` of a float or integer type, found {x}")) } else { Ok(()) }
+    if x.dtype == DType::Bool || x.dtype.is_storage() {
+        Err(format!("expects `{name}` of a float or integer type, found {x}"))
+    } else {
+        Ok(())
+    }
 }
 
 /// That the operand `name` has the element type of the first operand.

@@ -20,20 +20,25 @@ pub fn infer(axis: &usize, _exclusive: &bool, _reverse: &bool, operands: &[&Tens
 /// The sums, each rounded once.
 pub fn eval(axis: &usize, exclusive: &bool, reverse: &bool, operands: &[&Tensor], _results: &[TensorType]) -> Result<Vec<Tensor>, String> {
     let x = operands[0];
-    let sums = if x.dtype().is_float() { run::<f64> } else { run::<i128> };
-    Ok(vec![sums(*axis, *exclusive, *reverse, x)])
+    let lane = (*axis, *exclusive, *reverse);
+    Ok(vec![match x.dtype().is_float() {
+        true => run(lane, x, f64::ZERO, f64::plus),
+        false => run(lane, x, i128::ZERO, i128::plus),
+    }])
 }
 
-fn run<T: Number>(axis: usize, exclusive: bool, reverse: bool, x: &Tensor) -> Tensor {
+/// Everything before (and with) each element combined, from `start`; the lane is the axis, and whether it leaves the element
+/// itself out and runs from the end.
+pub(crate) fn run<T: Number>((axis, exclusive, reverse): (usize, bool, bool), x: &Tensor, start: T, combine: fn(T, T) -> T) -> Tensor {
     let mut values = T::read(x);
     let (outer, extent, inner) = around(x.shape(), axis);
     for lane in (0..outer).flat_map(|o| (0..inner).map(move |i| o * extent * inner + i)) {
-        let mut sum = T::ZERO;
+        let mut total = start;
         for k in 0..extent {
             let slot = &mut values[lane + inner * if reverse { extent - 1 - k } else { k }];
-            let before = sum;
-            sum = sum.plus(*slot);
-            *slot = if exclusive { before } else { sum };
+            let before = total;
+            total = combine(total, *slot);
+            *slot = if exclusive { before } else { total };
         }
     }
     T::write(x.dtype(), x.shape(), values)

@@ -43,10 +43,7 @@ enum Block {
 impl Block {
     /// The node's values, narrow floats in `f32`.
     fn of(expr: &Typed, operands: &[Tensor], range: &Range<usize>) -> Block {
-        let wide = match expr.dtype {
-            DType::F16 | DType::BF16 => DType::F32,
-            t => t,
-        };
+        let wide = expr.dtype.wide();
         let child = |e: &Typed| Block::of(e, operands, range);
         match &expr.kind {
             TypedKind::Arg(i) => Block::read(&operands[*i], range),

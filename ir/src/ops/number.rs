@@ -106,10 +106,10 @@ impl Number for i128 {
         self.checked_div(count as i128).unwrap_or(0)
     }
     fn lowest(dtype: DType) -> i128 {
-        if dtype.is_signed_int() { -(1 << (8 * dtype.size() - 1)) } else { 0 }
+        dtype.int_range().0
     }
     fn highest(dtype: DType) -> i128 {
-        if dtype.is_signed_int() { -1 - i128::lowest(dtype) } else { (1 << (8 * dtype.size())) - 1 }
+        dtype.int_range().1
     }
     fn is_nan(self) -> bool {
         false

@@ -210,6 +210,8 @@ impl Generator {
             }
             _ => (Tensor::new(dtype, shape, bytes(self, count * dtype.size()).into()).unwrap(), Source::Data),
         };
+        // Types that do not use all bits of a byte have one code for a number, and one for NaN.
+        let tensor = if dtype.is_storage() { Tensor::from_elements(dtype, tensor.shape().to_vec(), tensor.elements()) } else { tensor };
         graph.add_const_from(self.name(), tensor, source);
     }
 

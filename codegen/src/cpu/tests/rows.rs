@@ -56,7 +56,7 @@ fn softmax_of_every_length() {
 /// Every fold of every type, in both lane modes, with NaN among the floats.
 #[test]
 fn folds() {
-    for dtype in DType::ALL {
+    for dtype in DType::ALL.into_iter().filter(|t| !t.is_storage()) {
         for lanes_outside in [false, true] {
             for (n, m) in [(5, 37), (20, 3), (1, 150)] {
                 let at = if lanes_outside { sym("j") * n + sym("i") } else { sym("i") * m + sym("j") };
