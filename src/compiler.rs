@@ -8,8 +8,10 @@ use crate::error::Error;
 use crate::passes::{Context, FUSED, PassManager, Report, UNFUSED};
 use egret_codegen::{Compiled, Options, Stage, Target};
 use egret_frontend::{Import, ImportOptions};
-use egret_ir::{Bindings, Graph};
+use egret_ir::{Bindings, Graph, Tensor};
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 /// How models are compiled.
 ///
@@ -20,9 +22,11 @@ use std::path::Path;
 /// compiler.compile("model.onnx")?.write("model.egret")?;
 /// # Ok::<(), egret::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Compiler {
     dims: Bindings,
+    shapes: BTreeMap<Arc<str>, Vec<usize>>,
+    values: BTreeMap<Arc<str>, Tensor>,
     target: String,
     fuse: bool,
     exact_conv: bool,
@@ -37,12 +41,31 @@ impl Default for Compiler {
 impl Compiler {
     /// Fused code for this machine's processor, with every free dimension left free.
     pub fn new() -> Compiler {
-        Compiler { dims: Bindings::new(), target: "native".to_string(), fuse: true, exact_conv: false }
+        Compiler {
+            dims: Bindings::new(),
+            shapes: BTreeMap::new(),
+            values: BTreeMap::new(),
+            target: "native".to_string(),
+            fuse: true,
+            exact_conv: false,
+        }
     }
 
     /// Fixes a free dimension. Code for known extents is faster than code for any.
     pub fn dim(mut self, name: &str, extent: i64) -> Compiler {
         self.dims.insert(name.into(), extent);
+        self
+    }
+
+    /// Fixes the shape of an input, and with it the free dimensions in it.
+    pub fn shape(mut self, input: &str, shape: &[usize]) -> Compiler {
+        self.shapes.insert(input.into(), shape.to_vec());
+        self
+    }
+
+    /// Makes an input of an ONNX model a constant. Shapes may then depend on its data.
+    pub fn freeze(mut self, input: &str, data: Tensor) -> Compiler {
+        self.values.insert(input.into(), data);
         self
     }
 
@@ -91,7 +114,7 @@ impl Compiler {
     /// [`Error::File`] if it cannot be read, [`Error::Unsupported`] with all problems if it cannot be compiled,
     /// [`Error::Usage`] if it does not have a dimension that was fixed.
     pub fn import(&self, path: impl AsRef<Path>) -> Result<Import, Error> {
-        let options = ImportOptions { dims: self.dims.clone(), ..ImportOptions::default() };
+        let options = ImportOptions { dims: self.dims.clone(), shapes: self.shapes.clone(), values: self.values.clone() };
         Ok(egret_frontend::import(path.as_ref(), &options)?)
     }
 

@@ -58,24 +58,27 @@
 //! | [`ir`] | graphs, types, ops, the text form, the reference evaluator |
 //! | [`passes`] | passes, pipelines and rewrite rules |
 //! | [`codegen`] | kernels, and the code made of them |
+//! | [`run_case`] | a test case of the ONNX standard, through compiled code |
 //! | [`plan`], [`memory`] | what an artifact does, and where its intermediate values live |
 //! | [`profile`], [`hw`] | how long its steps take, and how long they have to take on this machine |
 //!
 //! The examples of the repository go on from here, and ARCHITECTURE.md is its map.
 
 mod artifact;
+mod case;
 mod compiler;
 mod error;
 mod graph;
 pub mod hw;
 
 pub use artifact::Artifact;
+pub use case::{Tolerance, Verdict, run_case};
 pub use compiler::Compiler;
 pub use error::Error;
 pub use graph::{evaluate, from_ir, inputs_of, parse_file, parse_text, signature, to_ir};
 
 pub use egret_codegen::{self as codegen, Stage, Target};
-pub use egret_frontend::{Import, Summary};
+pub use egret_frontend::{Import, Summary, operators};
 pub use egret_ir::{self as ir, Bindings, DType, Dim, Graph, TensorType};
 pub use egret_runtime::artifact::Section;
 pub use egret_runtime::{Session, Tensor, TensorView, memory, npy, plan, profile};

@@ -30,6 +30,7 @@ mod run;
 mod source;
 mod stats;
 mod table;
+mod test;
 mod trace;
 
 use clap::{Parser, Subcommand};
@@ -70,6 +71,8 @@ enum Verb {
     Inspect(inspect::Args),
     /// List ops, rules, passes or targets
     List(list::Args),
+    /// Run test cases of the ONNX standard through compiled code
+    Test(test::Args),
 }
 
 /// Parses the command line, runs the verb, and turns its result into an exit code.
@@ -98,6 +101,7 @@ fn run(verb: Verb) -> Result<(), Error> {
         Verb::Opt(args) => opt::run(args),
         Verb::Inspect(args) => inspect::run(args),
         Verb::List(args) => list::run(args),
+        Verb::Test(args) => test::run(args),
     }
 }
 

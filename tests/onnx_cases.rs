@@ -1,0 +1,120 @@
+//! ONNX's own operator cases, through compiled code, against a table of what is expected of each.
+//!
+//! `onnx_cases/cases.tar.xz` holds the cases (its README says where they come from), `onnx_cases/expected.txt` a line for each:
+//!
+//! ```text
+//! test_abs                passed
+//! test_nonzero_example    unsupported  operator `NonZero` (opset 13) is not supported
+//! ```
+//!
+//! A case that does worse than the table says fails the test, and so does one that does better: then the table is brought up to
+//! date with `EGRET_BLESS=1 cargo test --test onnx_cases`, and its difference is part of the change.
+
+use serde::Deserialize;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[derive(Deserialize)]
+struct Report {
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    status: String,
+    #[serde(default)]
+    reason: String,
+}
+
+#[test]
+fn every_case_does_as_expected() {
+    let table = data().join("expected.txt");
+    let found = lines(&run(&[cases("cases.tar.xz")], &[]));
+    if std::env::var_os("EGRET_BLESS").is_some() {
+        fs::write(&table, &found).unwrap();
+    }
+    let expected = fs::read_to_string(&table).unwrap();
+    assert!(expected.lines().count() > 1800, "the table is not whole");
+    let differences = differences(&expected, &found);
+    assert!(differences.is_empty(), "{differences}\nif that is right: EGRET_BLESS=1 cargo test --test onnx_cases");
+}
+
+/// Every tenth case that passes, also without fusion: what fusion is compared with has to be right, too.
+#[test]
+fn unfused_code_passes_what_fused_code_passes() {
+    let expected = fs::read_to_string(data().join("expected.txt")).unwrap();
+    let passed: Vec<&str> = expected.lines().filter_map(|line| line.strip_suffix(" passed")).map(str::trim_end).step_by(10).collect();
+    assert!(passed.len() > 100, "the table is not whole");
+    let cases = cases("cases.tar.xz");
+    let folders: Vec<PathBuf> = passed.iter().map(|name| cases.join(name)).collect();
+    let failed: Vec<String> = run(&folders, &["--no-fuse"]).cases.into_iter().filter(|c| c.status != "passed").map(|c| c.name).collect();
+    assert!(failed.is_empty(), "without fusion these fail: {failed:?}");
+}
+
+/// Operators of ONNX Runtime, against what it computes.
+#[test]
+fn operators_of_onnx_runtime_compute_what_it_computes() {
+    let report = run(&[cases("runtimes_own.tar.xz")], &[]);
+    assert!(report.cases.len() > 30, "the archive is not whole");
+    let failed: Vec<String> = report.cases.iter().filter(|c| c.status != "passed").map(|c| format!("{}: {}", c.name, c.reason)).collect();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx_cases")
+}
+
+/// The folder of an archive's cases, unpacked once.
+fn cases(archive: &str) -> PathBuf {
+    let packed = fs::read(data().join(archive)).unwrap();
+    // Tests run in processes of their own: each makes a folder, and the first to be done gives it its name.
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("onnx_cases_{}_{}", packed.len(), checksum(&packed)));
+    if !folder.is_dir() {
+        let fresh = folder.with_extension(std::process::id().to_string());
+        let mut plain = vec![];
+        lzma_rs::xz_decompress(&mut packed.as_slice(), &mut plain).unwrap();
+        tar::Archive::new(plain.as_slice()).unpack(&fresh).unwrap();
+        if fs::rename(&fresh, &folder).is_err() {
+            fs::remove_dir_all(&fresh).unwrap();
+        }
+    }
+    folder
+}
+
+/// Tells archives apart; not meant to withstand anybody.
+fn checksum(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0, |sum: u32, byte| sum.rotate_left(5) ^ u32::from(*byte))
+}
+
+fn run(folders: &[PathBuf], options: &[&str]) -> Report {
+    let output = Command::new(env!("CARGO_BIN_EXE_egret")).arg("test").args(folders).args(options).arg("--json").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}\n{said}"))
+}
+
+/// The table that a report makes.
+fn lines(report: &Report) -> String {
+    let width = report.cases.iter().map(|case| case.name.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for Case { name, status, reason } in &report.cases {
+        let reason = reason.lines().next().unwrap_or("");
+        let reason = reason.split_once("]: ").map_or(reason, |(_, sentence)| sentence);
+        writeln!(text, "{}", format!("{name:width$} {status} {reason}").trim_end()).unwrap();
+    }
+    text
+}
+
+fn differences(expected: &str, found: &str) -> String {
+    let is_new = |line: &&str| !expected.lines().any(|other| other == *line);
+    let is_gone = |line: &&str| !found.lines().any(|other| other == *line);
+    let gone = expected.lines().filter(is_gone).map(|line| format!("- {line}\n"));
+    gone.chain(found.lines().filter(is_new).map(|line| format!("+ {line}\n"))).collect()
+}
+
+#[test]
+fn differences_are_lines() {
+    assert_eq!(differences("a passed\nb passed\n", "a passed\nb failed x\n"), "- b passed\n+ b failed x\n");
+}
