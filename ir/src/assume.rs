@@ -17,7 +17,7 @@
 //! # Ok::<(), String>(())
 //! ```
 //!
-//! The checks of [`crate::ops`] say what they take to [`equal`] and [`at_most`]; [`of`] runs inference once more and listens.
+//! The checks of [`crate::ops`] say what they take to `equal` and `at_most`; [`of`] runs inference once more and listens.
 
 use crate::dim::Dim;
 use crate::graph::{Graph, Node};

@@ -38,7 +38,7 @@ impl Kernel {
 }
 
 impl Kernel {
-    /// The bytes of working memory that each part needs on a target with `lanes` lanes: a multiple of [`ALIGN`](egret_runtime::plan::ALIGN), 0 for most.
+    /// The bytes of working memory that each part needs on a target with `lanes` lanes: a multiple of [`ALIGN`], 0 for most.
     ///
     /// It depends on no symbols but [`Kernel::sizes`]. Its address stands behind those of the kernel's buffers.
     pub fn scratch(&self, lanes: usize) -> Dim {
