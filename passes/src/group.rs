@@ -18,7 +18,7 @@
 //!
 //! The groups are not written into an e-graph as kernels that rules compose: that was tried in a prototype, and made 4,163
 //! e-nodes of the 176 ops of ResNet-50, most of which are the same kernel composed in another order. Growing from the root in
-//! one fixed order makes each group once, and the cheapest plan is the same.
+//! one fixed order makes each group once.
 //!
 //! Invariant: every group can be lowered, whatever is chosen; grouping decides how fast the result is, never whether it is
 //! right. The same graph gives the same groups, byte for byte.
