@@ -5,7 +5,8 @@
 
 use crate::artifact::Artifact;
 use crate::error::Error;
-use crate::passes::{Context, FUSED, PassManager, Report, UNFUSED};
+use crate::passes::rules::{self, Class, Rule};
+use crate::passes::{Context, FUSED, Limit, PASSES, PassManager, Report, UNFUSED};
 use egret_codegen::{Compiled, Options, Stage, Target};
 use egret_frontend::{Import, ImportOptions};
 use egret_ir::{Bindings, Graph, Tensor};
@@ -22,7 +23,7 @@ use std::sync::Arc;
 /// compiler.compile("model.onnx")?.write("model.egret")?;
 /// # Ok::<(), egret::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Compiler {
     dims: Bindings,
     shapes: BTreeMap<Arc<str>, Vec<usize>>,
@@ -30,6 +31,11 @@ pub struct Compiler {
     target: String,
     fuse: bool,
     exact_conv: bool,
+    class: Class,
+    disabled: Vec<String>,
+    rules: Vec<Rule>,
+    pipeline: Option<PassManager>,
+    limit: Option<usize>,
 }
 
 impl Default for Compiler {
@@ -48,6 +54,11 @@ impl Compiler {
             target: "native".to_string(),
             fuse: true,
             exact_conv: false,
+            class: Class::Reassoc,
+            disabled: vec![],
+            rules: vec![],
+            pipeline: None,
+            limit: None,
         }
     }
 
@@ -85,6 +96,37 @@ impl Compiler {
     /// is faster, with about twice the rounding error.
     pub fn exact_conv(mut self, exact: bool) -> Compiler {
         self.exact_conv = exact;
+        self
+    }
+
+    /// The weakest class of rules that may be applied: [`Class::Exact`] for outputs that no rule changes by a bit,
+    /// [`Class::Approx`] for the most speed. Without, rules may change the order of summation.
+    pub fn class(mut self, weakest: Class) -> Compiler {
+        self.class = weakest;
+        self
+    }
+
+    /// Leaves out a rule, a family of rules or an optional pass, by its name.
+    pub fn disable(mut self, name: &str) -> Compiler {
+        self.disabled.push(name.to_string());
+        self
+    }
+
+    /// Adds rules of your own; prove them with [`rules::proof::prove`].
+    pub fn rules(mut self, rules: impl IntoIterator<Item = Rule>) -> Compiler {
+        self.rules.extend(rules);
+        self
+    }
+
+    /// Chooses the passes, in place of those that [`fuse`](Compiler::fuse) stands for.
+    pub fn pipeline(mut self, passes: PassManager) -> Compiler {
+        self.pipeline = Some(passes);
+        self
+    }
+
+    /// Applies only so many rules and optional passes, the first ones; see [`Limit`].
+    pub fn limit(mut self, applications: usize) -> Compiler {
+        self.limit = Some(applications);
         self
     }
 
@@ -131,21 +173,68 @@ impl Compiler {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] names the pass that could not do its work.
+    /// [`Error::Unsupported`] names the pass that could not do its work, [`Error::Usage`] if there is no rule of a name.
     pub fn optimise(&self, graph: &Graph) -> Result<Graph, Error> {
-        self.optimise_with(graph, |_| ())
+        self.optimise_in(graph, &self.context()?).map(|(graph, _)| graph)
     }
 
-    /// The same; `observe` is told of each pass when it is done.
+    /// The same in a context that was made by [`context`](Compiler::context), with a report of each pass.
     ///
     /// # Errors
     ///
-    /// As [`optimise`](Compiler::optimise).
-    pub fn optimise_with(&self, graph: &Graph, mut observe: impl FnMut(&Report)) -> Result<Graph, Error> {
-        let passes = PassManager::named(if self.fuse { FUSED } else { UNFUSED }).map_err(Error::Usage)?;
-        let context = Context { exact_conv: self.exact_conv, ..Context::default() };
-        let (graph, _) = passes.run(graph, &context, |report, _| observe(report)).map_err(Error::Unsupported)?;
-        Ok(graph)
+    /// [`Error::Unsupported`] names the pass that could not do its work.
+    pub fn optimise_in(&self, graph: &Graph, context: &Context) -> Result<(Graph, Vec<Report>), Error> {
+        self.passes()?.run(graph, context, |_, _| ()).map_err(Error::Unsupported)
+    }
+
+    /// The passes that a graph goes through.
+    ///
+    /// # Errors
+    ///
+    /// None that a caller can cause: the standard passes exist.
+    pub fn passes(&self) -> Result<PassManager, Error> {
+        match &self.pipeline {
+            Some(passes) => Ok(passes.clone()),
+            None => PassManager::named(if self.fuse { FUSED } else { UNFUSED }).map_err(Error::Usage),
+        }
+    }
+
+    /// What passes may know: the rules that were chosen.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] if there is no rule, family or optional pass of a name, with those that are near.
+    pub fn context(&self) -> Result<Context, Error> {
+        let mut context = Context { class: self.class, exact_conv: self.exact_conv, rules: self.rules.clone(), ..Context::default() };
+        context.limit = self.limit.map_or_else(Limit::default, Limit::of);
+        for name in &self.disabled {
+            context.disabled.extend(self.named(name)?);
+        }
+        Ok(context)
+    }
+
+    /// The rules or the pass that a name stands for.
+    fn named(&self, name: &str) -> Result<Vec<String>, Error> {
+        let families = rules::families();
+        if let Some(family) = families.iter().find(|family| family.name == name) {
+            return Ok(family.rules.iter().map(|rule| rule.name.to_string()).collect());
+        }
+        let rules = || families.iter().flat_map(|family| &family.rules).chain(&self.rules).map(|rule| rule.name);
+        let chosen = self.passes()?;
+        let known = PASSES.iter().chain(chosen.passes());
+        let mut passes: Vec<&str> = known.filter(|pass| pass.is_optional()).map(|pass| pass.name).collect();
+        passes.sort_unstable();
+        passes.dedup();
+        if rules().chain(passes.iter().copied()).any(|known| known == name) {
+            return Ok(vec![name.to_string()]);
+        }
+        let families: Vec<&str> = families.iter().map(|family| family.name).collect();
+        let near = near(name, rules().chain(families.iter().copied()).chain(passes.iter().copied()));
+        Err(Error::Usage(format!(
+            "there is no rule, family of rules or optional pass `{name}`{near}; families: {}; passes: {}; rules: see `egret list rules`",
+            families.join(", "),
+            passes.join(", "),
+        )))
     }
 
     /// Step 3: generates code for a graph of kernels.
@@ -175,5 +264,46 @@ impl Compiler {
     /// [`Error::Usage`] if there is none of this name.
     pub fn chosen_target(&self) -> Result<Target, Error> {
         Target::named(&self.target).map_err(|error| Error::Usage(error.to_string()))
+    }
+}
+
+/// How many names are offered for one that does not exist.
+const OFFERED: usize = 5;
+
+/// `; near it: silu, silu_quotient`, or nothing.
+fn near<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let reach = (name.chars().count() / 3).max(1);
+    let distance = |other: &str| match name.len() > 2 && other.contains(name) {
+        true => 0,
+        false => strsim::damerau_levenshtein(name, other),
+    };
+    let mut found: Vec<(usize, &str)> = known.map(|other| (distance(other), other)).filter(|(far, _)| *far <= reach).collect();
+    found.sort_unstable();
+    found.dedup();
+    let names: Vec<&str> = found.into_iter().map(|(_, name)| name).take(OFFERED).collect();
+    if names.is_empty() { String::new() } else { format!("; near it: {}", names.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stand_for_rules_families_and_passes() {
+        let disabled = |name: &str| Compiler::new().disable(name).context().unwrap().disabled;
+        assert_eq!(disabled("silu").len(), 1);
+        assert!(disabled("attention").contains("attention_scaled"));
+        assert!(disabled("group").contains("group"));
+        let own = Rule::parse("exact mine: neg(neg(x)) => abs(x)").unwrap();
+        assert!(Compiler::new().rules([own]).disable("mine").context().is_ok());
+    }
+
+    #[test]
+    fn names_that_do_not_exist_are_answered_with_near_ones() {
+        let error = Compiler::new().disable("atention").context().unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("`atention`; near it: attention"), "{error}");
+        // What code cannot be made without cannot be left out.
+        assert!(Compiler::new().disable("legalize").context().is_err());
     }
 }

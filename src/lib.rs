@@ -86,8 +86,9 @@ pub use egret_runtime::{Session, Tensor, TensorView, memory, npy, plan, profile}
 /// Passes, pipelines and rewrite rules: the crate `egret-passes`.
 pub mod passes {
     pub use egret_passes::cost;
+    pub use egret_passes::limit::{Applied, Limit};
     pub use egret_passes::pass::{Context, FUSED, PASSES, Pass, PassManager, Report, UNFUSED};
-    pub use egret_passes::rules;
+    pub use egret_passes::{explain, group, replay, rules};
 }
 
 /// The Rust code of README.md compiles.

@@ -71,7 +71,7 @@ fn json(path: &Path) -> serde_json::Value {
 fn help_and_version() {
     check("--version", &["egret 0.1.0"]);
     check("help", &["compile", "compare", "Exit codes"]);
-    for verb in ["compile", "run", "compare", "bench", "profile", "hw", "check", "opt", "inspect", "list"] {
+    for verb in ["compile", "run", "compare", "bench", "profile", "hw", "check", "bisect", "explain", "opt", "inspect", "list"] {
         check(&format!("help {verb}"), &["Usage: egret"]);
     }
     assert_eq!(egret("").code, Some(2));
@@ -219,6 +219,181 @@ fn check_compares_with_the_reference() {
     assert!(ran.out.contains("FAILED") && ran.err.contains("further than 0e0 from the reference: `logits`"), "{}", ran.err);
 }
 
+/// A network whose every part a rule recognises, and one wrong rule for it.
+const GELU: &str = "graph g(x: f32[4, 8]) {
+    const r: f32[] = 1.4142135
+    const one: f32[] = 1.0
+    const half: f32[] = 0.5
+    const w: f32[8, 8] = random(1)
+    h = matmul(x, w) @ \"proj\"
+    a = div(h, r) @ \"scale\"
+    b = erf(a) @ \"erf\"
+    c = add(b, one) @ \"plus\"
+    d = mul(h, c) @ \"times\"
+    e = mul(d, half) @ \"half\"
+    y = relu(e) @ \"relu\"
+    return y
+}";
+
+/// The file of a graph in text.
+fn text_file(name: &str, graph: &str) -> PathBuf {
+    let file = scratch(name);
+    std::fs::write(&file, graph).unwrap();
+    file
+}
+
+#[test]
+fn rules_are_chosen_by_class_and_by_name() {
+    let file = text_file("chosen.egir", GELU);
+    let opt = |flags: &str| check(&format!("opt {} -p rewrite {flags}", file.display()), &[]).out;
+    assert!(opt("").contains("gelu("));
+    for flags in ["--strict", "--disable-rules gelu_half_last", "--disable-rules rewrite", "--disable-rules idioms,movement"] {
+        assert!(!opt(flags).contains("gelu("), "{flags}");
+    }
+    let weakest = |flags: &str| {
+        let ran = check(&format!("check {} {flags} --json", file.display()), &[]);
+        let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+        report["weakest_rule"].as_str().map(String::from)
+    };
+    assert_eq!(weakest("").as_deref(), Some("reassoc"));
+    assert_eq!(weakest("--strict").as_deref(), Some("exact"));
+    assert_eq!(weakest("--disable-rules rewrite"), None);
+    let compiled = scratch("chosen.egret");
+    let ran = check(&format!("compile {} --strict -o {}", file.display(), compiled.display()), &[]);
+    assert!(ran.err.contains("weakest rule exact"), "{}", ran.err);
+    fails(&format!("run {} --strict", compiled.display()), 2, &["--strict has no effect on a compiled file"]);
+    fails(&format!("run {CNN} --strict --fast-math"), 2, &["--fast-math", "--strict"]);
+    for verb in ["compile", "run", "bench", "compare", "check", "bisect", "explain", "inspect", "opt"] {
+        fails(
+            &format!("{verb} {CNN} --disable-rules sliu"),
+            2,
+            &["no rule", "`sliu`; near it: silu", "families: ", "passes: algorithm, cse, dce, group, halo, rewrite"],
+        );
+    }
+}
+
+#[test]
+fn every_rewrite_is_replayed() {
+    let file = text_file("replayed.egir", GELU);
+    let words = format!("check {} --per-rewrite", file.display());
+    let ran = check(&words, &["gelu_half_last", "reassoc", "200 ulp", "ok"]);
+    assert!(!ran.out.contains("FAILED"), "{}", ran.out);
+    let report = scratch("replayed.json");
+    let command = |rule: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
+        command.args(words.split(' ')).args(["--unproved-rule", rule, "--json"]).arg(&report);
+        command.output().unwrap()
+    };
+    let output = command("ulp wrong: gelu(x) => silu(x)");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("`wrong` said that") && said.contains("1 rule further from the reference than allowed: `wrong`"), "{said}");
+    let report = json(&report);
+    let failed: Vec<&str> =
+        report["rules"].as_array().unwrap().iter().filter(|r| r["passed"] == false).map(|r| r["rule"].as_str().unwrap()).collect();
+    assert_eq!((failed, &report["schema"]), (vec!["wrong"], &"egret.check-rewrites/1".into()));
+    assert_eq!(command("no rule at all").status.code(), Some(2));
+}
+
+#[test]
+fn bisect_finds_the_wrong_rule() {
+    let file = text_file("bisected.egir", GELU);
+    let bisect = |rule: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
+        command.arg("bisect").arg(&file).args(["--unproved-rule", rule, "--json"]);
+        let output = command.output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code(), report)
+    };
+    let (code, report) = bisect("ulp wrong: gelu(x) => relu(x)");
+    assert_eq!((code, &report["schema"]), (Some(1), &"egret.bisect/1".into()));
+    assert_eq!(report["first"]["name"], "rule `wrong`", "{report}");
+    assert_eq!(report["first"]["without"][0], "wrong", "{report}");
+    // What the wrong rule says is dear; a right one makes it cheap.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
+    command.arg("bisect").arg(&file).args(["--unproved-rule", "ulp lure: gelu(x) => abs(abs(relu(x)))"]);
+    let output = command.args(["--unproved-rule", "exact bait: abs(abs(relu(x))) => relu(x)"]).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("rule `bait`") && said.contains("replayed alone, `lure` is") && said.contains("without `lure`"), "{said}");
+    let (code, report) = bisect("exact right: neg(neg(x)) => x");
+    assert_eq!((code, &report["first"]), (Some(0), &serde_json::Value::Null));
+    assert!(report["trials"][0]["passed"] == true && report["applications"].as_u64() > Some(5), "{report}");
+    // What is wrong from the start is no rule's fault.
+    fails_with_result(&format!("bisect {} --tolerance 0", file.display()), &["0 of "], &["even when nothing is applied"]);
+}
+
+/// The command fails a check: it prints its result with these words, and says those.
+#[track_caller]
+fn fails_with_result(words: &str, expected: &[&str], said: &[&str]) {
+    let ran = egret(words);
+    assert_eq!(ran.code, Some(1), "egret {words}\n{}", ran.err);
+    for (text, words) in [(&ran.out, expected), (&ran.err, said)] {
+        words.iter().for_each(|word| assert!(text.contains(word), "no `{word}` in\n{text}"));
+    }
+}
+
+#[test]
+fn explain_tells_origins_rules_and_conditions() {
+    let file = text_file("explained.egir", GELU);
+    check(
+        &format!("explain {}", file.display()),
+        &["matmul · gelu · relu", "from     erf half plus proj relu scale times", "gelu_half_last"],
+    );
+    let one = check(&format!("explain {} erf", file.display()), &["rule     reassoc gelu_half_last: ", "=> gelu(x)", "1 kernel"]);
+    assert!(one.out.contains("div_number: div(x, c) => mul(x, reciprocal(c))"), "{}", one.out);
+    fails(&format!("explain {} erff", file.display()), 2, &["no node `erff`", "did you mean `erf`?"]);
+    fails(&format!("explain {} --fused --not-fused", file.display()), 2, &["--not-fused"]);
+    let strict = check(&format!("explain {} --strict", file.display()), &[]);
+    assert!(!strict.out.contains("gelu"), "{}", strict.out);
+    let two = text_file("two_anchors.egir", "graph g(x: f32[4, 8], w: f32[8, 8]) { a = matmul(x, w) y = softmax[axes=[1]](a) return y }");
+    check(
+        &format!("explain {} --not-fused", two.display()),
+        &["reads    a of k0: each side has a contraction", "one kernel would need only elementwise"],
+    );
+}
+
+#[test]
+fn explain_writes_json_and_a_page_that_loads_nothing() {
+    let (page, report) = (scratch("explained.html"), scratch("explained.json"));
+    let model = "examples/models/digits_vit.onnx";
+    let ran = check(&format!("explain {model} --html {} --json {}", page.display(), report.display()), &[]);
+    assert_eq!(ran.out, "");
+    let report = json(&report);
+    assert_eq!((&report["schema"], &report["weakest_rule"]), (&"egret.explain/1".into(), &"reassoc".into()));
+    let kernels = report["kernels"].as_array().unwrap();
+    for kernel in kernels {
+        assert!(!kernel["origins"].as_array().unwrap().is_empty(), "{kernel}");
+        assert_eq!(kernel["unexplained"].as_array().unwrap().len(), 0, "{kernel}");
+    }
+    let rules: Vec<&str> = kernels.iter().flat_map(|k| k["rules"].as_array().unwrap()).map(|r| r["rule"].as_str().unwrap()).collect();
+    assert!(rules.contains(&"attention_scaled"), "{rules:?}");
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("prefers-color-scheme: dark") && page.matches("<svg").count() == 2);
+    assert_eq!(page.matches("<g id=\"k").count(), kernels.len());
+    assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("src="), "it must load nothing");
+}
+
+#[test]
+fn compare_measures_what_each_family_gains() {
+    let file = text_file("gains.egir", GELU);
+    let report = scratch("gains.json");
+    let words = format!("compare {} --by-rule --min-time 1ms --threads 1,2 --json {}", file.display(), report.display());
+    check(&words, &["left out", "nothing", "idioms", "group", "not applied: ", "movement"]);
+    let report = json(&report);
+    assert_eq!(report["schema"], "egret.compare-by-rule/1");
+    for result in report["results"].as_array().unwrap() {
+        let families = result["families"].as_array().unwrap();
+        let group = families.iter().find(|family| family["name"] == "group").unwrap();
+        assert!(group["kernels"].as_u64() > result["kernels"].as_u64(), "{report}");
+        for family in families {
+            let [low, gain, high] = ["gain_low", "gain", "gain_high"].map(|key| family[key].as_f64().unwrap());
+            assert!(low <= gain && gain <= high && family["applied"].as_u64() > Some(0), "{family}");
+        }
+    }
+    assert!(report["not_applied"].to_string().contains("movement"), "{report}");
+}
+
 #[test]
 fn opt_reads_and_writes_text() {
     let graph = "graph g(x: f32[2, 3]) { a = transpose[[1, 0]](x) b = transpose[[1, 0]](a) y = relu(b) return y }";
@@ -244,7 +419,7 @@ fn inspect_shows_a_model() {
 #[test]
 fn lists_are_there() {
     check("list ops", &["relu", "conv", "attention"]);
-    check("list rules", &["=>"]);
+    check("list rules", &["=>", "# attention", "# folding"]);
     check("list passes", &["fold", "rewrite", "group"]);
     check("list targets", &["native", "x86-64-v3", "x86-64-v4"]);
 }
@@ -306,7 +481,7 @@ fn inputs_that_are_left_out_are_listed() {
 
 #[test]
 fn bad_files_are_named() {
-    for verb in ["compile", "run", "bench", "compare", "check", "inspect"] {
+    for verb in ["compile", "run", "bench", "compare", "check", "bisect", "explain", "inspect"] {
         fails(&format!("{verb} nowhere.onnx"), 4, &["nowhere.onnx"]);
         fails(&format!("{verb} examples"), 4, &["examples"]);
     }
@@ -348,7 +523,7 @@ fn a_compiled_file_is_not_compiled_again() {
     check(&format!("compile {CNN} --dim batch=1 -o {}", file.display()), &[]);
     fails(&format!("run {} --no-fuse", file.display()), 2, &["--no-fuse has no effect"]);
     fails(&format!("run {} --target x86-64-v3", file.display()), 2, &["--target has no effect"]);
-    for verb in ["compile", "compare", "check", "opt"] {
+    for verb in ["compile", "compare", "check", "bisect", "explain", "opt"] {
         fails(&format!("{verb} {}", file.display()), 2, &[".onnx model it was compiled from"]);
     }
 }

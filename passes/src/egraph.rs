@@ -17,9 +17,9 @@ mod facts;
 mod pattern;
 mod saturate;
 
-pub use build::{Add, GraphClasses, from_graph};
+pub use build::{Add, GraphClasses, explained, from_graph};
 pub use pattern::{Compiled, FromFacts, Match};
-pub use saturate::{Budget, Saturation, saturate};
+pub use saturate::{Budget, Observer, Saturation, saturate, saturate_observed};
 
 use crate::cse::Constants;
 use crate::fold;

@@ -24,22 +24,26 @@
 //! right. The same graph gives the same groups, byte for byte.
 //!
 //! A reshape alone stays a node of its own: it moves nothing, and becomes an alias of its operand's buffer.
+//!
+//! Why two kernels are not one is said by [`neighbours()`].
 
 mod choose;
 mod emit;
 mod grow;
 mod merge;
+mod neighbours;
 #[cfg(test)]
 mod tests;
 
 use crate::cost::{Machine, ZEN4};
-use crate::extract::{BEAM, solve};
+use crate::extract::{BEAM, Plan, solve};
 use crate::pass::Context;
 use choose::Choices;
 use egret_ir::Graph;
 use emit::emit;
 use grow::Group;
 use merge::Network;
+pub use neighbours::{Neighbours, neighbours};
 
 /// The machine whose rates choose the groups. It is the same for every target, since a graph must not depend on where it is
 /// compiled; what matters for the choice is how the rates compare.
@@ -50,15 +54,29 @@ const MACHINE: Machine = ZEN4;
 /// # Errors
 /// Only if a region does not type-check, which would be a bug of this pass.
 pub fn group(graph: &Graph, context: &Context) -> Result<Graph, String> {
-    let network = Network::with_merged(graph)?;
-    let choices = Choices::new(&network, &MACHINE);
-    let plan = solve(&choices.problem, BEAM)?;
+    let Planned { network, choices, plan } = Planned::of(graph)?;
     context.figure("groups", choices.count() as u64);
     context.figure("picoseconds", plan.cost);
     if !plan.exact || choices.clipped {
         context.remark("there may be a faster way to share kernels");
     }
     emit(&network, &choices.chosen(&plan))
+}
+
+/// The kernels of a graph as they are chosen.
+struct Planned {
+    network: Network,
+    choices: Choices,
+    plan: Plan,
+}
+
+impl Planned {
+    fn of(graph: &Graph) -> Result<Planned, String> {
+        let network = Network::with_merged(graph)?;
+        let choices = Choices::new(&network, &MACHINE);
+        let plan = solve(&choices.problem, BEAM)?;
+        Ok(Planned { network, choices, plan })
+    }
 }
 
 /// Gives every op its own kernel: what fusion is compared with.

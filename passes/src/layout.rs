@@ -16,7 +16,8 @@
 
 use egret_ir::attr::Layout;
 use egret_ir::{Dim, Graph, Node, NodeId, Op, Real, ValueId};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// The pass; see the module.
 ///
@@ -45,6 +46,8 @@ struct Forms<'a> {
     forms: HashMap<ValueId, Form>,
     /// Who reads each old value.
     uses: HashMap<ValueId, Vec<NodeId>>,
+    /// The origins of nodes that left nothing behind but another form of their operand, by the value they made.
+    absorbed: HashMap<ValueId, Vec<Arc<str>>>,
 }
 
 impl<'a> Forms<'a> {
@@ -55,7 +58,7 @@ impl<'a> Forms<'a> {
             .iter()
             .map(|&p| (p, Form { first: Some(new.add_param(&old.value(p).name, old.ty(p).clone())), last: None }))
             .collect();
-        Forms { old, new, forms, uses: old.uses() }
+        Forms { old, new, forms, uses: old.uses(), absorbed: HashMap::new() }
     }
 
     fn form(&self, value: ValueId) -> Form {
@@ -76,7 +79,7 @@ impl<'a> Forms<'a> {
         let first = match form.last {
             Some(last) => {
                 let rank = self.old.ty(value).rank();
-                self.new.add(&format!("{name}.first"), Op::transpose { perm: to_first(rank) }, &[last])?
+                self.add(&format!("{name}.first"), Op::transpose { perm: to_first(rank) }, last, value)?
             }
             None => self.constant(value)?,
         };
@@ -92,9 +95,23 @@ impl<'a> Forms<'a> {
         }
         let first = self.first(value)?;
         let name = format!("{}.last", self.old.value(value).name);
-        let last = self.new.add(&name, Op::transpose { perm: to_last(self.old.ty(value).rank()) }, &[first])?;
+        let last = self.add(&name, Op::transpose { perm: to_last(self.old.ty(value).rank()) }, first, value)?;
         self.set(value, Form { first: Some(first), last: Some(last) });
         Ok(last)
+    }
+
+    /// A node that brings `value` into another form. It comes from the node that made the value, or else from its first reader.
+    fn add(&mut self, name: &str, op: Op, operand: ValueId, value: ValueId) -> Result<ValueId, String> {
+        let node = self.old.producer(value).or_else(|| self.uses.get(&value)?.first().copied());
+        let origin = node.map_or_else(Vec::new, |node| self.origin(self.old.node(node)));
+        Ok(self.new.add_node(op, &[operand], &[name], origin)?[0])
+    }
+
+    /// The origins of a node, with those of the nodes before it that left nothing behind.
+    fn origin(&self, node: &Node) -> Vec<Arc<str>> {
+        let absorbed = node.operands.iter().filter_map(|operand| self.absorbed.get(operand)).flatten();
+        let all: BTreeSet<&Arc<str>> = node.origin.iter().chain(absorbed).collect();
+        all.into_iter().cloned().collect()
     }
 
     fn constant(&mut self, value: ValueId) -> Result<ValueId, String> {
@@ -139,7 +156,7 @@ impl<'a> Forms<'a> {
             }
         };
         let name = self.old.value(result).name.clone();
-        let last = self.new.add_node(op, &operands, &[&name], node.origin.clone()).map_err(|e| format!("{name}: {e}"))?[0];
+        let last = self.new.add_node(op, &operands, &[&name], self.origin(node)).map_err(|e| format!("{name}: {e}"))?[0];
         self.set(result, Form { first: None, last: Some(last) });
         Ok(true)
     }
@@ -173,7 +190,7 @@ impl<'a> Forms<'a> {
         let perm = (2..rank).chain([1, 0]).collect();
         let first = self.first(w)?;
         let name = format!("{}.last", self.old.value(w).name);
-        self.new.add(&name, Op::transpose { perm }, &[first])
+        self.add(&name, Op::transpose { perm }, first, w)
     }
 
     /// The single element of which a value consists, if that is known: in which order it is repeated makes no difference.
@@ -194,11 +211,11 @@ impl<'a> Forms<'a> {
         if ty.rank() == 0 {
             return Ok(first);
         }
-        let name = &self.old.value(value).name;
+        let name = self.old.value(value).name.clone();
         let mut shape = vec![Dim::ONE; rank - ty.rank()];
         shape.extend(ty.dims);
-        let full = self.new.add(&format!("{name}.full"), Op::reshape { shape: shape.clone() }, &[first])?;
-        self.new.add(&format!("{name}.last"), Op::transpose { perm: to_last(rank) }, &[full])
+        let full = self.add(&format!("{name}.full"), Op::reshape { shape: shape.clone() }, first, value)?;
+        self.add(&format!("{name}.last"), Op::transpose { perm: to_last(rank) }, full, value)
     }
 
     /// A transpose of a channels-last value is another transpose of its twin, or the twin itself; one that makes
@@ -209,15 +226,17 @@ impl<'a> Forms<'a> {
             let composed: Vec<usize> = perm.iter().map(|&axis| to_first(perm.len())[axis]).collect();
             let name = self.old.value(result).name.clone();
             let first = if is_identity(&composed) {
+                self.absorbed.insert(result, self.origin(node));
                 last
             } else {
-                self.new.add_node(Op::transpose { perm: composed }, &[last], &[&name], node.origin.clone())?[0]
+                self.new.add_node(Op::transpose { perm: composed }, &[last], &[&name], self.origin(node))?[0]
             };
             self.set(result, Form { first: Some(first), last: None });
             return Ok(true);
         }
         if perm.len() >= 3 && perm == to_first(perm.len()) {
             let twin = self.first(x)?;
+            self.absorbed.insert(result, self.origin(node));
             self.set(result, Form { first: None, last: Some(twin) });
             return Ok(true);
         }
@@ -239,7 +258,7 @@ impl<'a> Forms<'a> {
         }
         let shape = if keeps_channels { list_last(shape) } else { shape.to_vec() };
         let name = self.old.value(result).name.clone();
-        let new = self.new.add_node(Op::reshape { shape }, &[last], &[&name], node.origin.clone())?[0];
+        let new = self.new.add_node(Op::reshape { shape }, &[last], &[&name], self.origin(node))?[0];
         let form = if keeps_channels { Form { first: None, last: Some(new) } } else { Form { first: Some(new), last: None } };
         self.set(result, form);
         Ok(true)
@@ -293,7 +312,7 @@ impl<'a> Forms<'a> {
     fn unchanged(&mut self, node: &Node) -> Result<(), String> {
         let operands = node.operands.iter().map(|&v| self.first(v)).collect::<Result<Vec<_>, _>>()?;
         let names: Vec<&str> = node.results.iter().map(|&r| &*self.old.value(r).name).collect();
-        let results = self.new.add_node(node.op.clone(), &operands, &names, node.origin.clone())?;
+        let results = self.new.add_node(node.op.clone(), &operands, &names, self.origin(node))?;
         for (&old, new) in node.results.iter().zip(results) {
             self.set(old, Form { first: Some(new), last: None });
         }

@@ -43,21 +43,27 @@
 //! - [`fold`], [`cse`], [`dce`]: the plain ones.
 //! - [`rewrite`]: everything that is an equation. [`mod@rules`] has the equations, one a line, and [`rules::proof`] proves each;
 //!   [`egraph`] holds all equal graphs at once; [`extract`] takes the cheapest.
-//! - [`legalize`], [`layout`], [`mod@algorithm`], [`halo`], [`group`]: towards kernels. [`cost`] says how long one takes, and [`role`] what
-//!   an op can be in it.
+//! - [`legalize`], [`layout`], [`mod@algorithm`], [`halo`], [`group`]: towards kernels. [`cost`] says how long one takes, [`role`] what
+//!   an op can be in it, and [`refusal`] why two kernels are not one.
+//! - [`explain`]: by which rules a graph became another.
+//! - [`limit`], [`replay`]: which application of a rule or pass is at fault.
 
 pub mod algorithm;
 pub mod cost;
 pub mod cse;
 pub mod dce;
 pub mod egraph;
+pub mod explain;
 pub mod extract;
 pub mod fold;
 pub mod group;
 pub mod halo;
 pub mod layout;
 pub mod legalize;
+pub mod limit;
 pub mod pass;
+pub mod refusal;
+pub mod replay;
 pub mod rewrite;
 pub mod role;
 pub mod rules;

@@ -14,6 +14,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use crate::limit::{Applied, Limit};
+use crate::replay::Applications;
 use crate::rules::{Class, Rule};
 use crate::{algorithm, cse, dce, fold, group, halo, layout, legalize, rewrite};
 use egret_ir::Graph;
@@ -58,17 +60,43 @@ pub const FUSED: &str = "fold, cse, rewrite, fold, cse, legalize, layout, fold, 
 /// The same without fusion: what is needed to be compilable, every op a kernel of its own.
 pub const UNFUSED: &str = "fold, cse, legalize, layout, fold, cse, ungrouped";
 
+/// What must be done to have code at all; every other pass can be left out.
+const REQUIRED: &[&str] = &["fold", "legalize", "layout", "ungrouped"];
+
+/// What is run in place of a pass that is left out.
+const STAND_INS: &[(&str, &str)] = &[("group", "ungrouped")];
+
+impl Pass {
+    /// Whether models can be compiled without it.
+    pub fn is_optional(&self) -> bool {
+        !REQUIRED.contains(&self.name)
+    }
+
+    /// The pass, or what is run when it is left out.
+    fn unless(self, left_out: bool) -> Option<Pass> {
+        if !left_out || !self.is_optional() {
+            return Some(self);
+        }
+        let (_, stand_in) = STAND_INS.iter().find(|(name, _)| *name == self.name)?;
+        PASSES.iter().copied().find(|pass| pass.name == *stand_in)
+    }
+}
+
 /// What passes may know and say beside the graph.
 #[derive(Debug)]
 pub struct Context {
     /// The weakest class of rules that may be applied.
     pub class: Class,
-    /// Names of rules that are left out.
+    /// Names of rules that are left out, and of optional passes.
     pub disabled: BTreeSet<String>,
     /// Whether convolutions are computed as sums of products only.
     pub exact_conv: bool,
     /// Rules beside those of [`crate::rules::all`].
     pub rules: Vec<Rule>,
+    /// How much is applied: everything, unless a fault is looked for.
+    pub limit: Limit,
+    /// Where the applications of rules are kept, to be replayed.
+    pub applications: Option<Applications>,
     /// What the pass that runs has said so far; see [`Context::count`], [`Context::figure`] and [`Context::remark`].
     pub notes: RefCell<Notes>,
 }
@@ -82,12 +110,22 @@ pub struct Notes {
     pub figures: BTreeMap<&'static str, u64>,
     /// See [`Report::remarks`].
     pub remarks: Vec<String>,
+    /// See [`Report::class`].
+    pub class: Option<Class>,
 }
 
 impl Default for Context {
     /// Rules that reassociate are applied, as every other compiler does.
     fn default() -> Context {
-        Context { class: Class::Reassoc, disabled: BTreeSet::new(), exact_conv: false, rules: vec![], notes: RefCell::default() }
+        Context {
+            class: Class::Reassoc,
+            disabled: BTreeSet::new(),
+            exact_conv: false,
+            rules: vec![],
+            limit: Limit::default(),
+            applications: None,
+            notes: RefCell::default(),
+        }
     }
 }
 
@@ -100,6 +138,12 @@ impl Context {
     /// Notes a figure of the pass, such as the size of an e-graph.
     pub fn figure(&self, name: &'static str, value: u64) {
         self.notes.borrow_mut().figures.insert(name, value);
+    }
+
+    /// Notes that a rule of this class was applied.
+    pub fn weaken(&self, class: Class) {
+        let noted = &mut self.notes.borrow_mut().class;
+        *noted = (*noted).max(Some(class));
     }
 
     /// Notes something else worth knowing about what the pass did: a budget that was spent.
@@ -125,6 +169,8 @@ pub struct Report {
     pub figures: BTreeMap<&'static str, u64>,
     /// What else it said.
     pub remarks: Vec<String>,
+    /// The weakest class of the rules it applied; `None` if it applied none.
+    pub class: Option<Class>,
 }
 
 impl fmt::Display for Report {
@@ -168,6 +214,22 @@ impl PassManager {
         Ok(PassManager { passes: names.map(find).collect::<Result<_, _>>()? })
     }
 
+    /// The same with a pass before the first one of this name.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn insert_before(mut self, name: &str, pass: Pass) -> Result<PassManager, String> {
+        let at = self.passes.iter().position(|p| p.name == name);
+        let at =
+            at.ok_or_else(|| format!("there is no pass `{name}` to put `{}` before; there are: {}", pass.name, self.names().join(", ")))?;
+        self.passes.insert(at, pass);
+        Ok(self)
+    }
+
+    fn names(&self) -> Vec<&'static str> {
+        self.passes.iter().map(|p| p.name).collect()
+    }
+
     /// The passes.
     pub fn passes(&self) -> &[Pass] {
         &self.passes
@@ -181,19 +243,31 @@ impl PassManager {
         let mut graph = graph.clone();
         let mut reports = vec![];
         for pass in &self.passes {
-            context.notes.take();
-            let start = Instant::now();
-            let new = (pass.run)(&graph, context).map_err(|e| format!("pass `{}`: {e}", pass.name))?;
-            let time = start.elapsed();
-            verify(&new).map_err(|e| format!("after pass `{}`: {e}", pass.name))?;
-            let Notes { fired, figures, remarks } = context.notes.take();
-            let report = Report { pass: pass.name, before: graph.nodes().len(), after: new.nodes().len(), time, fired, figures, remarks };
+            let left_out = context.disabled.contains(pass.name) || context.limit.is_reached();
+            let Some(pass) = pass.unless(left_out) else { continue };
+            let (new, report) = run_one(&pass, &graph, context)?;
             observe(&report, &new);
             reports.push(report);
             graph = new;
         }
         Ok((graph, reports))
     }
+}
+
+fn run_one(pass: &Pass, graph: &Graph, context: &Context) -> Result<(Graph, Report), String> {
+    context.notes.take();
+    let applied = context.limit.applied();
+    let start = Instant::now();
+    let new = (pass.run)(graph, context).map_err(|e| format!("pass `{}`: {e}", pass.name))?;
+    let time = start.elapsed();
+    verify(&new).map_err(|e| format!("after pass `{}`: {e}", pass.name))?;
+    // A pass that numbers its steps has done so; another one is one step.
+    if pass.is_optional() && applied == context.limit.applied() && new.nodes() != graph.nodes() {
+        context.limit.apply(Applied::Pass(pass.name));
+    }
+    let Notes { fired, figures, remarks, class } = context.notes.take();
+    let report = Report { pass: pass.name, before: graph.nodes().len(), after: new.nodes().len(), time, fired, figures, remarks, class };
+    Ok((new, report))
 }
 
 #[cfg(test)]
@@ -230,6 +304,44 @@ mod tests {
         let graph = parse("graph g(x: f32[2]) { y = neg(x) return y }").unwrap();
         let error = PassManager::new([broken]).run(&graph, &Context::default(), |_, _| ()).unwrap_err();
         assert_eq!(error, "after pass `broken`: graph `g`: expected a name for each of the 1 results, found 0");
+    }
+
+    #[test]
+    fn a_limit_keeps_the_first_applications() {
+        let graph = parse("graph g(x: f32[2]) { a = sigmoid(x) b = sigmoid(x) c = mul(x, a) y = mul(b, c) return y }").unwrap();
+        let manager = PassManager::named(FUSED).unwrap();
+        let with = |limit: Limit| {
+            let context = Context { limit, ..Context::default() };
+            let (graph, _) = manager.run(&graph, &context, |_, _| ()).unwrap();
+            (graph, context.limit.applied(), context.limit.last())
+        };
+        let (whole, count, last) = with(Limit::default());
+        assert!(count > 3 && last == Some(Applied::Pass("group")) && whole.nodes().len() == 1, "{count}\n{whole}");
+        let lasts: Vec<Option<Applied>> = (0..=count).map(|n| with(Limit::of(n)).2).collect();
+        assert_eq!((lasts[0], lasts[1], lasts[count]), (None, Some(Applied::Pass("cse")), last));
+        assert!(lasts.contains(&Some(Applied::Rule("silu"))), "{lasts:?}");
+        assert_eq!(with(Limit::of(count)).0, whole);
+        let none = with(Limit::of(0)).0;
+        assert_eq!((none.nodes().len(), with(Limit::of(1)).0.nodes().len()), (4, 3));
+    }
+
+    #[test]
+    fn optional_passes_can_be_left_out() {
+        let graph = parse("graph g(x: f32[2]) { a = neg(x) y = exp(a) return y }").unwrap();
+        let disabled: BTreeSet<String> = ["group".to_string(), "fold".to_string()].into();
+        let context = Context { disabled, ..Context::default() };
+        let (graph, reports) = PassManager::named("fold, group").unwrap().run(&graph, &context, |_, _| ()).unwrap();
+        assert_eq!(reports.iter().map(|r| r.pass).collect::<Vec<_>>(), ["fold", "ungrouped"]);
+        assert_eq!(graph.nodes().len(), 2);
+    }
+
+    #[test]
+    fn passes_can_be_put_between() {
+        let dce = *PassManager::named("dce").unwrap().passes().first().unwrap();
+        let manager = PassManager::named("fold, cse").unwrap().insert_before("cse", dce).unwrap();
+        assert_eq!(manager.names(), ["fold", "dce", "cse"]);
+        let error = manager.insert_before("group", dce).unwrap_err();
+        assert_eq!(error, "there is no pass `group` to put `dce` before; there are: fold, dce, cse");
     }
 
     #[test]

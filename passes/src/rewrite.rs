@@ -13,13 +13,15 @@
 
 mod output;
 
-use crate::egraph::{Budget, Compiled, Egraph, GraphClasses, Saturation, from_graph, saturate};
+use crate::egraph::{Budget, Compiled, Egraph, GraphClasses, Saturation, from_graph, saturate_observed};
 use crate::extract::{BEAM, Choices, Plan, solve};
+use crate::limit::Applied;
 use crate::pass::Context;
 use crate::rules;
 use egg::Id;
 use egret_ir::Graph;
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
 /// The pass; see the module.
@@ -27,8 +29,11 @@ use std::sync::LazyLock;
 /// # Errors
 /// When a node does not type-check, or a rule turns out to be wrong about types.
 pub fn rewrite(graph: &Graph, context: &Context) -> Result<Graph, String> {
+    if context.limit.is_reached() {
+        return Ok(graph.clone());
+    }
     let GraphClasses { mut egraph, classes, enodes } = from_graph(graph)?;
-    let report = apply_rules(&mut egraph, context, graph.nodes().len())?;
+    let report = saturate_by(&mut egraph, context, Budget::of(graph.nodes().len()))?;
     let results: Vec<Id> = graph.results.iter().map(|r| classes[r]).collect();
     let choices = Choices::new(&egraph, &results, &enodes);
     let plan = solve(&choices.problem, BEAM)?;
@@ -37,13 +42,23 @@ pub fn rewrite(graph: &Graph, context: &Context) -> Result<Graph, String> {
 }
 
 /// Applies the rules that `context` allows.
-fn apply_rules(egraph: &mut Egraph, context: &Context, nodes: usize) -> Result<Saturation, String> {
+///
+/// # Errors
+/// When a rule does not read, or made two types equal.
+pub fn saturate_by(egraph: &mut Egraph, context: &Context, budget: Budget) -> Result<Saturation, String> {
     static BUILT_IN: LazyLock<Result<Vec<Compiled>, String>> = LazyLock::new(|| rules::all().iter().map(Compiled::new).collect());
     let built_in = BUILT_IN.as_ref().map_err(Clone::clone)?;
     let added = context.rules.iter().map(Compiled::new).collect::<Result<Vec<_>, _>>()?;
     let allowed = |rule: &&Compiled| rule.rule.class <= context.class && !context.disabled.contains(rule.rule.name);
     let rules: Vec<&Compiled> = built_in.iter().chain(&added).filter(allowed).collect();
-    saturate(egraph, &rules, Budget::of(nodes))
+    saturate_observed(egraph, &rules, budget, &mut |egraph, rule, subst| {
+        if let Some(applications) = &context.applications {
+            applications.add(egraph, rule, subst);
+        }
+        context.weaken(rule.rule.class);
+        context.limit.apply(Applied::Rule(rule.rule.name));
+        if context.limit.is_reached() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })
 }
 
 fn note(context: &Context, report: &Saturation, plan: &Plan) {
@@ -54,7 +69,7 @@ fn note(context: &Context, report: &Saturation, plan: &Plan) {
     context.figure("classes", report.classes as u64);
     context.figure("iterations", report.iterations as u64);
     context.figure("cost", plan.cost);
-    if !report.saturated {
+    if !report.saturated && !context.limit.is_reached() {
         context.remark(format!(
             "stopped after {} rounds at {} e-nodes, before the rules had said everything",
             report.iterations, report.enodes

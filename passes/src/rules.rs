@@ -139,6 +139,22 @@ impl Rule {
         Rule { name, member: None, class, finite: false, lhs, rhs, guard: |_| Some(true), condition: "", functions: Arc::default() }
     }
 
+    /// A rule as text, `reassoc exp_product: mul(exp(x), exp(y)) => exp(add(x, y))`, without attribute functions and guards.
+    /// Nothing proves it but [`proof::prove`].
+    ///
+    /// # Errors
+    /// When it is not of this form, or a side does not read.
+    pub fn parse(text: &str) -> Result<Rule, String> {
+        let form = || format!("`{text}` is no rule; expected CLASS NAME: LEFT => RIGHT");
+        let (head, sides) = text.split_once(':').ok_or_else(form)?;
+        let (class, name) = head.trim().split_once(' ').ok_or_else(form)?;
+        let (lhs, rhs) = sides.split_once("=>").ok_or_else(form)?;
+        // Names live as long as the program, as those in its source do.
+        let [class, name, lhs, rhs] = [class, name, lhs, rhs].map(|part| &*String::from(part.trim()).leak());
+        let line = Line { name, class, assumes: "", family: None, lhs, rhs, guard: |_| Some(true), condition: "" };
+        line.rule(&Arc::default(), None)
+    }
+
     /// Whether it only says that operands may stand in another order.
     pub fn only_reorders(&self) -> bool {
         match (&self.lhs, &self.rhs) {
@@ -391,23 +407,26 @@ pub struct Family {
 }
 
 /// Every rule that `rewrite` uses, by file.
-pub fn families() -> Vec<Family> {
-    let family = |name, doc, rules| Family { name, doc, rules };
-    vec![
-        family("definitions", "The bodies of composite ops: what is written out is the op.", definitions()),
-        family("algebra", "Order, neutral elements, signs, powers, quotients and ranges.", algebra::rules()),
-        family("idioms", "Activations, means, softmax and norms as exporters spell them.", idioms::rules()),
-        family("movement", "Transposes, reshapes, broadcasts, slices, gathers and casts, composed and cancelled.", movement::rules()),
-        family("conditions", "What exporters compute masks of.", conditions::rules()),
-        family("folding", "What is multiplied or added by constants goes into weights.", folding::rules()),
-        family("attention", "Attention in all its forms.", attention::rules()),
-        family("rotary", "Rotary embeddings.", rotary::rules()),
-    ]
+pub fn families() -> &'static [Family] {
+    static FAMILIES: LazyLock<Vec<Family>> = LazyLock::new(|| {
+        let family = |name, doc, rules| Family { name, doc, rules };
+        vec![
+            family("definitions", "The bodies of composite ops: what is written out is the op.", definitions()),
+            family("algebra", "Order, neutral elements, signs, powers, quotients and ranges.", algebra::rules()),
+            family("idioms", "Activations, means, softmax and norms as exporters spell them.", idioms::rules()),
+            family("movement", "Transposes, reshapes, broadcasts, slices, gathers and casts, composed and cancelled.", movement::rules()),
+            family("conditions", "What exporters compute masks of.", conditions::rules()),
+            family("folding", "What is multiplied or added by constants goes into weights.", folding::rules()),
+            family("attention", "Attention in all its forms.", attention::rules()),
+            family("rotary", "Rotary embeddings.", rotary::rules()),
+        ]
+    });
+    &FAMILIES
 }
 
-/// Every rule that `rewrite` uses.
+/// Every rule that `rewrite` uses, family by family.
 pub fn all() -> &'static [Rule] {
-    static ALL: LazyLock<Vec<Rule>> = LazyLock::new(|| families().into_iter().flat_map(|f| f.rules).collect());
+    static ALL: LazyLock<Vec<Rule>> = LazyLock::new(|| families().iter().flat_map(|family| family.rules.clone()).collect());
     &ALL
 }
 
@@ -426,6 +445,21 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for rule in all() {
             assert!(seen.insert((rule.name, rule.member)), "`{}` names two rules", rule.name);
+        }
+    }
+
+    #[test]
+    fn rules_are_read_from_text() {
+        let text = "reassoc exp_product: mul(exp(x), exp(y)) => exp(add(x, y))";
+        assert_eq!(Rule::parse(text).unwrap().to_string(), text);
+        for (wrong, because) in [
+            ("exp(x) => x", "expected CLASS NAME: LEFT => RIGHT"),
+            ("exact name exp(x) => x", "expected CLASS NAME: LEFT => RIGHT"),
+            ("loose wrong: exp(x) => x", "there is no class `loose`"),
+            ("exact wrong: expo(x) => x", "`expo(x)`"),
+        ] {
+            let error = Rule::parse(wrong).unwrap_err();
+            assert!(error.contains(because), "{error}");
         }
     }
 

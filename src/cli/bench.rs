@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! $ egret bench examples/models/digits_cnn.onnx --threads 1,2 --min-time 300ms
-//! examples/models/digits_cnn.onnx, znver4
+//! examples/models/digits_cnn.onnx, znver4, weakest rule reassoc
 //! threads   fused    runs   p50 ms   p90 ms   p99 ms   mean ms
 //!       1   yes      9847   0.0263   0.0265   0.0442    0.0305
 //!       2   yes     10444   0.0269   0.0270   0.0419    0.0287
@@ -15,6 +15,7 @@ use super::stats::Latency;
 use super::table::{Align, columns, milliseconds};
 use super::{progress::Progress, report};
 use egret::Error;
+use egret::passes::rules::Class;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -41,6 +42,9 @@ struct Report {
     schema: &'static str,
     model: String,
     target: String,
+    /// The weakest class of rules that were applied; absent for a compiled file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weakest_rule: Option<&'static str>,
     results: Vec<Row>,
 }
 
@@ -79,7 +83,8 @@ pub fn run(args: Args) -> Result<(), Error> {
     }
     drop(progress);
     let (model, target) = (ready.name().to_string(), artifact.target().cpu.clone());
-    let report = Report { schema: "egret.bench/1", model, target, results };
+    let weakest_rule = ready.weakest_rule().map(Class::name);
+    let report = Report { schema: "egret.bench/1", model, target, weakest_rule, results };
     if !args.json.takes_stdout() {
         report::result(text(&report))?;
     }
@@ -108,5 +113,6 @@ fn text(report: &Report) -> String {
         cells
     };
     let table = columns(&header, report.results.iter().map(row));
-    format!("{}, {}\n{table}", report.model, report.target)
+    let rule = report.weakest_rule.map_or_else(String::new, |class| format!(", weakest rule {class}"));
+    format!("{}, {}{rule}\n{table}", report.model, report.target)
 }

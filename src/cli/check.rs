@@ -5,24 +5,29 @@
 //! output   type         code      largest error   over std   relative
 //! logits   f32[4, 10]   fused          7.15e-7    5.87e-7    2.86e-7   ok
 //! logits   f32[4, 10]   unfused        9.54e-7    7.82e-7    3.82e-7   ok
+//! weakest rule reassoc
 //! ```
 //!
 //! - `largest error` is the largest absolute difference of two elements.
 //! - `over std` is that over the standard deviation of the reference output: how much of what the output says is lost.
 //! - `relative` is that over the largest magnitude of the reference output.
 //!
+//! With `--per-rewrite`, each application of a rule is replayed alone; see [`rewrites`].
+//!
 //! An output passes when `over std` is within the tolerance, or, if all elements of the reference are the same, `relative`.
 
 use super::options::{CompileOptions, InputOptions, JsonOption, parse_threads};
 use super::source::Ready;
 use super::table::{Align, columns};
-use super::{progress::Progress, report};
+use super::{progress::Progress, report, rewrites};
+use egret::passes::rules::Class;
 use egret::{Error, ir};
 use serde::Serialize;
 use std::path::PathBuf;
 
 /// The arguments of `egret check`.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// An .onnx model or a graph as .egir text
     model: PathBuf,
@@ -33,6 +38,9 @@ pub struct Args {
     /// Largest error that passes, over the standard deviation of the reference output
     #[arg(long, value_name = "E", default_value = "1e-4", value_parser = parse_tolerance)]
     tolerance: f64,
+    /// Replay each rewrite that was applied, alone and on random data, against the reference evaluator instead
+    #[arg(long)]
+    per_rewrite: bool,
     /// Threads to run on
     #[arg(long, value_name = "N", default_value = "1", value_parser = parse_threads)]
     threads: usize,
@@ -40,7 +48,14 @@ pub struct Args {
     json: JsonOption,
 }
 
-fn parse_tolerance(text: &str) -> Result<f64, String> {
+const EXAMPLES: &str = "\
+Examples:
+  egret check model.onnx --dim batch=4             compiled code against the reference, fused and unfused
+  egret check model.onnx --strict --tolerance 1e-6 the same with rules that change no bit
+  egret check model.onnx --per-rewrite             every application of a rule, alone";
+
+/// An error as `--tolerance` takes it.
+pub fn parse_tolerance(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(tolerance) if tolerance >= 0.0 => Ok(tolerance),
         _ => Err("expected a number from 0, such as 1e-4".to_string()),
@@ -56,6 +71,8 @@ struct Report {
     target: String,
     tolerance: f64,
     passed: bool,
+    /// The weakest class of rules that were applied.
+    weakest_rule: Option<&'static str>,
     /// What keeps the model from being compiled; there are outputs only if there is nothing.
     problems: Vec<String>,
     outputs: Vec<Compared>,
@@ -63,7 +80,7 @@ struct Report {
 
 /// One output of one way to compile, against the reference. A number that is not finite is `null` in JSON.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct Compared {
+pub struct Compared {
     name: String,
     #[serde(rename = "type")]
     ty: String,
@@ -71,18 +88,25 @@ struct Compared {
     max_abs_error: f64,
     error_over_std: f64,
     relative_error: f64,
+    /// Whether all elements of the reference are the same, so that `error_over_std` says nothing.
+    #[serde(skip)]
+    constant: bool,
     passed: bool,
 }
 
 /// Imports, evaluates, compiles both ways, compares.
 pub fn run(args: Args) -> Result<(), Error> {
+    if args.per_rewrite {
+        return rewrites::run(&args.model, &args.compile, &args.inputs, &args.json);
+    }
     let result = compare(&args);
     if let (Err(Error::Unsupported(problems)), Some(path)) = (&result, &args.json.json) {
         report::json(path, &Report::refused(&args, problems))?;
     }
     let report = result?;
     if !args.json.takes_stdout() {
-        report::result(text(&report.outputs))?;
+        let rule = report.weakest_rule.map_or_else(|| "no rules applied".to_string(), |class| format!("weakest rule {class}"));
+        report::result(text(&report.outputs) + &rule)?;
     }
     if let Some(path) = &args.json.json {
         report::json(path, &report)?;
@@ -113,6 +137,7 @@ fn compare(args: &Args) -> Result<Report, Error> {
         target: fused.target().cpu.clone(),
         tolerance: args.tolerance,
         passed: outputs.iter().all(|output| output.passed),
+        weakest_rule: ready.weakest_rule().map(Class::name),
         problems: Vec::new(),
         outputs,
     })
@@ -127,6 +152,7 @@ impl Report {
             target: args.compile.target.clone(),
             tolerance: args.tolerance,
             passed: false,
+            weakest_rule: None,
             problems: problems.split("\n\n").map(String::from).collect(),
             outputs: Vec::new(),
         }
@@ -165,7 +191,8 @@ fn text(outputs: &[Compared]) -> String {
 }
 
 impl Compared {
-    fn new(name: &str, fused: bool, expected: &ir::Tensor, found: &ir::Tensor, tolerance: f64) -> Compared {
+    /// The output `name` of fused or unfused code beside the reference.
+    pub fn new(name: &str, fused: bool, expected: &ir::Tensor, found: &ir::Tensor, tolerance: f64) -> Compared {
         let distance = Distance::between(&expected.to_f64s(), &found.to_f64s());
         let same_type = expected.dtype() == found.dtype() && expected.shape() == found.shape();
         Compared {
@@ -175,8 +202,19 @@ impl Compared {
             max_abs_error: distance.absolute,
             error_over_std: distance.over_std,
             relative_error: distance.relative,
+            constant: distance.constant,
             passed: same_type && distance.is_within(tolerance),
         }
+    }
+
+    /// Whether it is within the tolerance.
+    pub fn has_passed(&self) -> bool {
+        self.passed
+    }
+
+    /// The error that the tolerance bounds.
+    pub fn error(&self) -> f64 {
+        if self.constant { self.relative_error } else { self.error_over_std }
     }
 }
 

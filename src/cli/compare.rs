@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! $ egret compare examples/models/digits_cnn.onnx --dim batch=1
-//! examples/models/digits_cnn.onnx   fused against unfused   znver4, 1 thread, 86589 runs of each in turns
+//! examples/models/digits_cnn.onnx   fused against unfused   znver4, weakest rule reassoc, 1 thread, 86589 runs of each in turns
 //!           p50 ms   p99 ms   kernels    scratch
 //! unfused   0.0292   0.0471        31   29.0 KiB
 //! fused     0.0264   0.0427        13   33.5 KiB
 //! speed-up  1.10x  [1.10, 1.10]
 //! ```
+//!
+//! With `--by-rule`, families of rules are switched off one by one; see [`by_rule`].
 //!
 //! The speed-up is the ratio of the medians; in brackets stands its 95 % confidence interval.
 
@@ -16,13 +18,15 @@ use super::options::{CompileOptions, InputOptions, JsonOption, MeasureOptions};
 use super::source::Ready;
 use super::stats::{Latency, Speedup};
 use super::table::{Align, bytes, columns, milliseconds, plural};
-use super::{bench, progress::Progress, report};
+use super::{bench, by_rule, progress::Progress, report};
+use egret::passes::rules::Class;
 use egret::{Artifact, Error};
 use serde::Serialize;
 use std::path::PathBuf;
 
 /// The arguments of `egret compare`.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// An .onnx model or a graph as .egir text
     model: PathBuf,
@@ -32,15 +36,25 @@ pub struct Args {
     inputs: InputOptions,
     #[command(flatten)]
     measure: MeasureOptions,
+    /// Switch off each family of rules and each optional pass in turn, and measure what it gained
+    #[arg(long)]
+    by_rule: bool,
     #[command(flatten)]
     json: JsonOption,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  egret compare model.onnx --dim batch=1              fused against unfused
+  egret compare model.onnx --threads 1,2 --strict     on one and two threads, with rules that change no bit
+  egret compare model.onnx --by-rule --json gains.json   what each family of rules gains";
 
 #[derive(Serialize)]
 struct Report {
     schema: &'static str,
     model: String,
     target: String,
+    weakest_rule: Option<&'static str>,
     results: Vec<Comparison>,
 }
 
@@ -69,13 +83,17 @@ pub fn run(args: Args) -> Result<(), Error> {
     let progress = Progress::start("Importing");
     let ready = Ready::open(&args.model, &args.compile, &args.inputs)?;
     ready.graph("compare fused with unfused")?;
+    if args.by_rule {
+        return by_rule::run(&ready, &args.measure, &args.json, progress);
+    }
     let (unfused, fused) = (ready.artifact(false, &progress)?, ready.artifact(true, &progress)?);
     progress.phase("Measuring");
     let compare = |&threads| compare(&ready, &unfused, &fused, threads, &args);
     let results = args.measure.threads.iter().map(compare).collect::<Result<Vec<_>, _>>()?;
     drop(progress);
     let (model, target) = (ready.name().to_string(), fused.target().cpu.clone());
-    let report = Report { schema: "egret.compare/1", model, target, results };
+    let weakest_rule = ready.weakest_rule().map(Class::name);
+    let report = Report { schema: "egret.compare/1", model, target, weakest_rule, results };
     if !args.json.takes_stdout() {
         let tables: Vec<String> = report.results.iter().map(|result| text(&report, result)).collect();
         report::result(tables.join("\n"))?;
@@ -118,9 +136,10 @@ fn text(report: &Report, result: &Comparison) -> String {
     };
     let table = columns(&header, [row("unfused", &result.unfused), row("fused", &result.fused)]);
     format!(
-        "{}   fused against unfused   {}, {}, {} of each in turns\n{table}speed-up  {:.2}x  [{:.2}, {:.2}]\n",
+        "{}   fused against unfused   {}, {}, {}, {} of each in turns\n{table}speed-up  {:.2}x  [{:.2}, {:.2}]\n",
         report.model,
         report.target,
+        report.weakest_rule.map_or_else(|| "no rules applied".to_string(), |class| format!("weakest rule {class}")),
         plural(result.threads, "thread"),
         plural(result.runs, "run"),
         result.speedup,

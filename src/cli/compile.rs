@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! $ egret compile examples/models/digits_cnn.onnx -o digits_cnn.egret
-//! Compiled digits_cnn.egret: 13 kernels, 175.9 KiB, in 0.2 s
+//! Compiled digits_cnn.egret: 13 kernels, 175.9 KiB, weakest rule reassoc, in 0.2 s
 //! ```
 //!
 //! `--timings` adds where the time went, phase by phase, and the most memory that was in use.
 
-use super::options::CompileOptions;
+use super::options::{CompileOptions, rules_words};
 use super::progress::{Progress, Timings};
 use super::table::{Align, bytes, columns, plural};
 use super::{report, source};
@@ -61,19 +61,21 @@ pub fn run(args: Args) -> Result<(), Error> {
     let begin = Instant::now();
     let progress = Progress::start("Importing");
     let compiler = args.compile.compiler(!args.no_fuse);
-    // A wrong name of a target is found before a large model is read.
+    // A wrong name of a target or a rule is found before a large model is read.
     let target = compiler.chosen_target()?;
+    compiler.context()?;
     let graph = source::graph(&args.model, &compiler)?.ok_or_else(already_compiled)?;
     let Some(emit) = args.emit else {
         let path = args.output.unwrap_or_else(|| named_after(&args.model, "egret"));
-        let compiled = progress.compile(&compiler, &graph)?;
+        let (compiled, reports) = progress.compile(&compiler, &graph)?;
         progress.phase("Packing and writing");
         compiled.write(&path)?;
         let timings = progress.finish();
         if args.timings {
             report::aside(timing_table(&timings));
         }
-        report::done("Compiled", summary(&path, compiled.kernels.len(), begin));
+        let rules = rules_words(reports.iter().filter_map(|report| report.class).max());
+        report::done("Compiled", summary(&path, compiled.kernels.len(), &rules, begin));
         return Ok(());
     };
     progress.phase("Compiling");
@@ -86,11 +88,11 @@ pub fn run(args: Args) -> Result<(), Error> {
     }
 }
 
-/// `model.egret: 12 kernels, 240.1 KiB, in 0.8 s`.
-fn summary(path: &Path, kernels: usize, begin: Instant) -> String {
+/// `model.egret: 12 kernels, 240.1 KiB, weakest rule reassoc, in 0.8 s`.
+fn summary(path: &Path, kernels: usize, rules: &str, begin: Instant) -> String {
     let size = std::fs::metadata(path).map_or(0, |file| file.len());
     let seconds = begin.elapsed().as_secs_f64();
-    format!("{}: {}, {}, in {seconds:.1} s", path.display(), plural(kernels, "kernel"), bytes(size))
+    format!("{}: {}, {}, {rules}, in {seconds:.1} s", path.display(), plural(kernels, "kernel"), bytes(size))
 }
 
 /// A row for each phase, below the optimisation one for each pass, and the most memory that was in use.

@@ -22,6 +22,7 @@ use super::progress::Progress;
 use super::report;
 use super::source::Ready;
 use super::table::{Align, bytes, columns, count, plural};
+use egret::passes::rules::Class;
 use egret::plan::{Place, Plan, Port, Step};
 use egret::{Artifact, Error, Graph, Summary, memory};
 use serde::Serialize;
@@ -56,6 +57,9 @@ struct Report {
     outputs: Vec<Typed>,
     #[serde(skip_serializing_if = "Option::is_none")]
     graph: Option<Contents>,
+    /// The weakest class of rules that were applied; absent for a compiled file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weakest_rule: Option<&'static str>,
     flops: u64,
     scratch_bytes: u64,
     kernels: Vec<Call>,
@@ -127,7 +131,8 @@ pub fn run(args: Args) -> Result<(), Error> {
     let artifact = ready.artifact(!args.no_fuse, &progress)?;
     drop(progress);
     let contents = ready.graph("look into").ok().map(|graph| Contents::of(graph, ready.summary()));
-    let report = Report::new(ready.name(), &artifact, contents, ready.dims())?;
+    let mut report = Report::new(ready.name(), &artifact, contents, ready.dims())?;
+    report.weakest_rule = ready.weakest_rule().map(Class::name);
     if !args.json.takes_stdout() {
         report::result(report.text())?;
     }
@@ -164,6 +169,7 @@ impl Report {
             inputs: typed(&plan.inputs),
             outputs: typed(&plan.outputs),
             graph,
+            weakest_rule: None,
             flops: kernels.iter().map(|call| call.flops).sum(),
             scratch_bytes: memory.arena_bytes,
             memory: placed(plan, &symbols, &memory)?,
@@ -208,6 +214,7 @@ impl Report {
         }
         let distinct: std::collections::BTreeSet<&str> = self.kernels.iter().map(|call| call.hash.as_str()).collect();
         rows.push(("kernels", format!("{} of {}", plural(self.kernels.len(), "call"), plural(distinct.len(), "kernel"))));
+        rows.extend(self.weakest_rule.map(|class| ("weakest rule", class.to_string())));
         rows.push(("work", format!("{}FLOP", spaced(count(self.flops as f64)))));
         rows.push(("scratch", bytes(self.scratch_bytes)));
         rows.into_iter().map(|(name, value)| vec![name.to_string(), value]).collect()

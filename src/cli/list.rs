@@ -25,7 +25,7 @@ pub struct Args {
 enum What {
     /// The ops of the IR with their attributes, kind and meaning
     Ops,
-    /// The rewrite rules
+    /// The rewrite rules, by family
     Rules,
     /// The passes, and the pipelines that compile a model
     Passes,
@@ -66,7 +66,11 @@ fn kind(kind: Kind) -> &'static str {
 }
 
 fn rewrite_rules() -> String {
-    rules::all().iter().map(|rule| format!("{rule}\n")).collect()
+    let family = |rules::Family { name, rules, .. }: &rules::Family| {
+        let rules: String = rules.iter().map(|rule| format!("{rule}\n")).collect();
+        format!("# {name}\n{rules}")
+    };
+    rules::families().iter().map(family).collect::<Vec<_>>().join("\n")
 }
 
 fn passes() -> String {

@@ -99,19 +99,26 @@ pub fn alone(side: &mut Side<'_>, min_time: Duration) -> Result<Vec<Duration>, E
 }
 
 /// The times of both sides' runs, made in turns; each side's together last `min_time` or longer.
-pub fn in_turns(one: &mut Side<'_>, other: &mut Side<'_>, min_time: Duration) -> Result<(Vec<Duration>, Vec<Duration>), Error> {
-    one.warm_up()?;
-    other.warm_up()?;
-    let (mut ones, mut others) = (Vec::new(), Vec::new());
-    let (mut first, mut second) = (Duration::ZERO, Duration::ZERO);
-    while !is_enough(ones.len(), first.min(second), min_time) {
-        let pair = (one.time()?, other.time()?);
-        first += pair.0;
-        second += pair.1;
-        ones.push(pair.0);
-        others.push(pair.1);
+pub fn in_turns<'a>(one: &mut Side<'a>, other: &mut Side<'a>, min_time: Duration) -> Result<(Vec<Duration>, Vec<Duration>), Error> {
+    let mut both = all_in_turns(&mut [one, other], min_time)?.into_iter();
+    Ok((both.next().unwrap_or_default(), both.next().unwrap_or_default()))
+}
+
+/// The same for any number of sides: a run of each, again and again.
+pub fn all_in_turns<'a>(sides: &mut [&mut Side<'a>], min_time: Duration) -> Result<Vec<Vec<Duration>>, Error> {
+    sides.iter_mut().try_for_each(|side| side.warm_up())?;
+    let mut samples: Vec<Vec<Duration>> = vec![Vec::new(); sides.len()];
+    let mut totals = vec![Duration::ZERO; sides.len()];
+    let mut runs = 0;
+    while !is_enough(runs, totals.iter().min().copied().unwrap_or(Duration::MAX), min_time) {
+        for ((side, samples), total) in sides.iter_mut().zip(&mut samples).zip(&mut totals) {
+            let sample = side.time()?;
+            *total += sample;
+            samples.push(sample);
+        }
+        runs += 1;
     }
-    Ok((ones, others))
+    Ok(samples)
 }
 
 fn is_enough(runs: usize, total: Duration, min_time: Duration) -> bool {

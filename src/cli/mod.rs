@@ -13,9 +13,12 @@
 //! | 101 | a bug of Egret |
 
 mod bench;
+mod bisect;
+mod by_rule;
 mod check;
 mod compare;
 mod compile;
+mod explain;
 mod hw;
 mod inputs;
 mod inspect;
@@ -26,6 +29,7 @@ mod options;
 mod profile;
 mod progress;
 mod report;
+mod rewrites;
 mod run;
 mod source;
 mod stats;
@@ -65,6 +69,10 @@ enum Verb {
     Hw(hw::Args),
     /// Check a model: what cannot be compiled, then compiled code against the reference evaluator
     Check(check::Args),
+    /// Find the first rule or pass whose application makes compiled code wrong
+    Bisect(bisect::Args),
+    /// Say for every kernel where it came from, by which rules, and why its neighbours are not part of it
+    Explain(explain::Args),
     /// Run passes on a graph, text in and text out
     Opt(opt::Args),
     /// Show what is in a model or a compiled file
@@ -98,6 +106,8 @@ fn run(verb: Verb) -> Result<(), Error> {
         Verb::Profile(args) => profile::run(args),
         Verb::Hw(args) => hw::run(args),
         Verb::Check(args) => check::run(args),
+        Verb::Bisect(args) => bisect::run(args),
+        Verb::Explain(args) => explain::run(args),
         Verb::Opt(args) => opt::run(args),
         Verb::Inspect(args) => inspect::run(args),
         Verb::List(args) => list::run(args),

@@ -10,11 +10,11 @@
 //! }
 //! ```
 
-use super::options::DimOptions;
+use super::options::{DimOptions, RuleOptions, rules_words};
 use super::table::{Align, columns};
 use super::{report, source};
 use egret::ir::text::{Options, print};
-use egret::passes::{Context, PassManager, Report};
+use egret::passes::{PassManager, Report};
 use egret::{Compiler, Error, Graph};
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,8 @@ pub struct Args {
     graph: PathBuf,
     #[command(flatten)]
     dims: DimOptions,
+    #[command(flatten)]
+    rules: RuleOptions,
     /// Passes in order, such as fold,rewrite,group (see `egret list passes`)
     #[arg(short, long, value_name = "PASSES", default_value = "", hide_default_value = true)]
     passes: String,
@@ -40,7 +42,8 @@ pub struct Args {
 pub fn run(args: Args) -> Result<(), Error> {
     let manager = PassManager::named(&args.passes).map_err(Error::Usage)?;
     check_shown(&args.print_ir_after, &manager)?;
-    let compiler = args.dims.bind(Compiler::new());
+    let compiler = args.rules.choose(args.dims.bind(Compiler::new()));
+    let context = compiler.context()?;
     let graph = read(&args.graph, &compiler)?;
     let shown = |pass: &str| args.print_ir_after.iter().any(|name| name == pass || name == "all");
     let show = |report: &Report, graph: &Graph| {
@@ -49,7 +52,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         }
     };
     // Passes accept every valid graph, so one that fails is at fault itself.
-    let (graph, reports) = manager.run(&graph, &Context::default(), show).map_err(Error::Unsupported)?;
+    let (graph, reports) = manager.run(&graph, &context, show).map_err(Error::Unsupported)?;
     if args.time_passes {
         report::aside(timings(&reports));
     }
@@ -82,5 +85,6 @@ fn timings(reports: &[Report]) -> String {
         let milliseconds = format!("{:.2}", report.time.as_secs_f64() * 1e3);
         vec![report.pass.to_string(), milliseconds, report.before.to_string(), report.after.to_string()]
     };
-    columns(&header, reports.iter().map(row))
+    let rules = rules_words(reports.iter().filter_map(|report| report.class).max());
+    format!("{}{rules}", columns(&header, reports.iter().map(row)))
 }

@@ -5,6 +5,7 @@
 
 use clap::Args;
 use egret::Compiler;
+use egret::passes::rules::{Class, Rule};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,6 +24,55 @@ impl DimOptions {
     }
 }
 
+/// Which rewrite rules may be applied.
+#[derive(Args, Clone, Debug)]
+pub struct RuleOptions {
+    /// Apply only rules of class `exact`: no rule changes an output by a bit
+    #[arg(long, conflicts_with = "fast_math")]
+    pub strict: bool,
+    /// Apply rules of class `approx` too, which change outputs by more than rounding
+    #[arg(long)]
+    pub fast_math: bool,
+    /// Leave out rules, families of rules or optional passes, separated by commas (see `egret list rules`)
+    #[arg(long, value_name = "NAME,NAME", value_delimiter = ',')]
+    pub disable_rules: Vec<String>,
+    /// Apply a rule that nothing has proved, `CLASS NAME: LEFT => RIGHT`: to try out `check --per-rewrite` and `bisect`
+    #[arg(long, value_name = "RULE", value_parser = Rule::parse, hide = true)]
+    pub unproved_rule: Vec<Rule>,
+}
+
+impl RuleOptions {
+    /// The compiler with these rules.
+    pub fn choose(&self, compiler: Compiler) -> Compiler {
+        let compiler = match (self.strict, self.fast_math) {
+            (true, _) => compiler.class(Class::Exact),
+            (false, true) => compiler.class(Class::Approx),
+            (false, false) => compiler,
+        };
+        let compiler = compiler.rules(self.unproved_rule.iter().cloned());
+        self.disable_rules.iter().fold(compiler, |compiler, name| compiler.disable(name))
+    }
+
+    /// The first of the flags that was given.
+    pub fn given(&self) -> Option<&'static str> {
+        let flags = [
+            ("--strict", self.strict),
+            ("--fast-math", self.fast_math),
+            ("--disable-rules", !self.disable_rules.is_empty()),
+            ("--unproved-rule", !self.unproved_rule.is_empty()),
+        ];
+        flags.into_iter().find_map(|(flag, is_given)| is_given.then_some(flag))
+    }
+}
+
+/// What a report says of the rules that made its code: the weakest class of those that were applied.
+pub fn rules_words(weakest: Option<Class>) -> String {
+    match weakest {
+        None => "no rules applied".to_string(),
+        Some(class) => format!("weakest rule {}", class.name()),
+    }
+}
+
 /// How a model is compiled; an artifact was compiled before, and only `--dim` has a meaning for it.
 #[derive(Args, Clone, Debug)]
 pub struct CompileOptions {
@@ -34,12 +84,15 @@ pub struct CompileOptions {
     pub exact_conv: bool,
     #[command(flatten)]
     pub free: DimOptions,
+    #[command(flatten)]
+    pub rules: RuleOptions,
 }
 
 impl CompileOptions {
     /// A compiler set up by these options.
     pub fn compiler(&self, fuse: bool) -> Compiler {
-        self.free.bind(Compiler::new().target(&self.target).fuse(fuse).exact_conv(self.exact_conv))
+        let compiler = Compiler::new().target(&self.target).fuse(fuse).exact_conv(self.exact_conv);
+        self.rules.choose(self.free.bind(compiler))
     }
 }
 

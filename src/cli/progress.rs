@@ -7,6 +7,7 @@
 //! ```
 
 use egret::codegen::Compiled;
+use egret::passes::Report;
 use egret::{Compiler, Error, Graph, Stage};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::cell::RefCell;
@@ -85,10 +86,11 @@ impl Progress {
         self.bar.set_message(phase);
     }
 
-    /// Compiles a graph and shows how far it is.
-    pub fn compile(&self, compiler: &Compiler, graph: &Graph) -> Result<Compiled, Error> {
+    /// Compiles a graph and shows how far it is. The reports are those of the passes.
+    pub fn compile(&self, compiler: &Compiler, graph: &Graph) -> Result<(Compiled, Vec<Report>), Error> {
         self.phase("Optimising");
-        let grouped = compiler.optimise_with(graph, |pass| self.timings.borrow_mut().passes.push((pass.pass, pass.time)))?;
+        let (grouped, reports) = compiler.optimise_in(graph, &compiler.context()?)?;
+        self.timings.borrow_mut().passes.extend(reports.iter().map(|pass| (pass.pass, pass.time)));
         let report = |stage, done, total| {
             let (phase, what) = match stage {
                 Stage::Lower => ("Lowering", "values"),
@@ -97,7 +99,7 @@ impl Progress {
             self.phase(phase);
             self.bar.set_prefix(format!("{done}/{total} {what}"));
         };
-        compiler.generate_with(&grouped, &report)
+        Ok((compiler.generate_with(&grouped, &report)?, reports))
     }
 }
 

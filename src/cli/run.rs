@@ -9,6 +9,7 @@ use super::options::{CompileOptions, InputOptions, JsonOption, parse_threads};
 use super::source::Ready;
 use super::table::{Align, columns};
 use super::{progress::Progress, report};
+use egret::passes::rules::Class;
 use egret::{Error, Tensor, npy};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -43,6 +44,9 @@ struct Report<'a> {
     target: String,
     threads: usize,
     fused: bool,
+    /// The weakest class of rules that were applied; absent for a compiled file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weakest_rule: Option<&'static str>,
     dims: BTreeMap<String, i64>,
     outputs: Vec<Output>,
 }
@@ -86,6 +90,7 @@ pub fn run(args: Args) -> Result<(), Error> {
             target: artifact.target().cpu.clone(),
             threads: session.threads(),
             fused: artifact.is_fused(),
+            weakest_rule: ready.weakest_rule().map(Class::name),
             dims: ready.dims(),
             outputs: outputs.collect(),
         };

@@ -11,7 +11,10 @@
 use super::inputs::{self, Declared, Given, did_you_mean};
 use super::options::{CompileOptions, InputOptions};
 use super::{progress::Progress, report};
+use egret::passes::Report;
+use egret::passes::rules::Class;
 use egret::{Artifact, Bindings, Compiler, Error, Graph, Import, Session, Summary, Tensor, TensorView};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
@@ -89,6 +92,7 @@ pub struct Ready {
     given: Option<Vec<Given>>,
     dims: Bindings,
     seed: u64,
+    weakest: Cell<Option<Class>>,
 }
 
 impl Ready {
@@ -96,6 +100,7 @@ impl Ready {
     pub fn open(path: &Path, options: &CompileOptions, inputs: &InputOptions) -> Result<Ready, Error> {
         let source = Source::open(path)?;
         check_target(&source, options)?;
+        options.compiler(true).context()?;
         let declared = source.declared()?;
         check_dims(&options.free.dims, &declared)?;
         let given = inputs::read(inputs, &declared)?;
@@ -116,12 +121,14 @@ impl Ready {
             given,
             dims,
             seed: inputs.seed,
+            weakest: Cell::new(None),
         })
     }
 
     /// Reads the model with only those free dimensions fixed that `--dim` names, to look at it and not to run it.
     pub fn unbound(path: &Path, options: &CompileOptions) -> Result<Ready, Error> {
         let source = Source::open(path)?;
+        options.compiler(true).context()?;
         let declared = source.declared()?;
         check_dims(&options.free.dims, &declared)?;
         let dims = options.free.dims.iter().map(|(name, extent)| (name.as_str().into(), *extent)).collect();
@@ -136,6 +143,7 @@ impl Ready {
             given: None,
             dims,
             seed: 0,
+            weakest: Cell::new(None),
         })
     }
 
@@ -156,17 +164,35 @@ impl Ready {
         if let Source::Artifact(artifact) = &self.source {
             return self.as_compiled(artifact, fuse);
         }
-        let graph = self.graph("compile")?;
-        Ok(Rc::new(Artifact::of(&progress.compile(&self.options.compiler(fuse), graph)?)?))
+        Ok(self.compiled(&self.compiler(fuse), progress)?.0)
+    }
+
+    /// What `compiler` makes of the model, and what its passes said.
+    pub fn compiled(&self, compiler: &Compiler, progress: &Progress) -> Result<(Rc<Artifact>, Vec<Report>), Error> {
+        let (compiled, reports) = progress.compile(compiler, self.graph("compile")?)?;
+        let weakest = reports.iter().filter_map(|report| report.class).max();
+        self.weakest.set(self.weakest.get().max(weakest));
+        Ok((Rc::new(Artifact::of(&compiled)?), reports))
+    }
+
+    /// The weakest class of the rules that were applied to whatever was compiled so far.
+    pub fn weakest_rule(&self) -> Option<Class> {
+        self.weakest.get()
+    }
+
+    /// A compiler with the options and extents that were given.
+    pub fn compiler(&self, fuse: bool) -> Compiler {
+        self.options.compiler(fuse)
     }
 
     /// What was compiled before is used as it is; options that ask for other code cannot be met.
     fn as_compiled(&self, artifact: &Rc<Artifact>, fuse: bool) -> Result<Rc<Artifact>, Error> {
-        let asked = match (fuse, self.options.exact_conv, self.options.target.as_str()) {
+        let asked = match (fuse, self.options.exact_conv, self.options.target.as_str(), self.options.rules.given()) {
             (false, ..) => "--no-fuse",
-            (true, true, _) => "--exact-conv",
-            (true, false, "native") => return Ok(artifact.clone()),
-            (true, false, _) => "--target",
+            (true, true, ..) => "--exact-conv",
+            (true, false, "native", None) => return Ok(artifact.clone()),
+            (true, false, "native", Some(flag)) => flag,
+            (true, false, ..) => "--target",
         };
         Err(Error::Usage(format!("{asked} has no effect on a compiled file; give it to `egret compile`, or give the .onnx model here")))
     }

@@ -21,7 +21,20 @@ pub struct GraphClasses {
 /// # Errors
 /// When a node does not type-check.
 pub fn from_graph(graph: &Graph) -> Result<GraphClasses, String> {
-    let mut built = GraphClasses { egraph: Egraph::new(Analysis::default()), classes: HashMap::new(), enodes: vec![] };
+    in_egraph(graph, Egraph::new(Analysis::default()))
+}
+
+/// The same in an e-graph that can say why two of its terms are equal. Its classes are numbered otherwise, and saturating it
+/// takes longer, so no graph is made from it.
+///
+/// # Errors
+/// As [`from_graph`].
+pub fn explained(graph: &Graph) -> Result<GraphClasses, String> {
+    in_egraph(graph, Egraph::new(Analysis::default()).with_explanations_enabled())
+}
+
+fn in_egraph(graph: &Graph, egraph: Egraph) -> Result<GraphClasses, String> {
+    let mut built = GraphClasses { egraph, classes: HashMap::new(), enodes: vec![] };
     for &param in graph.params() {
         let leaf = built.egraph.analysis.param(graph.ty(param).clone());
         let id = built.egraph.add(Enode::leaf(Head::Leaf(leaf)));
@@ -118,7 +131,7 @@ impl Add for Egraph {
 /// Adds an e-node whose facts are known already.
 pub fn add_with(egraph: &mut Egraph, enode: Enode, facts: super::Facts) -> Id {
     egraph.analysis.pending = Some(facts);
-    let id = egraph.add(enode);
+    let id = egraph.add_uncanonical(enode);
     egraph.analysis.pending = None;
-    id
+    if egraph.are_explanations_enabled() { id } else { egraph.find(id) }
 }

@@ -4,12 +4,13 @@
 //! dropped is settled by the types: a right side is inserted only if its type is the type of the class it joins.
 
 use super::build::add_with;
-use super::{Egraph, Enode, Facts, Head, OpIndex, Value};
+use super::{Egraph, Enode, Facts, Head, Leaf, OpIndex, Value, build_op};
 use crate::rules::Rule;
-use egg::{ENodeOrVar, Id, Pattern, PatternAst, SearchMatches, Searcher, Subst, Symbol, Var};
+use egg::{ENodeOrVar, Id, Language, Pattern, PatternAst, SearchMatches, Searcher, Subst, Symbol, Var};
 use egret_ir::attr::AttrField;
 use egret_ir::expr::{AttrExpr, Expr};
-use egret_ir::{Attr, DType, Element, Real, Tensor};
+use egret_ir::{Attr, DType, Element, Graph, Op, Real, Tensor, TensorType, ValueId};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// How far a constant of a model may be from the number in a rule, relatively, where the number has no exact `f32`:
@@ -153,7 +154,151 @@ impl<'r> Compiled<'r> {
             return false;
         }
         let right = right.insert(egraph);
-        egraph.union_trusted(class, right, self.reason)
+        let left = if egraph.are_explanations_enabled() { self.term(egraph, subst) } else { class };
+        egraph.union_trusted(left, right, self.reason)
+    }
+
+    /// The left side as a term of its own, so that an explanation also says why it is in its class.
+    fn term(&self, egraph: &mut Egraph, subst: &Subst) -> Id {
+        let mut ids: Vec<Id> = vec![];
+        for node in self.pattern.ast.as_ref() {
+            ids.push(match node {
+                ENodeOrVar::Var(var) => subst[*var],
+                ENodeOrVar::ENode(enode) => egraph.add_uncanonical(enode.clone().map_children(|child| ids[usize::from(child)])),
+            });
+        }
+        ids[ids.len() - 1]
+    }
+}
+
+/// Both sides of an application as graphs of their own.
+impl Compiled<'_> {
+    /// The sides for what the variables stand for: graphs over the same parameters and constants, named after the variables.
+    ///
+    /// # Errors
+    /// When a side does not type-check there, so that the rule cannot have been applied.
+    pub fn sides(&self, egraph: &Egraph, subst: &Subst) -> Result<(Graph, Graph), String> {
+        let mut left = Side { egraph, graph: Graph::new(self.rule.name), values: HashMap::new() };
+        let numbers = self.numbers.iter().map(|(var, value)| (format!("{value}"), var));
+        for (name, var) in self.vars.iter().map(|(name, var)| (name.clone(), var)).chain(numbers) {
+            left.variable(&name, egraph.find(subst[*var]));
+        }
+        let mut right = Side { graph: left.graph.clone(), values: left.values.clone(), ..left };
+        left.pattern(&self.pattern, subst)?;
+        let found = Match { egraph, vars: &self.vars, subst };
+        let results = right.expr(&found, self.rule, &self.rule.rhs, None)?;
+        right.finish(&results);
+        Ok((left.graph, right.graph))
+    }
+}
+
+/// One side while it is written.
+struct Side<'a> {
+    egraph: &'a Egraph,
+    graph: Graph,
+    /// The values of the classes that variables stand for.
+    values: HashMap<Id, ValueId>,
+}
+
+impl Side<'_> {
+    /// What a variable stands for: a constant of the model, or a parameter. Attributes are none of both.
+    fn variable(&mut self, name: &str, class: Id) {
+        let Facts::Tensor(value) = &self.egraph[class].data else { return };
+        if self.values.contains_key(&class) {
+            return;
+        }
+        let known = self.egraph[class].nodes.iter().find_map(|node| match &node.head {
+            Head::Leaf(leaf) => match self.egraph.analysis.leaf(*leaf) {
+                Leaf::Const(tensor) => Some(tensor.clone()),
+                Leaf::Param(..) => None,
+            },
+            Head::Op(_) | Head::Attr(_) | Head::Result(_) | Head::Opaque(_) => None,
+        });
+        let splat = || Some(Arc::new(Tensor::splat(value.ty.dtype, value.ty.static_dims()?, value.splat?)));
+        let id = match known.or_else(splat) {
+            Some(tensor) => self.graph.add_const(name, tensor),
+            None => self.graph.add_param(name, (*value.ty).clone()),
+        };
+        self.values.insert(class, id);
+    }
+
+    fn op(&mut self, op: Op, operands: &[ValueId]) -> Result<Vec<ValueId>, String> {
+        let name = format!("{}{}", op.name(), self.graph.nodes().len());
+        self.graph.add_node(op, operands, &[&name], vec![])
+    }
+
+    /// The left side as it was found.
+    fn pattern(&mut self, pattern: &Pattern<Enode>, subst: &Subst) -> Result<(), String> {
+        let mut made: Vec<Option<Vec<ValueId>>> = vec![];
+        for node in pattern.ast.as_ref() {
+            made.push(match node {
+                ENodeOrVar::Var(var) => self.values.get(&self.egraph.find(subst[*var])).map(|&v| vec![v]),
+                ENodeOrVar::ENode(Enode { head: Head::Op(op), children }) => {
+                    let (attrs, operands) = children.split_at(op.def().attrs.len());
+                    let attr = |id: &Id| match &pattern.ast[*id] {
+                        ENodeOrVar::Var(var) => self.egraph[subst[*var]].data.clone(),
+                        ENodeOrVar::ENode(enode) => self.egraph.analysis.infer_from(&enode.head, &[]).unwrap_or(Facts::Tuple([].into())),
+                    };
+                    let attrs: Vec<Facts> = attrs.iter().map(attr).collect();
+                    let op = build_op(*op, &attrs.iter().collect::<Vec<_>>())?;
+                    let operand = |id: &Id| made[usize::from(*id)].as_ref().map(|values| values[0]).ok_or("an operand is an attribute");
+                    Some(self.op(op, &operands.iter().map(operand).collect::<Result<Vec<_>, _>>()?)?)
+                }
+                ENodeOrVar::ENode(_) => None,
+            });
+        }
+        let results = made.pop().flatten().ok_or("a left side is an op")?;
+        self.finish(&results);
+        Ok(())
+    }
+
+    /// The right side; what it computes, one value or the results of an op that has several.
+    fn expr(&mut self, found: &Match, rule: &Rule, expr: &Expr, sibling: Option<DType>) -> Result<Vec<ValueId>, String> {
+        match expr {
+            Expr::Literal(value) => self.number(value.0, sibling),
+            Expr::Var(name) => match found.facts(name) {
+                Some(Facts::Attr(Attr::Real(value))) => self.number(value.0, sibling),
+                Some(Facts::Attr(Attr::Dim(value))) => self.number(value.as_const().ok_or_else(|| unbound(name))? as f64, sibling),
+                _ => {
+                    let class = found.class(name).map(|id| self.egraph.find(id));
+                    class.and_then(|id| self.values.get(&id)).map(|&v| vec![v]).ok_or_else(|| unbound(name))
+                }
+            },
+            Expr::App { op, attrs, operands } => {
+                let attrs = attrs.iter().map(|a| found.attr(rule, a)).collect::<Result<Vec<_>, _>>()?;
+                let op = op.build(&attrs)?;
+                let operands = self.operands(found, rule, operands)?;
+                self.op(op, &operands)
+            }
+        }
+    }
+
+    /// Numbers take the element type of their last sibling, so siblings come first.
+    fn operands(&mut self, found: &Match, rule: &Rule, operands: &[Expr]) -> Result<Vec<ValueId>, String> {
+        let mut made: Vec<Option<ValueId>> = vec![None; operands.len()];
+        for (slot, operand) in made.iter_mut().zip(operands).filter(|(_, operand)| !found.is_number(operand)) {
+            *slot = self.expr(found, rule, operand, None)?.first().copied();
+        }
+        let sibling = made.iter().flatten().next_back().map(|&v| self.graph.ty(v).dtype);
+        for (slot, operand) in made.iter_mut().zip(operands).filter(|(_, operand)| found.is_number(operand)) {
+            *slot = self.expr(found, rule, operand, sibling)?.first().copied();
+        }
+        Ok(made.into_iter().flatten().collect())
+    }
+
+    fn number(&mut self, value: f64, dtype: Option<DType>) -> Result<Vec<ValueId>, String> {
+        let dtype = dtype.ok_or_else(|| format!("the number {value} has no sibling to take its element type from"))?;
+        let name = format!("{value}");
+        let known = self.graph.find(&name).filter(|&v| *self.graph.ty(v) == TensorType::scalar(dtype));
+        let tensor = || Arc::new(Tensor::scalar(dtype, Element::Float(value)));
+        Ok(vec![known.unwrap_or_else(|| self.graph.add_const(&name, tensor()))])
+    }
+
+    fn finish(&mut self, results: &[ValueId]) {
+        for &result in results {
+            let name = self.graph.value(result).name.clone();
+            self.graph.add_result(result, &name);
+        }
     }
 }
 
@@ -284,20 +429,23 @@ impl Match<'_> {
 
     /// Numbers take the element type of their last sibling (the first of a `select` is its condition), so siblings come first.
     fn operands(&self, rule: &Rule, operands: &[Expr]) -> Result<Vec<Planned>, String> {
-        let is_number = |o: &Expr| match o {
-            Expr::Literal(_) => true,
-            Expr::Var(name) => matches!(self.facts(name), Some(Facts::Attr(_))),
-            Expr::App { .. } => false,
-        };
         let mut planned: Vec<Option<Planned>> = operands.iter().map(|_| None).collect();
-        for (slot, operand) in planned.iter_mut().zip(operands).filter(|(_, o)| !is_number(o)) {
+        for (slot, operand) in planned.iter_mut().zip(operands).filter(|(_, o)| !self.is_number(o)) {
             *slot = Some(self.plan(rule, operand, None)?);
         }
         let sibling = planned.iter().flatten().rev().find_map(|p| p.facts(self.egraph).tensor()).map(|v| v.ty.dtype);
-        for (slot, operand) in planned.iter_mut().zip(operands).filter(|(_, o)| is_number(o)) {
+        for (slot, operand) in planned.iter_mut().zip(operands).filter(|(_, o)| self.is_number(o)) {
             *slot = Some(self.plan(rule, operand, sibling)?);
         }
         Ok(planned.into_iter().flatten().collect())
+    }
+
+    fn is_number(&self, operand: &Expr) -> bool {
+        match operand {
+            Expr::Literal(_) => true,
+            Expr::Var(name) => matches!(self.facts(name), Some(Facts::Attr(_))),
+            Expr::App { .. } => false,
+        }
     }
 
     fn number(&self, value: f64, dtype: Option<DType>) -> Result<Planned, String> {
@@ -322,9 +470,10 @@ impl Match<'_> {
         }
     }
 
-    /// An e-node over planned children; one that is there already is found, not typed again.
+    /// An e-node over planned children; one that is there already is found, not typed again, unless it is to be explained.
     fn enode(&self, head: Head, children: Vec<Planned>) -> Result<Planned, String> {
         let ids: Option<Vec<Id>> = children.iter().map(|c| if let Planned::Have(id) = c { Some(*id) } else { None }).collect();
+        let ids = ids.filter(|_| !self.egraph.are_explanations_enabled());
         let known = ids.and_then(|children| self.egraph.lookup(Enode { head: head.clone(), children }));
         if let Some(id) = known {
             return Ok(Planned::Have(id));

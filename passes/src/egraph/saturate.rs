@@ -4,7 +4,9 @@
 //! between iterations, by when a bad rule may have made millions of e-nodes; here the limit holds within one.
 
 use super::{Compiled, Egraph};
+use egg::Subst;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 /// How far rules may take an e-graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,14 +69,26 @@ pub struct Saturation {
     pub fired: BTreeMap<&'static str, usize>,
 }
 
+/// Told of every application that made something equal: the rule, and what its variables stand for. `Break` ends it all.
+pub type Observer<'a> = dyn FnMut(&Egraph, &Compiled, &Subst) -> ControlFlow<()> + 'a;
+
 /// Applies all rules to all classes, again and again.
 ///
 /// # Errors
 /// When a rule made two types equal.
 pub fn saturate(egraph: &mut Egraph, rules: &[&Compiled], budget: Budget) -> Result<Saturation, String> {
+    saturate_observed(egraph, rules, budget, &mut |_, _, _| ControlFlow::Continue(()))
+}
+
+/// The same, with an observer that may end it.
+///
+/// # Errors
+/// As [`saturate`].
+pub fn saturate_observed(egraph: &mut Egraph, rules: &[&Compiled], budget: Budget, observe: &mut Observer) -> Result<Saturation, String> {
     let mut report = Saturation::default();
+    let mut ended = false;
     egraph.rebuild();
-    while report.iterations < budget.iterations && egraph.total_size() < budget.enodes {
+    while !ended && report.iterations < budget.iterations && egraph.total_size() < budget.enodes {
         report.iterations += 1;
         let found: Vec<_> = rules.iter().map(|rule| rule.search(egraph, budget.matches)).collect();
         let mut cut_short = found.iter().any(|m| m.iter().map(|m| m.substs.len()).sum::<usize>() >= budget.matches);
@@ -82,13 +96,14 @@ pub fn saturate(egraph: &mut Egraph, rules: &[&Compiled], budget: Budget) -> Res
         for (rule, matches) in rules.iter().zip(&found) {
             let fired = report.fired.entry(rule.rule.name).or_default();
             for (class, subst) in matches.iter().flat_map(|m| m.substs.iter().map(|s| (m.eclass, s))) {
-                if *fired >= budget.fires || egraph.total_size() >= budget.enodes {
+                if ended || *fired >= budget.fires || egraph.total_size() >= budget.enodes {
                     cut_short = true;
                     break;
                 }
                 if rule.apply(egraph, class, subst) {
                     changed = true;
                     *fired += 1;
+                    ended = observe(egraph, rule, subst).is_break();
                 }
             }
         }

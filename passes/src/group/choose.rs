@@ -2,8 +2,8 @@
 
 use super::grow::{Group, grow};
 use super::merge::Network;
-use crate::cost::{Machine, Model, Work};
-use crate::extract::{Alternative, Plan, Problem};
+use crate::cost::{Machine, Model, Picos, Work};
+use crate::extract::{Alternative, BEAM, Plan, Problem, solve};
 use egret_ir::{NodeId, ValueId};
 use std::collections::HashMap;
 
@@ -48,6 +48,18 @@ impl Choices {
         // A group reads what nodes before its root make, so the order of the roots will do.
         groups.sort_by_key(|g| g.root);
         groups
+    }
+}
+
+/// What else could have been chosen.
+impl Choices {
+    /// The time of the cheapest plan in which the group that makes what `node` makes does the work of `member`, too; none if no
+    /// such group was looked at.
+    pub fn cost_with(&self, node: NodeId, member: NodeId) -> Option<Picos> {
+        let class = self.groups.iter().position(|groups| groups[0].stands_for == node)?;
+        let mut problem = self.problem.clone();
+        problem.classes[class].retain(|alternative| self.groups[class][alternative.enode].members.contains(&member));
+        solve(&problem, BEAM).ok().map(|plan| plan.cost)
     }
 }
 

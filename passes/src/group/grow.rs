@@ -9,6 +9,7 @@
 //! ```
 
 use super::merge::Network;
+use crate::refusal::Refusal;
 use crate::role::{Role, is_free};
 use egret_ir::{Dim, Graph, Node, NodeId, Op, ValueId};
 use std::collections::{BTreeSet, HashSet};
@@ -61,6 +62,19 @@ impl Group {
         let own = network.graph.producer(value)?;
         let twin = || network.twin_of(own).filter(|t| self.members.contains(t));
         if self.members.contains(&own) { Some(own) } else { twin() }
+    }
+
+    /// The condition that keeps the producer of what the group reads from being a member; none if it may be one.
+    pub fn refusal(&self, network: &Network, producer: NodeId) -> Option<Refusal> {
+        if network.role(self.root) == Role::Alone {
+            return Some(Refusal::ReaderAlone);
+        }
+        // What a twin reads is a merged value, of which each sibling takes its part.
+        if self.stands_for != self.root {
+            return Some(Refusal::ReadElsewhere);
+        }
+        let joins = InGroup { network, group: self }.may_join(producer);
+        joins.err().or((self.members.len() >= MOST_MEMBERS).then_some(Refusal::Full))
     }
 
     /// What a group reads from memory, in the order of first use.
@@ -136,11 +150,11 @@ impl Growing {
     fn steps(&self, network: &Network, producer: NodeId) -> Vec<Step> {
         let view = InGroup { network, group: &self.group };
         let mut steps = match view.may_join(producer) {
-            false => vec![Step::Outside],
-            true if view.costs_nothing(producer) => vec![Step::Joins],
-            true => vec![Step::Joins, Step::Outside],
+            Err(_) => vec![Step::Outside],
+            Ok(()) if view.costs_nothing(producer) => vec![Step::Joins],
+            Ok(()) => vec![Step::Joins, Step::Outside],
         };
-        if network.twin_of(producer).is_some_and(|twin| view.may_feed(twin, &view.readers_of(producer))) {
+        if network.twin_of(producer).is_some_and(|twin| view.may_feed(twin, &view.readers_of(producer)).is_ok()) {
             steps.push(Step::TwinJoins);
         }
         steps
@@ -224,31 +238,33 @@ impl InGroup<'_> {
     }
 
     /// Whether `producer` may join. What several groups read may be done again by each if it is elementwise, a view or a gather.
-    fn may_join(&self, producer: NodeId) -> bool {
+    fn may_join(&self, producer: NodeId) -> Result<(), Refusal> {
         let done_again = matches!(self.role(producer), Role::Elementwise | Role::View | Role::Gather);
-        self.graph().node(producer).results.len() == 1
-            && (done_again || self.dies(producer))
-            && self.may_feed(producer, &self.readers_of(producer))
+        Refusal::SeveralResults.unless(self.graph().node(producer).results.len() == 1)?;
+        Refusal::ReadElsewhere.unless(done_again || self.dies(producer))?;
+        self.may_feed(producer, &self.readers_of(producer))
     }
 
     /// Whether `readers` may read `producer` as a member.
-    fn may_feed(&self, producer: NodeId, readers: &[NodeId]) -> bool {
+    fn may_feed(&self, producer: NodeId, readers: &[NodeId]) -> Result<(), Refusal> {
         if self.feeds_contraction(readers) {
-            return self.may_feed_contraction(producer, readers);
+            return Refusal::NotInPlace.unless(self.may_feed_contraction(producer, readers));
         }
         // A window reads every element many times: nothing is computed in it, but it may read a part of a larger tensor.
         if readers.iter().any(|&r| self.group.anchor == Some(r) && self.role(r) == Role::Window) {
-            return matches!(self.graph().node(producer).op, Op::slice { .. });
+            return Refusal::Window.unless(matches!(self.graph().node(producer).op, Op::slice { .. }));
         }
         match self.role(producer) {
-            Role::Elementwise => readers.iter().all(|&r| self.worth_recomputing(r, producer)),
-            Role::View | Role::Gather => readers.iter().all(|&r| self.role(r) != Role::Join || self.role(producer) != Role::Gather),
+            Role::Elementwise => Refusal::Recomputed.unless(readers.iter().all(|&r| self.worth_recomputing(r, producer))),
+            Role::View => Ok(()),
+            Role::Gather => Refusal::Recomputed.unless(readers.iter().all(|&r| self.role(r) != Role::Join)),
             Role::Rows | Role::Contract | Role::Window => {
-                self.group.anchor.is_none() && readers.iter().all(|&r| self.reads_aligned(r, producer))
+                Refusal::TwoAnchors.unless(self.group.anchor.is_none())?;
+                Refusal::NotAligned.unless(readers.iter().all(|&r| self.reads_aligned(r, producer)))
             }
             // A border around the parts of a concat is one more part.
-            Role::Join => readers.iter().all(|&r| matches!(self.graph().node(r).op, Op::pad { .. })),
-            Role::Alone => false,
+            Role::Join => Refusal::JoinLast.unless(readers.iter().all(|&r| matches!(self.graph().node(r).op, Op::pad { .. }))),
+            Role::Alone => Err(Refusal::Alone),
         }
     }
 

@@ -255,15 +255,62 @@ pub fn compare(expected: &Tensor, found: &Tensor, class: Class) -> Result<(), St
     Ok(())
 }
 
-fn alike(a: Element, b: Element, class: Class, dtype: DType, largest: f64) -> bool {
-    let (Element::Float(a), Element::Float(b)) = (a, b) else { return a == b };
-    let same = a == b && a.is_sign_negative() == b.is_sign_negative() || a.is_nan() && b.is_nan();
-    let ulp = match dtype {
+/// How far two tensors are apart, by the measures of the classes; NaN and infinities count where only one side has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Distance {
+    /// The largest difference in units of the last place of the larger of the value and 1, as [`Class::Ulp`] bounds it.
+    pub ulps: f64,
+    /// The largest difference relative to the largest element, or to 1 if all are smaller, as [`Class::Reassoc`] bounds it.
+    pub relative: f64,
+}
+
+impl Distance {
+    /// Between what was expected and what was found.
+    pub fn between(expected: &Tensor, found: &Tensor) -> Distance {
+        if expected.ty() != found.ty() {
+            return Distance { ulps: f64::INFINITY, relative: f64::INFINITY };
+        }
+        let ulp = ulp(expected.dtype());
+        let pairs = || expected.elements().zip(found.elements()).map(|(a, b)| (a.as_f64(), b.as_f64()));
+        let largest = pairs().flat_map(|(a, b)| [a.abs(), b.abs()]).filter(|v| v.is_finite()).fold(1.0, f64::max);
+        let apart = |a: f64, b: f64| if a == b || a.is_nan() && b.is_nan() { 0.0 } else { (a - b).abs() };
+        let farthest = |far: f64, d: f64| if d.is_nan() { f64::INFINITY } else { far.max(d) };
+        Distance {
+            ulps: pairs().map(|(a, b)| apart(a, b) / (ulp * a.abs().max(b.abs()).max(1.0))).fold(0.0, farthest),
+            relative: pairs().map(|(a, b)| apart(a, b) / largest).fold(0.0, farthest),
+        }
+    }
+
+    /// The larger of each.
+    pub fn or_farther(self, other: Distance) -> Distance {
+        Distance { ulps: self.ulps.max(other.ulps), relative: self.relative.max(other.relative) }
+    }
+}
+
+/// What a class allows, in words.
+pub fn tolerance(class: Class) -> String {
+    match class {
+        Class::Exact => "0".to_string(),
+        Class::Ulp => format!("{ULPS} ulp"),
+        Class::Reassoc => format!("{REASSOC_ULPS} ulp of the largest"),
+        Class::Approx => format!("{APPROX:e} relative"),
+    }
+}
+
+/// The difference of 1 and the next number.
+fn ulp(dtype: DType) -> f64 {
+    match dtype {
         DType::F64 => f64::EPSILON,
         DType::F16 => 2f64.powi(-10),
         DType::BF16 => 2f64.powi(-7),
         _ => f64::from(f32::EPSILON),
-    };
+    }
+}
+
+fn alike(a: Element, b: Element, class: Class, dtype: DType, largest: f64) -> bool {
+    let (Element::Float(a), Element::Float(b)) = (a, b) else { return a == b };
+    let same = a == b && a.is_sign_negative() == b.is_sign_negative() || a.is_nan() && b.is_nan();
+    let ulp = ulp(dtype);
     let both_wild = a.is_nan() || !a.is_finite() && !b.is_finite();
     let difference = (a - b).abs();
     match class {

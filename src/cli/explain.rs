@@ -1,0 +1,344 @@
+//! `egret explain`: where every kernel came from, by which rules, and why its neighbours are not part of it.
+//!
+//! ```text
+//! $ egret explain examples/models/digits_vit.onnx node_layer_norm
+//! k3   layer_norm   layer_norm: f32[batch, 16, 32]
+//!   from     node_layer_norm
+//!   rules    none: as the model has it
+//!   reads    add_1 of k2: each side has a contraction, a window or a reduction over rows, and a kernel has one loop nest
+//!            one kernel would need only elementwise ops and views on one of the sides
+//! ```
+//!
+//! The rules are those of a proof that egg finds (see [`egret::passes::explain`]), in the order from the model's graph to the
+//! kernel's; `~` marks one that was used from right to left.
+
+mod html;
+mod layers;
+
+use super::options::{CompileOptions, JsonOption};
+use super::source::Ready;
+use super::table::plural;
+use super::{inputs, progress::Progress, report};
+use egret::ir::{Node, NodeId, ValueId};
+use egret::passes::explain::{Proofs, Step, explain};
+use egret::passes::group::{Neighbours, neighbours};
+use egret::passes::rules::{self, Rule};
+use egret::passes::{Context, PassManager};
+use egret::{Error, Graph};
+use serde::Serialize;
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The arguments of `egret explain`.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// An .onnx model or a graph as .egir text
+    model: PathBuf,
+    /// Only the kernels that compute this node of the model
+    node: Option<String>,
+    #[command(flatten)]
+    compile: CompileOptions,
+    /// Only kernels that do the work of several ops
+    #[arg(long, conflicts_with = "not_fused")]
+    fused: bool,
+    /// Only neighbours that do not share a kernel, with the condition that stopped them
+    #[arg(long)]
+    not_fused: bool,
+    /// Write a page with the graph before and after, to be opened in a browser
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    #[command(flatten)]
+    json: JsonOption,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  egret explain model.onnx                       every kernel
+  egret explain model.onnx /layer1/Conv          what became of one node, with the equations
+  egret explain model.onnx --not-fused           where intermediate results go through memory, and why
+  egret explain model.onnx --html model.html     the graph before and after, drawn";
+
+/// What became of a model.
+#[derive(Serialize)]
+struct Explanation {
+    schema: &'static str,
+    model: String,
+    /// The weakest class of rules that were applied.
+    weakest_rule: Option<&'static str>,
+    /// The nodes of the graph as imported.
+    nodes: Vec<Imported>,
+    kernels: Vec<Kernel>,
+}
+
+/// A node of the graph as imported.
+#[derive(Serialize)]
+struct Imported {
+    value: String,
+    op: &'static str,
+    #[serde(rename = "type")]
+    ty: String,
+    /// The values of other nodes that it reads.
+    reads: Vec<String>,
+    origins: Vec<String>,
+}
+
+/// A kernel, or a reshape that needs none.
+#[derive(Clone, Serialize)]
+struct Kernel {
+    name: String,
+    ops: Vec<&'static str>,
+    value: String,
+    #[serde(rename = "type")]
+    ty: String,
+    /// The values of other kernels that it reads.
+    reads: Vec<String>,
+    origins: Vec<String>,
+    rules: Vec<Applied>,
+    /// Values of its own for which no proof was found within the budget of the e-graph.
+    unexplained: Vec<String>,
+    not_fused: Vec<Between>,
+}
+
+/// A rule on the way to a kernel.
+#[derive(Clone, PartialEq, Serialize)]
+struct Applied {
+    rule: String,
+    class: &'static str,
+    backwards: bool,
+    times: usize,
+    equation: String,
+}
+
+/// A value that goes from another kernel to this one through memory.
+#[derive(Clone, Serialize)]
+struct Between {
+    value: String,
+    /// The kernel that makes it.
+    kernel: String,
+    reason: String,
+    condition: &'static str,
+}
+
+/// Compiles as far as kernels, explains them, prints what was asked for.
+pub fn run(args: Args) -> Result<(), Error> {
+    let progress = Progress::start("Importing");
+    let ready = Ready::unbound(&args.model, &args.compile)?;
+    let graph = ready.graph("explain kernels")?;
+    progress.phase("Explaining");
+    let stages = Stages::of(&ready, graph)?;
+    let mut explanation = stages.explanation(ready.name(), graph)?;
+    drop(progress);
+    if let Some(path) = &args.html {
+        let page = html::page(&explanation);
+        std::fs::write(path, page).map_err(|error| Error::File(format!("{}: {error}", path.display())))?;
+    }
+    explanation.select(&args)?;
+    let wants_text = !args.json.takes_stdout() && (args.html.is_none() || args.node.is_some() || args.fused || args.not_fused);
+    if wants_text {
+        report::result(explanation.text(args.node.is_some(), args.not_fused))?;
+    }
+    args.json.json.as_deref().map_or(Ok(()), |path| report::json(path, &explanation))
+}
+
+/// The graphs on the way that say something.
+struct Stages {
+    context: Context,
+    weakest: Option<rules::Class>,
+    /// Before and after rules were applied; none if they were not.
+    rewritten: Option<(Graph, Graph)>,
+    /// What the groups were made of; none if every op is a kernel of its own.
+    ungrouped: Option<Graph>,
+    grouped: Graph,
+}
+
+impl Stages {
+    fn of(ready: &Ready, graph: &Graph) -> Result<Stages, Error> {
+        let compiler = ready.compiler(true);
+        let (passes, context) = (compiler.passes()?, compiler.context()?);
+        let (mut graph, mut weakest, mut rewritten, mut ungrouped) = (graph.clone(), None, None, None);
+        for &pass in passes.passes() {
+            let (next, reports) = PassManager::new([pass]).run(&graph, &context, |_, _| ()).map_err(Error::Unsupported)?;
+            weakest = reports.iter().filter_map(|report| report.class).max().max(weakest);
+            if pass.name == "rewrite" {
+                rewritten = Some((graph.clone(), next.clone()));
+            }
+            if reports.iter().any(|report| report.pass == "group") {
+                ungrouped = Some(graph);
+            }
+            graph = next;
+        }
+        Ok(Stages { context, weakest, rewritten, ungrouped, grouped: graph })
+    }
+
+    fn explanation(&self, model: &str, imported: &Graph) -> Result<Explanation, Error> {
+        let proofs = match &self.rewritten {
+            Some((old, new)) => explain(old, new, &self.context).map_err(Error::Bug)?,
+            None => Proofs::new(),
+        };
+        let known: HashMap<&str, &Rule> = rules::all().iter().chain(&self.context.rules).map(|rule| (rule.name, rule)).collect();
+        let kernels: Vec<Kernel> = self.grouped.nodes().iter().map(|node| Kernel::of(&self.grouped, node, &proofs, &known)).collect();
+        let mut explanation = Explanation {
+            schema: "egret.explain/1",
+            model: model.to_string(),
+            weakest_rule: self.weakest.map(rules::Class::name),
+            nodes: imported.nodes().iter().map(|node| Imported::of(imported, node)).collect(),
+            kernels,
+        };
+        let between = self.ungrouped.as_ref().map_or(Ok(vec![]), neighbours).map_err(Error::Bug)?;
+        between.iter().for_each(|between| explanation.add(between));
+        Ok(explanation)
+    }
+}
+
+/// What a node reads of other nodes, each value once; a node of several results goes by the first.
+fn reads(graph: &Graph, node: &Node) -> Vec<String> {
+    let makers: BTreeSet<NodeId> = node.operands.iter().filter_map(|&v| graph.producer(v)).collect();
+    makers.into_iter().map(|maker| name(graph, graph.node(maker).results[0])).collect()
+}
+
+fn name(graph: &Graph, value: ValueId) -> String {
+    graph.value(value).name.to_string()
+}
+
+fn strings(names: &[Arc<str>]) -> Vec<String> {
+    names.iter().map(|name| name.to_string()).collect()
+}
+
+/// The proof of a value. Passes after the rules name what they spell out after the value it is for: `y.scores`.
+fn proof_of<'a>(proofs: &'a Proofs, value: &str) -> Option<&'a Option<Vec<Step>>> {
+    std::iter::successors(Some(value), |name| Some(name.rsplit_once('.')?.0)).find_map(|name| proofs.get(name))
+}
+
+impl Imported {
+    fn of(graph: &Graph, node: &Node) -> Imported {
+        Imported {
+            value: name(graph, node.results[0]),
+            op: node.op.name(),
+            ty: graph.ty(node.results[0]).to_string(),
+            reads: reads(graph, node),
+            origins: strings(&node.origin),
+        }
+    }
+}
+
+impl Kernel {
+    fn of(graph: &Graph, node: &Node, proofs: &Proofs, known: &HashMap<&str, &Rule>) -> Kernel {
+        let members = node.region.as_ref().map_or(std::slice::from_ref(node), |region| region.nodes());
+        let inside = node.region.as_deref().unwrap_or(graph);
+        let mut kernel = Kernel {
+            name: node.region.as_ref().map_or_else(|| "no kernel".to_string(), |region| region.name.clone()),
+            ops: members.iter().map(|member| member.op.name()).collect(),
+            value: name(graph, node.results[0]),
+            ty: graph.ty(node.results[0]).to_string(),
+            reads: reads(graph, node),
+            origins: strings(&node.origin),
+            rules: vec![],
+            unexplained: vec![],
+            not_fused: vec![],
+        };
+        for value in members.iter().flat_map(|member| &member.results) {
+            let value = &inside.value(*value).name;
+            match proof_of(proofs, value) {
+                Some(Some(steps)) => steps.iter().for_each(|step| kernel.add(step, known)),
+                Some(None) => kernel.unexplained.push(value.to_string()),
+                None => {}
+            }
+        }
+        kernel
+    }
+
+    /// Notes a step; what several values of the kernel have in common is told once.
+    fn add(&mut self, step: &Step, known: &HashMap<&str, &Rule>) {
+        let rule = known.get(step.rule.as_str());
+        let class = rule.map_or(rules::Class::Exact, |rule| rule.class).name();
+        // What is no rule is arithmetic on constants.
+        let equation =
+            rule.map_or_else(|| "a value that is known at compile time".to_string(), |rule| format!("{} => {}", rule.lhs, rule.rhs));
+        let applied = Applied { rule: step.rule.clone(), class, backwards: step.backwards, times: step.times, equation };
+        if !self.rules.contains(&applied) {
+            self.rules.push(applied);
+        }
+    }
+
+    fn title(&self) -> String {
+        format!("{}   {}   {}: {}", self.name, self.ops.join(" · "), self.value, self.ty)
+    }
+}
+
+impl Explanation {
+    /// Notes why two kernels are not one.
+    fn add(&mut self, between: &Neighbours) {
+        let kernel = self.kernels.iter().find(|kernel| *kernel.value == *between.maker).map(|kernel| kernel.name.clone());
+        let reader = self.kernels.iter_mut().find(|kernel| *kernel.value == *between.reader);
+        if let (Some(reader), Some(kernel)) = (reader, kernel) {
+            let (reason, condition) = (between.refusal.reason(), between.refusal.condition());
+            reader.not_fused.push(Between { value: between.value.to_string(), kernel, reason, condition });
+        }
+    }
+
+    /// Leaves out the kernels that were not asked for.
+    fn select(&mut self, args: &Args) -> Result<(), Error> {
+        if let Some(node) = &args.node {
+            let is_named = |kernel: &Kernel| kernel.origins.contains(node) || kernel.value == *node || kernel.name == *node;
+            if !self.kernels.iter().any(is_named) {
+                return Err(self.unknown(node));
+            }
+            self.kernels.retain(is_named);
+        }
+        self.kernels.retain(|kernel| !args.fused || kernel.ops.len() > 1);
+        self.kernels.retain(|kernel| !args.not_fused || !kernel.not_fused.is_empty());
+        Ok(())
+    }
+
+    fn unknown(&self, node: &str) -> Error {
+        let known = || self.nodes.iter().flat_map(|node| &node.origins).map(String::as_str);
+        if known().any(|origin| origin == node) {
+            return Error::Usage(format!("no kernel computes `{node}`: it was folded into a constant, or no output depends on it"));
+        }
+        let meant = inputs::did_you_mean(node, known().chain(self.kernels.iter().map(|kernel| kernel.value.as_str())));
+        Error::Usage(format!("the model has no node `{node}`{meant}; `egret inspect` lists the nodes of every kernel"))
+    }
+
+    /// `detailed` adds equations and neighbours, `only_neighbours` shows nothing but these.
+    fn text(&self, detailed: bool, only_neighbours: bool) -> String {
+        let mut text = String::new();
+        for kernel in &self.kernels {
+            text += &format!("{}\n", kernel.title());
+            if !only_neighbours {
+                text += &format!("  from     {}\n", list(&kernel.origins));
+                text += &kernel.rules_text(detailed);
+            }
+            if detailed || only_neighbours {
+                for Between { value, kernel, reason, condition } in &kernel.not_fused {
+                    text += &format!("  reads    {value} of {kernel}: {reason}\n           one kernel would need {condition}\n");
+                }
+            }
+        }
+        let count = self.kernels.iter().filter(|kernel| kernel.ops.len() > 1).count();
+        text + &format!("{}, {count} of them of several ops\n", plural(self.kernels.len(), "kernel"))
+    }
+}
+
+impl Kernel {
+    fn rules_text(&self, detailed: bool) -> String {
+        let word = |applied: &Applied| {
+            let times = if applied.times > 1 { format!(" x{}", applied.times) } else { String::new() };
+            format!("{}{}{times}", if applied.backwards { "~" } else { "" }, applied.rule)
+        };
+        let mut text = match (self.rules.is_empty(), detailed) {
+            (true, _) => "  rules    none: as the model has it\n".to_string(),
+            (false, false) => format!("  rules    {}\n", list(&self.rules.iter().map(word).collect::<Vec<_>>())),
+            (false, true) => self.rules.iter().map(|a| format!("  rule     {} {}: {}\n", a.class, word(a), a.equation)).collect(),
+        };
+        if !self.unexplained.is_empty() {
+            text += &format!("  no proof was found within the budget for {}\n", self.unexplained.join(", "));
+        }
+        text
+    }
+}
+
+fn list(words: &[String]) -> String {
+    if words.is_empty() { "nothing".to_string() } else { words.join(" ") }
+}
