@@ -14,7 +14,7 @@
 //! }")?;
 //! let told: Vec<String> = assume::of(&graph).iter().map(|a| a.to_string()).collect();
 //! assert_eq!(told, ["`slice` that makes `p` needs S <= 512"]);
-//! # Ok::<(), String>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! The checks of [`crate::ops`] say what they take to `equal` and `at_most`; [`of`] runs inference once more and listens.
