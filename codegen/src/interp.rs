@@ -8,7 +8,7 @@
 use crate::kernel::{
     Axis, Block, Body, BufferId, Cell, Chain, Contract, Expr, ExprKind, Fold, Kernel, Literal, Panels, Pass, Piece, Recur, Rows, Winograd,
 };
-use crate::winograd::{self, Arithmetic, INPUTS, OUTPUTS, PRODUCTS};
+use crate::winograd::{self, INPUTS, Numbers, OUTPUTS, PRODUCTS};
 use egret_ir::scalar::{Typed, TypedKind};
 use egret_ir::{Bindings, DType, Dim, Element, Tensor};
 use std::collections::HashMap;
@@ -436,29 +436,6 @@ impl Machine<'_> {
             }
         }
         Ok((next_h, next_c))
-    }
-}
-
-/// Numbers, as the transforms of [`crate::winograd`] compute with them.
-struct Numbers;
-
-impl Arithmetic for Numbers {
-    type Value = f32;
-
-    fn add(&self, x: f32, y: f32) -> f32 {
-        x + y
-    }
-
-    fn sub(&self, x: f32, y: f32) -> f32 {
-        x - y
-    }
-
-    fn fma(&self, factor: f64, x: f32, y: f32) -> f32 {
-        (factor as f32).mul_add(x, y)
-    }
-
-    fn scale(&self, factor: f64, x: f32) -> f32 {
-        factor as f32 * x
     }
 }
 

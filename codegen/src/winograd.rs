@@ -48,6 +48,29 @@ pub trait Arithmetic {
     fn scale(&self, factor: f64, x: Self::Value) -> Self::Value;
 }
 
+/// Single numbers.
+pub struct Numbers;
+
+impl Arithmetic for Numbers {
+    type Value = f32;
+
+    fn add(&self, x: f32, y: f32) -> f32 {
+        x + y
+    }
+
+    fn sub(&self, x: f32, y: f32) -> f32 {
+        x - y
+    }
+
+    fn fma(&self, factor: f64, x: f32, y: f32) -> f32 {
+        (factor as f32).mul_add(x, y)
+    }
+
+    fn scale(&self, factor: f64, x: f32) -> f32 {
+        factor as f32 * x
+    }
+}
+
 /// `B^T d`, for one line of inputs.
 fn input_line<M: Arithmetic>(m: &M, d: [M::Value; INPUTS]) -> [M::Value; INPUTS] {
     let (a2, b2) = (A * A, B * B);
@@ -239,24 +262,6 @@ mod tests {
         }
     }
 
-    struct Single;
-
-    impl Arithmetic for Single {
-        type Value = f32;
-        fn add(&self, x: f32, y: f32) -> f32 {
-            x + y
-        }
-        fn sub(&self, x: f32, y: f32) -> f32 {
-            x - y
-        }
-        fn fma(&self, factor: f64, x: f32, y: f32) -> f32 {
-            (factor as f32).mul_add(x, y)
-        }
-        fn scale(&self, factor: f64, x: f32) -> f32 {
-            factor as f32 * x
-        }
-    }
-
     /// 64 channels in f32 against the sum in f64: within a millionth of the sum of all magnitudes.
     #[test]
     fn rounding_errors_are_small() {
@@ -269,7 +274,7 @@ mod tests {
         for _ in 0..64 {
             let d: Vec<f32> = (0..PRODUCTS).map(|_| number()).collect();
             let g: [f64; 9] = std::array::from_fn(|_| number().into());
-            let transformed = input(&Single, &d).into_iter().zip(weights(&g));
+            let transformed = input(&Numbers, &d).into_iter().zip(weights(&g));
             products.iter_mut().zip(transformed).for_each(|(sum, (d, g))| *sum = d.mul_add(g as f32, *sum));
             for (at, (exact, size)) in exact.iter_mut().zip(&mut size).enumerate() {
                 for (tap, g) in g.iter().enumerate() {
@@ -278,7 +283,7 @@ mod tests {
                 }
             }
         }
-        for ((found, exact), size) in output(&Single, &products).into_iter().zip(exact).zip(size) {
+        for ((found, exact), size) in output(&Numbers, &products).into_iter().zip(exact).zip(size) {
             assert!((f64::from(found) - exact).abs() < 1e-6 * size, "{found} instead of {exact}");
         }
     }

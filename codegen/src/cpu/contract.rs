@@ -45,6 +45,16 @@ struct Panel<'c> {
     masks: Vec<Option<Value<'c>>>,
 }
 
+/// What the loops over `k` carry from step to step.
+struct Carried<'c> {
+    /// The accumulators, row by row.
+    acc: Vec<Value<'c>>,
+    /// Pointers into `a`.
+    a: Vec<PointerValue<'c>>,
+    /// The pointer into `b`.
+    b: PointerValue<'c>,
+}
+
 /// How the rows of a tile are addressed.
 enum Rows<'c> {
     /// One pointer and a displacement in bytes per row.
@@ -198,8 +208,8 @@ impl<'c> Gen<'_, 'c> {
         let zero = self.e.zero(self.e.vector_type(self.e.register_type(DType::F32), self.e.lanes).into());
         let (a, addressing) = self.a_pointers(c, rows);
         let b = self.b_pointer(c);
-        let acc = vec![zero; rows * vectors];
-        let (acc, _) = self.down_k(c, panel, &addressing, &c.k, acc, a, b);
+        let at = Carried { acc: vec![zero; rows * vectors], a, b };
+        let (acc, _) = self.down_k(c, panel, &addressing, &c.k, at);
         match weight(c.epilogue.exprs()) <= SHORT_EPILOGUE {
             true => self.epilogue_in_registers(c, panel, acc),
             false => self.epilogue_through_memory(c, panel, rows, acc),
@@ -246,20 +256,18 @@ impl<'c> Gen<'_, 'c> {
     }
 
     /// The loops over `k`, outermost first; gives the accumulators and the pointer into `b` at the end.
-    #[allow(clippy::too_many_arguments)]
     fn down_k(
         &mut self,
         c: &Contract,
         panel: &Panel<'c>,
         rows: &Rows<'c>,
         axes: &[Axis],
-        acc: Vec<Value<'c>>,
-        a: Vec<PointerValue<'c>>,
-        b: PointerValue<'c>,
+        at: Carried<'c>,
     ) -> (Vec<Value<'c>>, PointerValue<'c>) {
         let Some((axis, inner)) = axes.split_first() else {
-            return self.multiply_add(c, panel, rows, acc, &a, b);
+            return self.multiply_add(c, panel, rows, at);
         };
+        let Carried { acc, a, b } = at;
         let (count, pointers) = (acc.len(), a.len());
         let stride = |d: &Dim| d.linear_in(&axis.name).expect("the kernel IR says that operands are linear in `k`").0;
         let a_stride = self.index(&stride(&c.a.1));
@@ -273,9 +281,10 @@ impl<'c> Gen<'_, 'c> {
         let end = self.repeat(&axis.name, run, carried, |g, mut carried| {
             let b = carried.pop().expect("b is carried").into_pointer_value();
             let a: Vec<PointerValue> = carried.split_off(count).into_iter().map(|p| p.into_pointer_value()).collect();
+            let at = Carried { acc: carried, a: a.clone(), b };
             let (mut next, after) = match inner {
-                [innermost] if is_long(innermost) => g.partial_sums(c, panel, rows, inner, carried, a.clone(), b),
-                _ => g.down_k(c, panel, rows, inner, carried, a.clone(), b),
+                [innermost] if is_long(innermost) => g.partial_sums(c, panel, rows, inner, at),
+                _ => g.down_k(c, panel, rows, inner, at),
             };
             next.extend(a.iter().map(|&p| Value::from(g.e.offset(p, a_stride, F32))));
             let b = b_stride.map_or(after, |s| g.e.offset(b, s, F32));
@@ -287,32 +296,23 @@ impl<'c> Gen<'_, 'c> {
 
     /// The innermost loop from zero, its sums then added to `totals`: the rounding error of a sum grows with its length, so
     /// a row of the kernel at a time is more accurate than all of `k` in one chain. LLVM keeps the totals in memory meanwhile.
-    #[allow(clippy::too_many_arguments)]
     fn partial_sums(
         &mut self,
         c: &Contract,
         panel: &Panel<'c>,
         rows: &Rows<'c>,
         innermost: &[Axis],
-        totals: Vec<Value<'c>>,
-        a: Vec<PointerValue<'c>>,
-        b: PointerValue<'c>,
+        at: Carried<'c>,
     ) -> (Vec<Value<'c>>, PointerValue<'c>) {
         let zero = self.e.zero(self.e.vector_type(self.e.register_type(DType::F32), self.e.lanes).into());
-        let (sums, after) = self.down_k(c, panel, rows, innermost, vec![zero; totals.len()], a, b);
-        (totals.into_iter().zip(sums).map(|(total, sum)| self.e.fadd(total, sum)).collect(), after)
+        let from_zero = Carried { acc: vec![zero; at.acc.len()], a: at.a, b: at.b };
+        let (sums, after) = self.down_k(c, panel, rows, innermost, from_zero);
+        (at.acc.into_iter().zip(sums).map(|(total, sum)| self.e.fadd(total, sum)).collect(), after)
     }
 
     /// One step down `k`.
-    fn multiply_add(
-        &mut self,
-        c: &Contract,
-        panel: &Panel<'c>,
-        rows: &Rows<'c>,
-        mut acc: Vec<Value<'c>>,
-        a: &[PointerValue<'c>],
-        b: PointerValue<'c>,
-    ) -> (Vec<Value<'c>>, PointerValue<'c>) {
+    fn multiply_add(&mut self, c: &Contract, panel: &Panel<'c>, rows: &Rows<'c>, at: Carried<'c>) -> (Vec<Value<'c>>, PointerValue<'c>) {
+        let Carried { mut acc, a, b } = at;
         let vectors = panel.masks.len();
         let e = &self.e;
         let vector = e.vector_type(e.register_type(DType::F32), e.lanes).into();

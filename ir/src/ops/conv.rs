@@ -57,7 +57,6 @@ fn weights(
 }
 
 /// Sums over the input channels, then over the kernel, in f64 for floats.
-#[allow(clippy::too_many_arguments)]
 pub fn eval(
     stride: &[usize],
     pad: &[i64],

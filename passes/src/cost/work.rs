@@ -57,6 +57,9 @@ pub enum Kind {
     },
 }
 
+/// The work of Winograd's form of a convolution in percent of the direct one: a quarter of the products, and its transforms.
+const WINOGRAD_PERCENT: u64 = 40;
+
 /// `batch` products of `[rows, depth]` and `[depth, cols]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contraction {
@@ -177,7 +180,6 @@ impl<'a> Counted<'a> {
         Contraction { batch, rows: inner(0, 1), cols: inner(1, 1), depth, packed: product(dims(1)) }
     }
 
-    /// Winograd's form takes a quarter of the products, and about as much again as 3/20 of them for its transforms.
     fn conv(&self, node: &Node, group: usize, layout: Layout, algorithm: Algorithm) -> Contraction {
         let (weights, result) = (self.dims(node.operands[1]), self.dims(node.results[0]));
         let out = match layout {
@@ -188,7 +190,7 @@ impl<'a> Counted<'a> {
         let depth = product(weights) / out;
         let depth = match algorithm {
             Algorithm::Direct => depth,
-            Algorithm::Winograd => depth * 2 / 5,
+            Algorithm::Winograd => depth * WINOGRAD_PERCENT / 100,
         };
         Contraction { batch: group, rows: product(result) / out, cols: out / group, depth, packed: 0 }
     }
