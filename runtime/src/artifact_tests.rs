@@ -42,6 +42,16 @@ fn files_are_written_whole_or_not_at_all() {
 }
 
 #[test]
+fn files_of_several_blocks_hold_the_bytes_that_memory_would() {
+    let dir = crate::testing::TempDir::new("blocks");
+    let path = dir.path().join("a.egret");
+    let tensors = || [3, 2 * HUGE_PAGE + 100, 64, HUGE_PAGE / 2].into_iter().zip(1..).map(|(bytes, value)| vec![value; bytes].into());
+    write_file(&path, &chain(1), b"\xc3\xc3", &host_target(), tensors()).unwrap();
+    assert!(std::fs::read(&path).unwrap() == to_bytes(&chain(1), b"\xc3\xc3", &host_target(), tensors()).unwrap());
+    Artifact::open(&path, WeightsCheck::Full).unwrap();
+}
+
+#[test]
 fn what_is_no_artifact_is_named() {
     assert!(problem(b"", WeightsCheck::Quick).contains("not an Egret artifact"));
     assert!(problem(b"\x08\x07onnx", WeightsCheck::Quick).contains("not an Egret artifact"));
@@ -116,7 +126,10 @@ fn the_quick_sum_of_parts_is_that_of_the_whole() {
         assert_eq!(sum(first).followed_by(&sum(rest)).finish(), sum(&bytes).finish(), "cut at {cut}");
     }
     let long = bytes.repeat(2 * BYTES_PER_THREAD / bytes.len() + 3);
-    assert_eq!(QuickSum::of(&long).finish(), sum(&long).finish());
+    let file = Bytes::Owned(AlignedBytes::copy_of(&long).unwrap());
+    for part in [0..long.len(), 4096..long.len() - 64, 0..0] {
+        assert_eq!(QuickSum::of(&file, part.clone()).finish(), sum(&long[part]).finish());
+    }
 }
 
 #[test]
