@@ -153,6 +153,14 @@ impl<'a> Site<'a> {
         self.ty(value).rank()
     }
 
+    /// The value, which must have this rank.
+    pub(crate) fn of_rank(&self, value: ValueId, rank: usize, what: &str) -> Result<ValueId, Stop> {
+        if self.rank(value) == rank {
+            return Ok(value);
+        }
+        Err(malformed(Code::Shape, format!("`{}` expects {what} of rank {rank}, found {}", self.operator, self.ty(value))))
+    }
+
     /// The element type of a value.
     pub(crate) fn dtype(&self, value: ValueId) -> DType {
         self.ty(value).dtype
@@ -375,8 +383,10 @@ impl<'a> Site<'a> {
     pub(crate) fn slice(&mut self, x: ValueId, axis: usize, start: Dim, count: Dim) -> Result<ValueId, Stop> {
         let mut shape = self.dims(x);
         let mut starts = vec![Dim::ZERO; shape.len()];
-        shape[axis] = count;
-        starts[axis] = start;
+        let (Some(extent), Some(first)) = (shape.get_mut(axis), starts.get_mut(axis)) else {
+            return Err(malformed(Code::Shape, format!("`{}` takes a part along axis {axis} of {}", self.operator, self.ty(x))));
+        };
+        (*extent, *first) = (count, start);
         let step = vec![1; shape.len()];
         if self.ty(x).dims == shape { Ok(x) } else { self.op(Op::slice { start: starts, shape, step }, &[x]) }
     }

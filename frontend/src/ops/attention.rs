@@ -76,6 +76,9 @@ pub(crate) fn attention(n: &mut Site) -> Outcome {
     let flat = n.rank(q) == 3;
     n.without_effect(&["q_num_heads", "kv_num_heads", "softmax_precision"]);
     let (q, k, v) = (heads(n, q, "q_num_heads")?, heads(n, k, "kv_num_heads")?, heads(n, v, "kv_num_heads")?);
+    for (input, rank, what) in [(4, 4, "past keys"), (5, 4, "past values"), (6, 1, "numbers of valid keys")] {
+        n.optional(input).map(|value| n.of_rank(value, rank, what)).transpose()?;
+    }
     let (present_k, present_v) = (with_past(n, k, 4)?, with_past(n, v, 5)?);
     let query_heads = n.dims(q)[1].clone();
     let (k, v) = (repeated(n, present_k, &query_heads)?, repeated(n, present_v, &query_heads)?);
@@ -174,7 +177,7 @@ fn visible(n: &mut Site, q: ValueId, k: ValueId, causal: bool) -> Result<Option<
 }
 
 /// A mask (of truth values, or added) that holds only where `visible` does.
-fn composed(n: &mut Site, visible: ValueId, mask: Option<ValueId>) -> Result<ValueId, Stop> {
+pub(crate) fn composed(n: &mut Site, visible: ValueId, mask: Option<ValueId>) -> Result<ValueId, Stop> {
     match mask {
         None => Ok(visible),
         Some(mask) if n.dtype(mask) == DType::Bool => n.op(Op::and, &[visible, mask]),
@@ -208,16 +211,16 @@ pub(crate) fn merged(n: &mut Site, y: ValueId) -> Result<ValueId, Stop> {
 }
 
 /// How scores are made, and at which stage they are an output.
-struct Scores {
-    scale: f64,
-    softcap: f64,
-    mask: Option<ValueId>,
-    stage: i64,
+pub(crate) struct Scores {
+    pub(crate) scale: f64,
+    pub(crate) softcap: f64,
+    pub(crate) mask: Option<ValueId>,
+    pub(crate) stage: i64,
 }
 
 /// Attention by its parts, for what the op does not cover: a soft cap, or the scores as an output. The stages: scaled
 /// products, capped, masked, softmax.
-fn by_parts(n: &mut Site, [q, k, v]: [ValueId; 3], how: &Scores) -> Result<(ValueId, Option<ValueId>), Stop> {
+pub(crate) fn by_parts(n: &mut Site, [q, k, v]: [ValueId; 3], how: &Scores) -> Result<(ValueId, Option<ValueId>), Stop> {
     let keys = n.transpose(k, vec![0, 1, 3, 2])?;
     let products = n.op(Op::matmul, &[q, keys])?;
     let scaled = n.with_number(Op::mul, products, how.scale)?;

@@ -6,6 +6,9 @@ use crate::ops::{conv, elementwise};
 use crate::site::{Outcome, Site, Stop, fault, malformed};
 use egret_ir::{DType, Dim, Op, Real, ValueId};
 
+pub(crate) mod grouped_query;
+pub(crate) mod quantize;
+
 /// What masks add where they hide, unless the node says otherwise.
 const HIDDEN: f64 = -10000.0;
 
@@ -207,10 +210,16 @@ pub(crate) fn attention(n: &mut Site) -> Outcome {
             "export the model without a cache",
         ));
     }
-    n.without_effect(&["mask_filter_value"]);
-    let count = head_count(n, "num_heads")?;
     let product = n.op(Op::matmul, &[x, w])?;
     let product = with_bias(n, product, bias)?;
+    of_product(n, product, mask, added)
+}
+
+/// Attention of queries, keys and values that stand side by side: [b, s, 3*h*d] -> [b, s, h*d]
+fn of_product(n: &mut Site, product: ValueId, mask: Option<ValueId>, added: Option<ValueId>) -> Outcome {
+    n.without_effect(&["mask_filter_value"]);
+    let count = head_count(n, "num_heads")?;
+    n.of_rank(product, 3, "queries, keys and values")?;
     let width = n.dims(product)[2].floor_div(&Dim::from(3));
     let mut parts = vec![];
     for i in 0..3 {
@@ -299,9 +308,9 @@ pub(crate) fn rotary_embedding(n: &mut Site) -> Outcome {
     let x = match n.int("num_heads")?.filter(|count| *count > 0) {
         Some(count) if flat => split(n, x, &Dim::from(count))?,
         _ if flat => split(n, x, &dims[2].floor_div(&(half * 2)))?,
-        _ => x,
+        _ => n.of_rank(x, 4, "an input")?,
     };
-    let turned = n.int_or("rotary_embedding_dim", 0)?;
+    let (turned, width) = (n.int_or("rotary_embedding_dim", 0)?, n.dims(x)[3].clone());
     let positions = if n.ty(positions).count().is(1) {
         let steps = n.iota(vec![Dim::ONE, n.dims(x)[2].clone()], 1, DType::I64)?;
         let first = elementwise::scalar(n, positions)?;
@@ -309,21 +318,25 @@ pub(crate) fn rotary_embedding(n: &mut Site) -> Outcome {
     } else {
         positions
     };
+    let turned = if turned == 0 { width } else { Dim::from(turned) };
+    let y = turned_by(n, x, tables, positions, &turned, interleaved)?;
+    Ok(vec![if flat { merged(n, y)? } else { y }])
+}
+
+/// x: [b, h, s, d] with the first `turned` elements of each head rotated by the tables' angles at the positions [b, s].
+fn turned_by(n: &mut Site, x: ValueId, tables: [ValueId; 2], positions: ValueId, turned: &Dim, interleaved: bool) -> Result<ValueId, Stop> {
     let mut factors = vec![];
     for table in tables {
         let found = n.op(Op::gather { axis: 0 }, &[table, positions])?;
         let mut dims = n.dims(found);
-        dims.insert(1, Dim::ONE);
+        dims.insert(dims.len().min(1), Dim::ONE);
         factors.push(n.reshape(found, dims)?);
     }
     let width = n.dims(x)[3].clone();
-    let y = if turned == 0 || width.is(turned) {
-        n.op(Op::rotary { interleaved }, &[x, factors[0], factors[1]])?
-    } else {
-        let part = Dim::from(turned);
-        let (first, rest) = (n.slice(x, 3, Dim::ZERO, part.clone())?, n.slice(x, 3, part.clone(), width - part)?);
-        let first = n.op(Op::rotary { interleaved }, &[first, factors[0], factors[1]])?;
-        n.concat(&[first, rest], 3)?
-    };
-    Ok(vec![if flat { merged(n, y)? } else { y }])
+    if width == *turned {
+        return n.op(Op::rotary { interleaved }, &[x, factors[0], factors[1]]);
+    }
+    let (first, rest) = (n.slice(x, 3, Dim::ZERO, turned.clone())?, n.slice(x, 3, turned.clone(), width - turned.clone())?);
+    let first = n.op(Op::rotary { interleaved }, &[first, factors[0], factors[1]])?;
+    n.concat(&[first, rest], 3)
 }

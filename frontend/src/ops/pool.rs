@@ -130,10 +130,15 @@ pub(crate) fn max_unpool(n: &mut Site) -> Outcome {
 
 pub(crate) fn average_pool(n: &mut Site) -> Outcome {
     let x = n.input(0)?;
+    Ok(vec![averaged(n, x)?])
+}
+
+/// The average pooling that the attributes of the node describe.
+pub(crate) fn averaged(n: &mut Site, x: ValueId) -> Result<ValueId, Stop> {
     let (window, pad, ceil) = windows(n, x)?;
     let count_pad = n.flag("count_include_pad")?;
     let Window { kernel, stride, dilation } = window;
-    Ok(vec![n.op(Op::avg_pool { kernel, stride, pad, dilation, ceil, count_pad, layout: Layout::First }, &[x])?])
+    n.op(Op::avg_pool { kernel, stride, pad, dilation, ceil, count_pad, layout: Layout::First }, &[x])
 }
 
 /// The `p`-th root of the sum of `p`-th powers: the mean over the whole window, times its size.

@@ -34,7 +34,7 @@ pub(crate) fn quantize_linear(n: &mut Site) -> Outcome {
 }
 
 /// `saturate(round(x) + zero)` in an integer type; a float type rounds by itself.
-fn rounded(n: &mut Site, x: ValueId, zero: Option<ValueId>, to: DType) -> Result<ValueId, Stop> {
+pub(crate) fn rounded(n: &mut Site, x: ValueId, zero: Option<ValueId>, to: DType) -> Result<ValueId, Stop> {
     let mut y = if to.is_int() { n.op(Op::round, &[x])? } else { x };
     if let Some(zero) = zero {
         let zero = n.cast(zero, DType::F32)?;
@@ -56,7 +56,7 @@ pub(crate) fn dequantize_linear(n: &mut Site) -> Outcome {
 }
 
 /// `x - zero`, in i32 for integers and f32 for floats.
-fn shifted(n: &mut Site, x: ValueId, zero: Option<ValueId>) -> Result<ValueId, Stop> {
+pub(crate) fn shifted(n: &mut Site, x: ValueId, zero: Option<ValueId>) -> Result<ValueId, Stop> {
     let wide = if n.dtype(x).is_int() { DType::I32 } else { DType::F32 };
     let x = n.cast(x, wide)?;
     let Some(zero) = zero else { return Ok(x) };
@@ -105,9 +105,13 @@ fn per_block(n: &mut Site, factor: ValueId, x: ValueId) -> Result<ValueId, Stop>
     n.slice(factor, axis, Dim::ZERO, dims[axis].clone())
 }
 
-/// Scale and zero point are those of the range of `x`, widened to hold 0, over 0 to 255.
 pub(crate) fn dynamic_quantize_linear(n: &mut Site) -> Outcome {
     let x = n.input(0)?;
+    Ok(dynamically_quantized(n, x)?.to_vec())
+}
+
+/// `x` in u8, its scale and its zero point: those of the range of `x`, widened to hold 0, over 0 to 255.
+pub(crate) fn dynamically_quantized(n: &mut Site, x: ValueId) -> Result<[ValueId; 3], Stop> {
     let axes: Vec<usize> = (0..n.rank(x)).collect();
     let (low, high) = (n.op(Op::reduce_min { axes: axes.clone() }, &[x])?, n.op(Op::reduce_max { axes }, &[x])?);
     let (low, high) = (n.reshape(low, [])?, n.reshape(high, [])?);
@@ -120,7 +124,7 @@ pub(crate) fn dynamic_quantize_linear(n: &mut Site) -> Outcome {
     let zero = rounded(n, zero, None, DType::U8)?;
     let y = n.op(Op::div, &[x, scale])?;
     let y = rounded(n, y, Some(zero), DType::U8)?;
-    Ok(vec![y, scale, zero])
+    Ok([y, scale, zero])
 }
 
 /// Zero points: a number, or one per row of `a` and per column of `b`.
@@ -130,7 +134,13 @@ pub(crate) fn matmul_integer(n: &mut Site) -> Outcome {
     Ok(vec![integer_product(n, a, zero_a, b, zero_b)?])
 }
 
-fn integer_product(n: &mut Site, a: ValueId, zero_a: Option<ValueId>, b: ValueId, zero_b: Option<ValueId>) -> Result<ValueId, Stop> {
+pub(crate) fn integer_product(
+    n: &mut Site,
+    a: ValueId,
+    zero_a: Option<ValueId>,
+    b: ValueId,
+    zero_b: Option<ValueId>,
+) -> Result<ValueId, Stop> {
     let zero_a = zero_a.map(|zero| per_row(n, zero)).transpose()?;
     let (a, b) = (shifted(n, a, zero_a)?, shifted(n, b, zero_b)?);
     n.op(Op::matmul, &[a, b])

@@ -15,14 +15,11 @@ struct Cell {
 
 /// x: [t, b, i], w: [d, g*h, i], r: [d, g*h, h], bias: [d, 2*g*h], states: [d, b, h] -> all h: [t, d, b, h], last states:
 /// [d, b, h]; with `layout` 1 the batch comes first.
-fn recurrence(n: &mut Site, cell: &Cell, op: impl Fn(usize, Direction) -> Op) -> Outcome {
+fn recurrence(n: &mut Site, [x, w, r]: [ValueId; 3], cell: &Cell, op: impl Fn(usize, Direction) -> Op) -> Outcome {
     let batch_first = n.flag("layout")?;
     let directions = directions(n)?;
-    let (x, w, r) = (n.input(0)?, n.input(1)?, n.input(2)?);
     for (value, rank, what) in [(x, 3, "input"), (w, 3, "weights"), (r, 3, "recurrent weights")] {
-        if n.rank(value) != rank {
-            return Err(malformed(Code::Shape, format!("`{}` expects {what} of rank {rank}, found {}", n.operator, n.ty(value))));
-        }
+        n.of_rank(value, rank, what)?;
     }
     let x = if batch_first { n.transpose(x, vec![1, 0, 2])? } else { x };
     let (steps, batch, hidden) = (n.dims(x)[0].clone(), n.dims(x)[1].clone(), n.dims(r)[2].clone());
@@ -140,7 +137,18 @@ fn default_activations(n: &Site, default: &[&str]) -> Result<(), Stop> {
     }
 }
 
+/// Input, weights and recurrent weights.
+fn operands(n: &Site) -> Result<[ValueId; 3], Stop> {
+    Ok([n.input(0)?, n.input(1)?, n.input(2)?])
+}
+
 pub(crate) fn lstm(n: &mut Site) -> Outcome {
+    let operands = operands(n)?;
+    lstm_of(n, operands)
+}
+
+/// An LSTM of these operands, with the other inputs and the attributes of the node.
+pub(crate) fn lstm_of(n: &mut Site, operands: [ValueId; 3]) -> Outcome {
     default_activations(n, &["Sigmoid", "Tanh", "Tanh"])?;
     if n.flag("input_forget")? {
         return Err(n.refused("input_forget", 1, "`LSTM` with coupled input and forget gates is not supported"));
@@ -148,13 +156,14 @@ pub(crate) fn lstm(n: &mut Site) -> Outcome {
     if n.optional(7).is_some() && !n.constant(7, "the peephole weights")?.elements().all(|w| w.as_f64() == 0.0) {
         return Err(fault(Code::Operand, "`LSTM` with peepholes is not supported", "export it as separate operators"));
     }
-    recurrence(n, &Cell { gates: 4, states: 2 }, |_, direction| Op::lstm { direction })
+    recurrence(n, operands, &Cell { gates: 4, states: 2 }, |_, direction| Op::lstm { direction })
 }
 
 pub(crate) fn gru(n: &mut Site) -> Outcome {
     default_activations(n, &["Sigmoid", "Tanh"])?;
     let linear_before_reset = n.flag("linear_before_reset")?;
-    recurrence(n, &Cell { gates: 3, states: 1 }, |_, direction| Op::gru { direction, linear_before_reset })
+    let operands = operands(n)?;
+    recurrence(n, operands, &Cell { gates: 3, states: 1 }, |_, direction| Op::gru { direction, linear_before_reset })
 }
 
 pub(crate) fn rnn(n: &mut Site) -> Outcome {
@@ -164,5 +173,6 @@ pub(crate) fn rnn(n: &mut Site) -> Outcome {
     let found: Option<Vec<Activation>> = names.iter().map(find).collect();
     let found = found
         .ok_or_else(|| n.refused("activations", names.join(", "), "`RNN` is supported with the activations Tanh, Relu and Sigmoid"))?;
-    recurrence(n, &Cell { gates: 1, states: 1 }, |k, direction| Op::rnn { direction, activation: found[k] })
+    let operands = operands(n)?;
+    recurrence(n, operands, &Cell { gates: 1, states: 1 }, |k, direction| Op::rnn { direction, activation: found[k] })
 }

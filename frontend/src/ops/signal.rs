@@ -118,7 +118,10 @@ pub(crate) fn stft(n: &mut Site) -> Outcome {
     let window = n.optional(2);
     let length = match (n.optional(3), window) {
         (Some(_), _) => single(n.numbers(3, "the length of the frames")?),
-        (None, Some(window)) => number(n, &n.dims(window)[0].clone())?,
+        (None, Some(window)) => {
+            let window = n.of_rank(window, 1, "a window")?;
+            number(n, &n.dims(window)[0].clone())?
+        }
         (None, None) => signal_length,
     };
     if step < 1 || !(1..=signal_length).contains(&length) || n.rank(signal) != 3 {

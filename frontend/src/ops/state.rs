@@ -156,7 +156,8 @@ fn step_count(n: &Site, q: ValueId) -> Result<i64, Stop> {
     })
 }
 
-fn scale(n: &Site, q: ValueId) -> Result<f64, Stop> {
+/// The attribute `scale`, or one over the root of the width of a head; q: [.., .., .., d].
+pub(crate) fn scale(n: &Site, q: ValueId) -> Result<f64, Stop> {
     if let Some(scale) = n.float("scale")?.filter(|scale| *scale != 0.0) {
         return Ok(scale);
     }
@@ -178,11 +179,25 @@ pub(crate) fn swiglu(n: &mut Site) -> Outcome {
 pub(crate) fn tensor_scatter(n: &mut Site) -> Outcome {
     let (cache, update) = (n.input(0)?, n.input(1)?);
     let axis = n.axis_or(-2, cache)?;
+    let update = n.of_rank(update, n.rank(cache), "an update")?;
     let circular = n.word("mode", "linear", &[("linear", false), ("circular", true)])?;
+    let start = n.optional(2);
+    Ok(vec![written(n, cache, update, axis, start, circular)?])
+}
+
+/// The cache with the update written along `axis` from `start` on, one place per member of the batch, or from 0.
+pub(crate) fn written(
+    n: &mut Site,
+    cache: ValueId,
+    update: ValueId,
+    axis: usize,
+    start: Option<ValueId>,
+    circular: bool,
+) -> Result<ValueId, Stop> {
     let (dims, length) = (n.dims(cache), n.dims(update)[axis].clone());
     let at = n.iota(dims.clone(), axis, DType::I64)?;
     let mut relative = at;
-    if let Some(start) = n.optional(2) {
+    if let Some(start) = start {
         let mut per_member = vec![Dim::ONE; dims.len()];
         per_member[0] = n.dims(start).first().cloned().unwrap_or(Dim::ONE);
         let start = n.cast(start, DType::I64)?;
@@ -200,5 +215,5 @@ pub(crate) fn tensor_scatter(n: &mut Site) -> Outcome {
     let last = number(n, length - 1)?;
     let index = n.op(Op::clip, &[relative, zero, last])?;
     let written = n.op(Op::gather_elements { axis }, &[update, index])?;
-    Ok(vec![n.op(Op::select, &[is_written, written, cache])?])
+    n.op(Op::select, &[is_written, written, cache])
 }
