@@ -78,7 +78,7 @@ pub use error::Error;
 pub use graph::{evaluate, from_ir, inputs_of, parse_file, parse_text, signature, to_ir};
 
 pub use egret_codegen::{self as codegen, Stage, Target};
-pub use egret_frontend::{Import, Summary, operators};
+pub use egret_frontend::{Code, Explanation, Import, Summary, operators};
 pub use egret_ir::{self as ir, Bindings, DType, Dim, Graph, TensorType};
 pub use egret_runtime::artifact::Section;
 pub use egret_runtime::{Session, Tensor, TensorView, memory, npy, plan, profile};

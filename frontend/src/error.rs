@@ -15,57 +15,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The kinds of things that are wrong with a model; the number is part of every message and never changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Code {
-    /// The file cannot be read, is damaged, or is not an ONNX model.
-    File,
-    /// A name is used twice, or stands for nothing.
-    Name,
-    /// Nodes wait for each other.
-    Cycle,
-    /// An attribute is missing, has the wrong type, or a value that is not supported.
-    Attribute,
-    /// An input or output is missing, too many, or not supported.
-    Operand,
-    /// The operator is not known or not supported.
-    Operator,
-    /// The operator set is too old or not declared.
-    Opset,
-    /// The element type is not supported.
-    ElementType,
-    /// The value is not a dense tensor.
-    ValueKind,
-    /// A function calls itself, or the calls unfold without end.
-    Function,
-    /// Control flow that depends on data.
-    ControlFlow,
-    /// Operands do not fit each other or the operator.
-    Shape,
-    /// A shape depends on data that is only known at run time.
-    DataDependent,
-}
-
-impl Code {
-    /// `E0107`.
-    pub fn number(self) -> &'static str {
-        match self {
-            Code::File => "E0101",
-            Code::Name => "E0102",
-            Code::Cycle => "E0103",
-            Code::Attribute => "E0104",
-            Code::Operand => "E0105",
-            Code::Operator => "E0107",
-            Code::Opset => "E0108",
-            Code::ElementType => "E0109",
-            Code::ValueKind => "E0110",
-            Code::Function => "E0111",
-            Code::ControlFlow => "E0112",
-            Code::Shape => "E0201",
-            Code::DataDependent => "E0202",
-        }
-    }
-}
+pub use crate::code::Code;
 
 /// A model file, or a file of its weights, that cannot be used at all.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -6,6 +6,7 @@
 use crate::build::Builder;
 use crate::error::{Code, FileError, ImportError, Place, Problem, Warning, did_you_mean, listed};
 use crate::inputs::{self, Declared, contradiction};
+use crate::limits::{MAX_GRAPHS, MAX_NODES, MAX_PROBLEMS};
 use crate::model::{Model, TensorError};
 use crate::order::{Order, order};
 use crate::scope::{Binding, Scope, Scopes, domain, opsets};
@@ -19,12 +20,6 @@ use std::sync::Arc;
 
 mod control;
 
-/// Functions and branches inside each other; models have two or three. Keeps hostile files from overflowing the stack.
-const MAX_SCOPES: usize = 40;
-
-/// Nodes after inlining. The largest models have some ten thousand; functions that call functions can ask for any number.
-const MAX_NODES: usize = 1 << 18;
-
 /// The inputs of a model that has been read.
 pub(crate) fn inputs(model: &Model) -> Result<Vec<(Arc<str>, TensorType)>, ImportError> {
     let mut importer = Importer::new(model, &model.proto.graph);
@@ -35,9 +30,6 @@ pub(crate) fn inputs(model: &Model) -> Result<Vec<(Arc<str>, TensorType)>, Impor
     let graph = &importer.build.graph;
     Ok(graph.params().iter().map(|&p| (graph.value(p).name.clone(), graph.ty(p).clone())).collect())
 }
-
-/// Problems after which the import gives up looking for more.
-const MAX_PROBLEMS: usize = 1000;
 
 /// Unknown names for which a similar one is looked for: looking takes time, and many unknown names have one cause.
 const SUGGESTIONS: usize = 20;
@@ -497,12 +489,12 @@ impl<'m> Importer<'m> {
     }
 
     fn check_depth(&self, what: &str) -> Result<(), Stop> {
-        if self.scopes.depth() < MAX_SCOPES {
+        if self.scopes.depth() < MAX_GRAPHS {
             return Ok(());
         }
         Err(fault(
             Code::Function,
-            format!("`{what}` is nested more than {MAX_SCOPES} deep"),
+            format!("`{what}` is nested more than {MAX_GRAPHS} deep"),
             "flatten the functions of the model before the export",
         ))
     }
@@ -510,7 +502,7 @@ impl<'m> Importer<'m> {
     // ---- after a node
 
     fn bind_outputs(&mut self, node: &'m NodeProto, index: usize, read: &HashSet<&'m str>, values: &[Binding<'m>]) {
-        for (i, name) in node.output.iter().enumerate().filter(|(_, name)| read.contains(name.as_str())) {
+        for (i, name) in node.output.iter().enumerate().filter(|(_, name)| !name.is_empty() && read.contains(name.as_str())) {
             let binding = match values.get(i) {
                 Some(binding) => binding.clone(),
                 None => Binding::NotProvided(format!("node {} ({})", self.label_quoted(node, index), operator(node))),
@@ -571,6 +563,10 @@ impl<'m> Importer<'m> {
         for output in &graph.output {
             if !seen.insert(output.name.as_str()) {
                 self.problem(Code::Name, format!("output `{}` is named twice", output.name), "give every output its own name");
+            }
+            if output.name.is_empty() {
+                self.problem(Code::Name, "an output of the graph has no name", BREAKS_SPECIFICATION);
+                continue;
             }
             match self.read(&output.name)? {
                 Read::Value(value) => {

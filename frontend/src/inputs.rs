@@ -9,6 +9,7 @@
 
 use crate::ImportOptions;
 use crate::error::{Code, did_you_mean};
+use crate::limits::MAX_EXTENT;
 use crate::model::dtype;
 use crate::site::Fault;
 use egret_ir::expr::Cursor;
@@ -19,9 +20,6 @@ use onnx_protobuf::type_proto::Value::{MapType, OptionalType, SequenceType, Spar
 use onnx_protobuf::{GraphProto, TypeProto, ValueInfoProto};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
-
-/// The largest extent of an input: what symbols are taken to be at most.
-const LARGEST: i64 = egret_ir::known::LARGEST_EXTENT;
 
 /// An input as the model declares it.
 pub(crate) struct Declared<'m> {
@@ -48,11 +46,11 @@ pub(crate) fn declared(graph: &GraphProto) -> (Vec<Declared<'_>>, Vec<(&str, Fau
             let help = "convert the input in the model before the export";
             let dtype = dtype(element).map_err(|message| wrong(Code::ElementType, format!("input `{}`: {message}", input.name), help))?;
             if let Some(DimValue(large)) =
-                dims.into_iter().flatten().filter_map(|d| d.value.as_ref()).find(|v| matches!(v, DimValue(d) if *d > LARGEST))
+                dims.into_iter().flatten().filter_map(|d| d.value.as_ref()).find(|v| matches!(v, DimValue(d) if *d > MAX_EXTENT))
             {
                 return Err(wrong(
                     Code::Shape,
-                    format!("input `{}` has an extent of {large}, expected at most {LARGEST}", input.name),
+                    format!("input `{}` has an extent of {large}, expected at most {MAX_EXTENT}", input.name),
                     help,
                 ));
             }

@@ -30,10 +30,12 @@
 
 mod build;
 mod case;
+mod code;
 mod error;
 mod external;
 mod import;
 mod inputs;
+pub mod limits;
 mod model;
 mod ops;
 mod order;
@@ -43,7 +45,8 @@ mod site;
 mod table;
 
 pub use case::{Case, CaseError, DataSet, operators, read_case};
-pub use error::{Code, FileError, ImportError, Place, Problem, Warning};
+pub use code::{Code, Explanation};
+pub use error::{FileError, ImportError, Place, Problem, Warning};
 
 use bytes::Bytes;
 use egret_ir::{Bindings, Graph, Tensor, TensorType};

@@ -4,7 +4,7 @@
 //! format once and copies what the importer reads, with one change: where `raw_data` stood, a [`Blob`] of 16 bytes says at
 //! which offset of the file the data lies. The protobuf parser then sees a few kilobytes instead of a few hundred megabytes.
 //!
-//! Invariant: the outline holds only the fields of the tables below, nested at most [`MAX_DEPTH`] deep, with every length
+//! Invariant: the outline holds only the fields of the tables below, nested at most [`MAX_MESSAGES`] deep, with every length
 //! checked and no group fields. (The parser behind this module recurses over nested groups without a limit, so a small
 //! hostile file would overflow its stack; ONNX uses no groups.)
 //!
@@ -13,10 +13,8 @@
 //! outline      graph { node {..} initializer { dims: 784 raw_data: <offset, length> } }
 //! ```
 
+use crate::limits::MAX_MESSAGES;
 use Field::{Blob as BlobField, In, Keep};
-
-/// Messages inside messages: enough for 30 nested subgraphs, and below the limit of 100 of the protobuf parser.
-const MAX_DEPTH: usize = 96;
 
 /// Bytes that a length takes in the outline: enough for any length, so that it can be filled in afterwards.
 const LENGTH_BYTES: usize = 5;
@@ -145,8 +143,8 @@ struct Scan<'a> {
 impl Scan<'_> {
     /// Copies the fields up to `end`.
     fn message(&mut self, message: &Message, end: usize, depth: usize) -> Result<(), String> {
-        if depth > MAX_DEPTH {
-            return Err(format!("messages are nested more than {MAX_DEPTH} deep at byte {}", self.at));
+        if depth > MAX_MESSAGES {
+            return Err(format!("messages are nested more than {MAX_MESSAGES} deep at byte {}", self.at));
         }
         while self.at < end {
             let start = self.at;

@@ -12,6 +12,7 @@
 //! The rules are those of a proof that egg finds (see [`egret::passes::explain`]), in the order from the model's graph to the
 //! kernel's; `~` marks one that was used from right to left.
 
+mod code;
 mod html;
 mod layers;
 
@@ -34,7 +35,7 @@ use std::sync::Arc;
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// An .onnx model or a graph as .egir text
+    /// An .onnx model or a graph as .egir text; or the code of an error, such as E0107
     model: PathBuf,
     /// Only the kernels that compute this node of the model
     node: Option<String>,
@@ -58,7 +59,8 @@ Examples:
   egret explain model.onnx                       every kernel
   egret explain model.onnx /layer1/Conv          what became of one node, with the equations
   egret explain model.onnx --not-fused           where intermediate results go through memory, and why
-  egret explain model.onnx --html model.html     the graph before and after, drawn";
+  egret explain model.onnx --html model.html     the graph before and after, drawn
+  egret explain E0107                            what an error means, and what to do";
 
 /// What became of a model.
 #[derive(Serialize)]
@@ -123,6 +125,9 @@ struct Between {
 
 /// Compiles as far as kernels, explains them, prints what was asked for.
 pub fn run(args: Args) -> Result<(), Error> {
+    if let Some(page) = code::page(&args.model) {
+        return report::result(page?);
+    }
     let progress = Progress::start("Importing");
     let ready = Ready::unbound(&args.model, &args.compile)?;
     let graph = ready.graph("explain kernels")?;

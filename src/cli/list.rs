@@ -11,7 +11,7 @@ use super::table::{Align, columns};
 use clap::ValueEnum;
 use egret::ir::{Kind, OPS, OpDef};
 use egret::passes::{FUSED, PASSES, UNFUSED, rules};
-use egret::{Error, Target};
+use egret::{Code, Error, Target};
 
 /// The arguments of `egret list`.
 #[derive(clap::Args)]
@@ -31,6 +31,8 @@ enum What {
     Passes,
     /// The processors that code can be made for
     Targets,
+    /// The codes of errors; `egret explain` says more of each
+    Errors,
 }
 
 /// Prints the list.
@@ -40,7 +42,13 @@ pub fn run(args: Args) -> Result<(), Error> {
         What::Rules => rewrite_rules(),
         What::Passes => passes(),
         What::Targets => targets(),
+        What::Errors => errors(),
     })
+}
+
+fn errors() -> String {
+    let row = |code: Code| vec![code.number().to_string(), code.explanation().title.to_string()];
+    columns(&[("", Align::Left); 2], Code::ALL.into_iter().map(row))
 }
 
 fn ops() -> String {

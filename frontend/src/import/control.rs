@@ -11,6 +11,7 @@
 
 use super::{How, Importer};
 use crate::error::Code;
+use crate::limits::MAX_STEPS;
 use crate::ops::attention;
 use crate::scope::{Binding, Scope};
 use crate::site::{Outcome, Site, Stop, fault, malformed};
@@ -18,9 +19,6 @@ use egret_ir::{DType, Dim, Element, Op, Tensor, TensorType, ValueId};
 use onnx_protobuf::{AttributeProto, GraphProto, NodeProto};
 use std::collections::HashMap;
 use std::sync::Arc;
-
-/// Steps that a loop is unrolled into; each is a copy of its body.
-const MAX_STEPS: i64 = 1024;
 
 /// A node that holds graphs.
 pub(super) struct Holder<'a, 'm> {
