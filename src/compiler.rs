@@ -74,7 +74,7 @@ impl Compiler {
         self
     }
 
-    /// Makes an input of an ONNX model a constant. Shapes may then depend on its data.
+    /// Makes an input of a model or a graph a constant. Shapes may then depend on its data.
     pub fn freeze(mut self, input: &str, data: Tensor) -> Compiler {
         self.values.insert(input.into(), data);
         self
@@ -160,13 +160,14 @@ impl Compiler {
         Ok(egret_frontend::import(path.as_ref(), &options)?)
     }
 
-    /// The same for a graph: fixes the dimensions that were chosen.
+    /// The same for a graph: fixes the dimensions and the inputs that were chosen.
     ///
     /// # Errors
     ///
-    /// [`Error::Usage`] if an extent does not fit the graph.
+    /// [`Error::Usage`] if an extent or the data of an input does not fit the graph.
     pub fn bind(&self, graph: &Graph) -> Result<Graph, Error> {
-        graph.bind(&self.dims).map_err(Error::Usage)
+        let bound = graph.bind(&self.dims).map_err(Error::Usage)?;
+        if self.values.is_empty() { Ok(bound) } else { bound.freeze(&self.values).map_err(Error::Usage) }
     }
 
     /// Step 2: rewrites a graph and groups its ops into kernels.

@@ -547,3 +547,69 @@ fn colour_is_for_those_who_want_it() {
     };
     assert_eq!([None, Some("CLICOLOR_FORCE"), Some("NO_COLOR")].map(colour), [false, true, false]);
 }
+
+#[test]
+fn codes_of_errors_are_explained() {
+    let ran = check("explain E0107", &["E0107: operator that is not supported\n\n", "\n\nhelp: "]);
+    assert_eq!(ran.err, "");
+    check("list errors", &["E0101   file that cannot be used\n", "E0107", "E0202"]);
+    fails("explain E0106", 2, &["there is no error `E0106`", "egret list errors"]);
+    // A file of that name is a model.
+    std::fs::copy(CNN, scratch("E0107")).unwrap();
+    check(&format!("explain {} --fused", scratch("E0107").display()), &["conv2d"]);
+}
+
+/// A graph whose inputs are one of each kind.
+const FROZEN: &str = "graph g(x: f32[N, 2], k: f32[N, 2], on: bool[], n: i64[3]) {
+    s = mul(x, k)
+    zero = sub(s, s)
+    y = select(on, s, zero)
+    total = reduce_sum[axes = [0]](n)
+    return y, total
+}";
+
+#[test]
+fn frozen_inputs_are_constants() {
+    let graph = text_file("frozen.egir", FROZEN);
+    let all = format!("{} --dim N=2 --freeze k=3 --freeze on=true --freeze n=1,2,3", graph.display());
+    check(&format!("run {all}"), &["total   i64[1]", "[6]"]);
+    let printed = check(&format!("opt {all} --freeze x=-1 -p fold"), &["-> f32[2, 2]"]);
+    assert!(printed.out.starts_with("graph g() ->") && printed.out.contains("[-3.0, -3.0, -3.0, -3.0]"), "{}", printed.out);
+    let file = scratch("frozen.egret");
+    egret(&format!("compile {all} -o {}", file.display()));
+    let inspected = check(&format!("run {}", file.display()), &["[6]"]);
+    assert_eq!(inspected.code, Some(0));
+    for verb in ["check", "bench --min-time 1ms", "compare --min-time 1ms"] {
+        check(&format!("{verb} {all}"), &[]);
+    }
+}
+
+#[test]
+fn a_frozen_file_settles_the_extents_it_has() {
+    let graph = text_file("frozen_file.egir", "graph g(x: f32[B, 1, 8, 8], y: f32[B, 1, 1, 1]) { z = add(x, y) return z }");
+    let images = "examples/models/images.npy";
+    check(&format!("run {} --freeze x={images}", graph.display()), &["z   f32[360, 1, 8, 8]"]);
+    check(&format!("run {CNN} --freeze images={images}"), &["logits   f32[360, 10]"]);
+    let model = format!("run {} --freeze x={images}", graph.display());
+    fails(&format!("{model} --dim B=2"), 2, &["`B` is 2 by --dim or an earlier input, but 360 here"]);
+}
+
+#[test]
+fn what_cannot_be_frozen_is_a_sentence() {
+    let graph = text_file("not_frozen.egir", FROZEN);
+    let wrong = |freeze: &str, expected: &[&str]| fails(&format!("run {} --freeze {freeze}", graph.display()), 2, expected);
+    wrong("m=1", &["the model has no input `m`", "x: f32[N, 2]"]);
+    wrong("k=1", &["input `k` is f32[N, 2]; --freeze k=1: a number needs a shape without free dimensions; give --dim N=..., or"]);
+    wrong("k=1,2,3 --dim N=2", &["3 numbers, expected one, or 4"]);
+    wrong("n=1.5", &["1.5 is no whole number"]);
+    wrong("n=one", &["`one` is neither an .npy file nor a number"]);
+    wrong("n=99999999999999999999", &["is not between"]);
+    wrong("on=2", &["2 is neither true nor false"]);
+    wrong("on=1 --freeze on=0", &["input `on` is frozen twice"]);
+    wrong("x=examples/models/images.npy", &["input `x` is f32[N, 2]; examples/models/images.npy is f32[360, 1, 8, 8]"]);
+    wrong("x", &["expected INPUT=FILE.npy or INPUT=VALUE"]);
+    fails(&format!("run {} --freeze n=nowhere.npy", graph.display()), 4, &["nowhere.npy"]);
+    let compiled = scratch("not_frozen.egret");
+    egret(&format!("compile {CNN} -o {}", compiled.display()));
+    fails(&format!("run {} --freeze images=0", compiled.display()), 2, &["--freeze has no effect on a compiled file"]);
+}

@@ -10,7 +10,7 @@ use crate::dim::Bindings;
 use crate::op::Op;
 use crate::tensor::Tensor;
 use crate::ty::TensorType;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// A value of a graph.
@@ -360,6 +360,35 @@ impl Graph {
             let op = bind_op(&node.op, bindings)?;
             let region = node.region.as_ref().map(|r| r.bind(bindings)).transpose()?;
             copy.node_with(node, op, region)?;
+        }
+        Ok(copy.finish())
+    }
+
+    /// The same graph with constants in place of some parameters.
+    ///
+    /// # Errors
+    /// When there is no parameter of a name, or the data is not of its type, in a sentence.
+    pub fn freeze(&self, values: &BTreeMap<Arc<str>, Tensor>) -> Result<Graph, String> {
+        for (name, tensor) in values {
+            let param = self.params.iter().find(|&&p| self.value(p).name == *name);
+            let ty = self.ty(*param.ok_or_else(|| format!("the graph has no parameter `{name}`"))?);
+            if *ty != tensor.ty() {
+                return Err(format!("the parameter `{name}` is {ty}, found {} for it", tensor.ty()));
+            }
+        }
+        let mut new = Graph::new(self.name.clone());
+        let mut map = HashMap::new();
+        for &param in &self.params {
+            let name = &self.value(param).name;
+            let value = match values.get(name) {
+                Some(data) => new.add_const(name, Arc::new(data.clone())),
+                None => new.add_param(name, self.ty(param).clone()),
+            };
+            map.insert(param, value);
+        }
+        let mut copy = Copy { old: self, new, map };
+        for node in &self.nodes {
+            copy.node(node)?;
         }
         Ok(copy.finish())
     }

@@ -64,7 +64,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     // A wrong name of a target or a rule is found before a large model is read.
     let target = compiler.chosen_target()?;
     compiler.context()?;
-    let graph = source::graph(&args.model, &compiler)?.ok_or_else(already_compiled)?;
+    let graph = source::graph(&args.model, &compiler, &args.compile.free, &args.compile.freeze)?.ok_or_else(already_compiled)?;
     let Some(emit) = args.emit else {
         let path = args.output.unwrap_or_else(|| named_after(&args.model, "egret"));
         let (compiled, reports) = progress.compile(&compiler, &graph)?;

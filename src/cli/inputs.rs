@@ -45,9 +45,7 @@ pub fn read(options: &InputOptions, declared: &[Declared]) -> Result<Option<Vec<
 /// The file of each declared input. `--input` goes before `--input-dir`.
 fn assign(options: &InputOptions, declared: &[Declared]) -> Result<Vec<PathBuf>, Error> {
     for (i, (name, _)) in options.inputs.iter().enumerate() {
-        if declared.iter().all(|input| input.name != *name) {
-            return Err(Error::Usage(unknown_input(name, declared)));
-        }
+        find(name, declared)?;
         if options.inputs[..i].iter().any(|(earlier, _)| earlier == name) {
             return Err(Error::Usage(format!("input `{name}` is given twice")));
         }
@@ -66,6 +64,11 @@ fn assign(options: &InputOptions, declared: &[Declared]) -> Result<Vec<PathBuf>,
         check_directory(dir, declared, &files)?;
     }
     Ok(files.into_iter().flatten().collect())
+}
+
+/// The input of this name.
+pub fn find<'a>(name: &str, declared: &'a [Declared]) -> Result<&'a Declared, Error> {
+    declared.iter().find(|input| input.name == name).ok_or_else(|| Error::Usage(unknown_input(name, declared)))
 }
 
 fn unknown_input(name: &str, declared: &[Declared]) -> String {

@@ -19,6 +19,7 @@ mod check;
 mod compare;
 mod compile;
 mod explain;
+mod freeze;
 mod hw;
 mod inputs;
 mod inspect;

@@ -10,7 +10,7 @@
 //! }
 //! ```
 
-use super::options::{DimOptions, RuleOptions, rules_words};
+use super::options::{DimOptions, FreezeOptions, RuleOptions, rules_words};
 use super::table::{Align, columns};
 use super::{report, source};
 use egret::ir::text::{Options, print};
@@ -25,6 +25,8 @@ pub struct Args {
     graph: PathBuf,
     #[command(flatten)]
     dims: DimOptions,
+    #[command(flatten)]
+    freeze: FreezeOptions,
     #[command(flatten)]
     rules: RuleOptions,
     /// Passes in order, such as fold,rewrite,group (see `egret list passes`)
@@ -44,7 +46,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     check_shown(&args.print_ir_after, &manager)?;
     let compiler = args.rules.choose(args.dims.bind(Compiler::new()));
     let context = compiler.context()?;
-    let graph = read(&args.graph, &compiler)?;
+    let graph = read(&args, &compiler)?;
     let shown = |pass: &str| args.print_ir_after.iter().any(|name| name == pass || name == "all");
     let show = |report: &Report, graph: &Graph| {
         if shown(report.pass) {
@@ -70,13 +72,14 @@ fn check_shown(shown: &[String], manager: &PassManager) -> Result<(), Error> {
     }
 }
 
-fn read(path: &Path, compiler: &Compiler) -> Result<Graph, Error> {
-    if path == Path::new("-") {
+fn read(args: &Args, compiler: &Compiler) -> Result<Graph, Error> {
+    let graph = if args.graph == Path::new("-") {
         let text = std::io::read_to_string(std::io::stdin()).map_err(|error| Error::File(format!("stdin: {error}")))?;
-        return compiler.bind(&egret::parse_text("stdin", &text)?);
-    }
-    source::graph(path, compiler)?
-        .ok_or_else(|| Error::Usage("passes cannot be run on a compiled file; give the .onnx model it was compiled from".to_string()))
+        source::bound(egret::parse_text("stdin", &text)?, compiler, &args.dims, &args.freeze)?
+    } else {
+        source::graph(&args.graph, compiler, &args.dims, &args.freeze)?
+    };
+    graph.ok_or_else(|| Error::Usage("passes cannot be run on a compiled file; give the .onnx model it was compiled from".to_string()))
 }
 
 fn timings(reports: &[Report]) -> String {

@@ -24,6 +24,15 @@ impl DimOptions {
     }
 }
 
+/// Inputs that are constants of the compiled model.
+#[derive(Args, Clone, Debug)]
+pub struct FreezeOptions {
+    /// Make an input a constant: the content of an .npy file, or a number for all of its elements, or one for each, separated
+    /// by commas; may be given several times
+    #[arg(long = "freeze", value_name = "INPUT=FILE.npy|VALUE", value_parser = parse_frozen)]
+    pub frozen: Vec<(String, String)>,
+}
+
 /// Which rewrite rules may be applied.
 #[derive(Args, Clone, Debug)]
 pub struct RuleOptions {
@@ -84,6 +93,8 @@ pub struct CompileOptions {
     pub exact_conv: bool,
     #[command(flatten)]
     pub free: DimOptions,
+    #[command(flatten)]
+    pub freeze: FreezeOptions,
     #[command(flatten)]
     pub rules: RuleOptions,
 }
@@ -163,6 +174,12 @@ fn parse_dim(text: &str) -> Result<(String, i64), String> {
 fn parse_input(text: &str) -> Result<(String, PathBuf), String> {
     let (name, file) = split_assignment(text, "NAME=FILE, such as x=x.npy")?;
     Ok((name, file.into()))
+}
+
+/// `INPUT=VALUE`, split at the last `=`.
+fn parse_frozen(text: &str) -> Result<(String, String), String> {
+    let (name, value) = split_assignment(text, "INPUT=FILE.npy or INPUT=VALUE, such as k=5")?;
+    Ok((name, value.to_string()))
 }
 
 fn split_assignment<'a>(text: &'a str, expected: &str) -> Result<(String, &'a str), String> {

@@ -9,8 +9,8 @@
 //! ```
 
 use super::inputs::{self, Declared, Given, did_you_mean};
-use super::options::{CompileOptions, InputOptions};
-use super::{progress::Progress, report};
+use super::options::{CompileOptions, DimOptions, FreezeOptions, InputOptions};
+use super::{freeze, progress::Progress, report};
 use egret::passes::Report;
 use egret::passes::rules::Class;
 use egret::{Artifact, Bindings, Compiler, Error, Graph, Import, Session, Summary, Tensor, TensorView};
@@ -54,6 +54,30 @@ impl Source {
         Ok(inputs.into_iter().map(|(name, ty)| Declared { name, ty }).collect())
     }
 
+    /// The inputs that are not frozen, and a compiler that was told of those that are. Extents that follow from these are added
+    /// to `dims`.
+    fn settled(
+        &self,
+        frozen: &FreezeOptions,
+        dims: &mut Vec<(String, i64)>,
+        compiler: Compiler,
+    ) -> Result<(Vec<Declared>, Compiler), Error> {
+        if frozen.frozen.is_empty() {
+            return Ok((self.declared()?, compiler));
+        }
+        if let Source::Artifact(_) = self {
+            return Err(Error::Usage("--freeze has no effect on a compiled file; give it to `egret compile`".to_string()));
+        }
+        let mut declared = self.declared()?;
+        let compiler = freeze::apply(frozen, &mut declared, dims, compiler)?;
+        Ok((declared, compiler))
+    }
+
+    fn bound(&self, compiler: &Compiler, free: &DimOptions, frozen: &FreezeOptions) -> Result<Option<Graph>, Error> {
+        let (_, compiler) = self.settled(frozen, &mut free.dims.clone(), compiler.clone())?;
+        Ok(self.graph(&compiler)?.map(|(graph, _)| graph))
+    }
+
     /// The graph with these extents, and what an ONNX file says about itself; `None` for an artifact, which has no graph
     /// any more.
     fn graph(&self, compiler: &Compiler) -> Result<Option<(Graph, Option<Summary>)>, Error> {
@@ -76,9 +100,14 @@ fn begins_as_artifact(path: &Path) -> bool {
     read.is_ok() && letters == *b"EGRET"
 }
 
-/// The graph of a file, with the extents that the compiler was told; `None` for an artifact.
-pub fn graph(path: &Path, compiler: &Compiler) -> Result<Option<Graph>, Error> {
-    Ok(Source::open(path)?.graph(compiler)?.map(|(graph, _)| graph))
+/// The graph of a file, with these extents and constants; `None` for an artifact.
+pub fn graph(path: &Path, compiler: &Compiler, free: &DimOptions, frozen: &FreezeOptions) -> Result<Option<Graph>, Error> {
+    Source::open(path)?.bound(compiler, free, frozen)
+}
+
+/// The same for a graph that was read already.
+pub fn bound(graph: Graph, compiler: &Compiler, free: &DimOptions, frozen: &FreezeOptions) -> Result<Option<Graph>, Error> {
+    Source::Text(graph).bound(compiler, free, frozen)
 }
 
 /// A model whose inputs and extents are known.
@@ -101,16 +130,16 @@ impl Ready {
         let source = Source::open(path)?;
         check_target(&source, options)?;
         options.compiler(true).context()?;
-        let declared = source.declared()?;
-        check_dims(&options.free.dims, &declared)?;
+        check_dims(&options.free.dims, &source.declared()?)?;
+        let mut options = options.clone();
+        let (declared, compiler) = source.settled(&options.freeze, &mut options.free.dims, Compiler::new())?;
         let given = inputs::read(inputs, &declared)?;
         let dims = match &given {
             Some(given) => inputs::bind(&declared, given, &options.free.dims)?,
             None => with_defaults(&options.free.dims, &declared),
         };
-        let mut options = options.clone();
         options.free.dims = dims.iter().map(|(name, extent)| (name.to_string(), *extent)).collect();
-        let (graph, summary) = source.graph(&options.compiler(true))?.unzip();
+        let (graph, summary) = source.graph(&options.free.bind(compiler))?.unzip();
         Ok(Ready {
             name: path.display().to_string(),
             source,
@@ -129,16 +158,17 @@ impl Ready {
     pub fn unbound(path: &Path, options: &CompileOptions) -> Result<Ready, Error> {
         let source = Source::open(path)?;
         options.compiler(true).context()?;
-        let declared = source.declared()?;
-        check_dims(&options.free.dims, &declared)?;
+        check_dims(&options.free.dims, &source.declared()?)?;
+        let mut options = options.clone();
+        let (declared, compiler) = source.settled(&options.freeze, &mut options.free.dims, Compiler::new())?;
         let dims = options.free.dims.iter().map(|(name, extent)| (name.as_str().into(), *extent)).collect();
-        let (graph, summary) = source.graph(&options.compiler(true))?.unzip();
+        let (graph, summary) = source.graph(&options.free.bind(compiler))?.unzip();
         Ok(Ready {
             name: path.display().to_string(),
             source,
             graph,
             summary: summary.flatten(),
-            options: options.clone(),
+            options,
             declared,
             given: None,
             dims,
