@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::random::Random;
 use egret_frontend::{ImportError, ImportOptions, import, import_bytes};
 use std::fs;
 use std::path::Path;
@@ -47,16 +48,6 @@ const MODELS: [&str; 3] = [
     }"#,
 ];
 
-/// A fixed sequence of numbers (a linear congruential generator; Knuth's constants).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) as usize % limit
-    }
-}
-
 /// The model with the weights of `k` and `w` as raw bytes.
 fn bytes(text: &str) -> Vec<u8> {
     use onnx_protobuf::Message;
@@ -71,7 +62,7 @@ fn bytes(text: &str) -> Vec<u8> {
 
 #[test]
 fn damaged_models_are_errors_or_models() {
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     let (mut models, mut errors) = (0, 0);
     for text in MODELS {
         let whole = bytes(text);

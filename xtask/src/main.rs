@@ -1,4 +1,4 @@
-//! The commands of this repository: `cargo xtask setup|demo|test|ci`.
+//! The commands of this repository: `cargo xtask setup|demo|test|fuzz|ci`.
 //!
 //! Each command installs what is missing first, so one command is enough on a fresh machine. This crate has no
 //! dependencies: it builds in a second or two where there is only rustup and a C compiler.
@@ -12,6 +12,7 @@
 
 mod ci;
 mod demo;
+mod fuzz;
 mod layers;
 mod process;
 mod setup;
@@ -43,6 +44,11 @@ const TASKS: &[Task] = &[
         name: "test",
         about: "run the test suite, or with ARGS for the test runner a part of it",
         action: Action::Forwarding(test::run),
+    },
+    Task {
+        name: "fuzz",
+        about: "import 100,000 models with wrong structure, or with ARGS [COUNT [FIRST SEED]] others",
+        action: Action::Forwarding(fuzz::run),
     },
     Task { name: "ci", about: "everything CI checks: format, lints, layers, documentation, tests", action: Action::Plain(ci::run) },
 ];
@@ -98,5 +104,7 @@ mod tests {
         fails(&[], "usage: cargo xtask TASK");
         fails(&["tset"], "there is no task `tset`");
         fails(&["setup", "--force"], "`setup` takes no arguments");
+        fails(&["fuzz", "many"], "`many` is not a number of mutants");
+        fails(&["fuzz", "1", "2", "3"], "a number of mutants and a first seed");
     }
 }

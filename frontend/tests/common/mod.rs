@@ -14,6 +14,9 @@
 
 #![allow(dead_code)] // Each test binary uses a part of it.
 
+pub mod mutate;
+pub mod random;
+
 use onnx_protobuf::attribute_proto::AttributeType;
 use onnx_protobuf::tensor_shape_proto::{Dimension, dimension};
 use onnx_protobuf::{
