@@ -14,8 +14,8 @@ use egret::codegen::cpu::asm_text;
 use egret::codegen::kernel::{Body, Contract, Kernel, Tile};
 use egret::codegen::{Target, plan};
 
-/// The hot kernels of ResNet-50, MobileNetV2 and BERT.
-const GRAPHS: [(&str, &str); 8] = [
+/// The hot kernels of ResNet-50, MobileNetV2 and BERT, and of a language model that makes one token.
+const GRAPHS: [(&str, &str); 9] = [
     (
         "matmul · bias",
         "graph g(x: f32[128, 768]) {
@@ -72,6 +72,13 @@ const GRAPHS: [(&str, &str); 8] = [
             const s: f32[768] = random(1)
             const b: f32[768] = random(2)
             y = layer_norm[axes = [1], epsilon = 0.00001](x, s, b)
+            return y
+        }",
+    ),
+    (
+        "attention of one query",
+        "graph g(q: f32[1, 2, 4, 1, 64], k: f32[1, 2, 1, N, 64], v: f32[1, 2, 1, N, 64]) {
+            y = attention[scale = 0.125](q, k, v)
             return y
         }",
     ),

@@ -1,7 +1,7 @@
 //! Rewrites what has no kernel of its own into ops that have: padding becomes explicit, and a few ops are spelled out.
 //!
 //! After this pass no convolution or pool pads or hangs over the end, and there is no `conv_transpose`, `lrn`, `rotary`,
-//! nor a `pad` of a mode other than `constant`, and no `attention` but one of several queries in f32 heads of a known size, which
+//! nor a `pad` of a mode other than `constant`, and no `attention` but one in f32 heads of a known size, which
 //! has a kernel. Everything is said in the IR's own ops, so the evaluator checks it.
 //!
 //! ```text
@@ -375,13 +375,11 @@ impl Build<'_, '_> {
         self.padded("pad", x, low.iter().map(grow).collect(), high.iter().map(grow).collect(), 0.0)
     }
 
-    /// Whether the attention kernel does it: f32 heads of a known size, and not for a single query, where dot products with the keys
-    /// as they lie take half the time of packing them.
+    /// Whether the attention kernel does it: f32 heads of a known size.
     fn has_attention_kernel(&mut self) -> bool {
         let [q, v] = [0, 2].map(|i| self.operand(i)).map(|operand| self.ty(operand));
         let is_known = |ty: &TensorType| ty.dims.last().is_some_and(|d| d.as_const().is_some());
-        let is_single = q.dims[q.rank() - 2].is(1);
-        q.dtype == DType::F32 && is_known(&q) && is_known(&v) && !is_single
+        q.dtype == DType::F32 && is_known(&q) && is_known(&v)
     }
 
     /// `softmax(scale * q k^T + mask) v`; a row that sees nothing gives zeros.

@@ -5,11 +5,12 @@
 //! there is more than one block of keys, sums and maxima so far are kept in private memory and scaled down whenever a larger
 //! score turns up (online softmax: Milakov and Gimelshein 2018, arXiv:1805.02867; blocks of keys: Dao et al. 2022,
 //! arXiv:2205.14135), so that private memory does not grow with the sequence.
+//! A unit of few rows, as when a language model makes one token after another, reads each key once and as it lies.
 //! **Invariant.** What a row gives depends on the extents and the target only, not on the part or strip that it is in.
 //!
 //! ```text
 //! for units of batch and 16 strips of rows:
-//!     for blocks of 512 keys: pack the keys
+//!     for blocks of 512 keys: pack the keys, unless there are few rows
 //!         for strips of rows:
 //!             s = score(q * packed)              up to the last key that a row of the strip sees
 //!             m' = max(m, s); p = exp(s - m'); sum = sum*exp(m - m') + p
@@ -17,6 +18,7 @@
 //!     epilogue(total / sum)
 //! ```
 
+mod few;
 mod keys;
 mod softmax;
 
@@ -37,6 +39,12 @@ const KEY_BLOCK: i64 = 512;
 /// Strips of rows of a unit: packing the keys is then a few per cent of the unit's work.
 const STRIPS_PER_UNIT: usize = 16;
 
+/// A unit of at most this many rows does not pack the keys: that pays from about six products with each of them.
+const FEW_ROWS: i64 = 4;
+
+/// Vectors of values that few rows are multiplied with together: their sums hide the latency of the multiply-add.
+const VECTORS_OF_FEW: usize = 4;
+
 /// Rows that share a base address where the pitch is not a number: the machine scales an index register by 4 and by 8 bytes.
 const ROWS_PER_POINTER: usize = 3;
 
@@ -52,7 +60,7 @@ pub(crate) struct Memory {
     width: i64,
     /// Scores from one row to the next.
     pitch: i64,
-    /// Where the scores begin; the packed keys are at 0.
+    /// Where the scores begin; packed keys are at 0.
     scores: i64,
     /// Totals of all rows of a unit, and from one row to the next.
     totals: i64,
@@ -77,7 +85,7 @@ impl Memory {
         let pitch = panels * width + lanes;
         let total_pitch = (cols + lanes - 1) / lanes * lanes;
         let rows = if single { 0 } else { unit_rows(c) };
-        let scores = align(panels * width * depth * bytes);
+        let scores = if Form::of(c) == Some(Form::AsTheyLie) { 0 } else { align(panels * width * depth * bytes) };
         let totals = scores + align(pitch * c.tile.rows as i64 * bytes);
         let maxima = totals + align(rows * total_pitch * bytes);
         let sums = maxima + align(rows * bytes);
@@ -124,13 +132,34 @@ struct Rows<'c> {
     pitch: IntValue<'c>,
 }
 
-/// The operands of a register tile: `a` is stepped by `a_step` elements and `b` by `b_step`.
+/// How a unit reads the keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// Packed first, for many rows.
+    Packed,
+    /// Once and in place, for few.
+    AsTheyLie,
+}
+
+impl Form {
+    /// That of all units, where the number of rows is known now.
+    fn of(c: &Chain) -> Option<Form> {
+        let form = |m: i64| if m <= FEW_ROWS { Form::AsTheyLie } else { Form::Packed };
+        match c.rows.last() {
+            _ if !few::serves(c) => Some(Form::Packed),
+            None => Some(Form::AsTheyLie),
+            Some(tiled) => tiled.extent.as_const().map(form),
+        }
+    }
+}
+
+/// The operands of a register tile: `a` is stepped by `a_step` elements and `b`, of which `masks` count, by `b_step`.
 struct Operands<'c> {
     a: Rows<'c>,
     a_step: IntValue<'c>,
     b: PointerValue<'c>,
     b_step: IntValue<'c>,
-    vectors: usize,
+    masks: Vec<Option<Value<'c>>>,
 }
 
 /// The keys that a strip works on: those of a block up to the last that one of its rows sees.
@@ -138,6 +167,7 @@ struct Operands<'c> {
 struct Keys<'c> {
     block: Stretch<'c>,
     seen: IntValue<'c>,
+    form: Form,
 }
 
 /// What the rows of a strip have to be multiplied by.
@@ -155,9 +185,12 @@ impl<'a, 'c> Gen<'a, 'c> {
         let extents: Vec<Dim> = c.batch.iter().chain(&c.rows).chain([&c.cols]).map(|a| a.extent.clone()).collect();
         let memory = Memory::of(c, self.e.lanes);
         self.unless_empty(&extents, |g| {
-            g.for_part(&unit_axes(c), |g| match memory.single {
-                true => g.unit_of_one_block(c, &memory),
-                false => g.unit_of_blocks(c, &memory),
+            g.for_part(&unit_axes(c), |g| {
+                let rows = g.unit_stretch(c);
+                g.in_form(c, rows, &mut |g, form| match memory.single {
+                    true => g.unit_of_one_block(c, &memory, rows, form),
+                    false => g.unit_of_blocks(c, &memory, rows, form),
+                });
             });
         });
     }
@@ -174,12 +207,25 @@ impl<'a, 'c> Gen<'a, 'c> {
         Stretch { start, end: self.e.imin(next.into(), end.into(), true).into_int_value() }
     }
 
-    fn unit_of_one_block(&mut self, c: &Chain, m: &Memory) {
-        let rows = self.unit_stretch(c);
+    /// Runs `body` in the form that suits the number of rows.
+    fn in_form(&mut self, c: &Chain, rows: Stretch<'c>, body: &mut dyn FnMut(&mut Self, Form)) {
+        if let Some(form) = Form::of(c) {
+            return body(self, form);
+        }
+        let count = self.e.index_sub(rows.end, rows.start);
+        let few = self.e.icmp(IntPredicate::SLE, count.into(), self.e.i64(FEW_ROWS).into());
+        let many = self.e.not(few).into_int_value();
+        self.when(few.into_int_value(), |g| body(g, Form::AsTheyLie));
+        self.when(many, |g| body(g, Form::Packed));
+    }
+
+    fn unit_of_one_block(&mut self, c: &Chain, m: &Memory, rows: Stretch<'c>, form: Form) {
         let block = Stretch { start: self.e.i64(0), end: self.last_key(c, rows) };
-        self.pack_keys(c, m, block);
-        self.row_strips(c, rows, &mut |g, count| {
-            let keys = Keys { block, seen: g.seen_by(c, count, block) };
+        if form == Form::Packed {
+            self.pack_keys(c, m, block);
+        }
+        self.row_strips(c, rows, form, &mut |g, count| {
+            let keys = Keys { block, seen: g.seen_by(c, count, block), form };
             g.scores(c, m, count, keys);
             let sums: Vec<Value> = g.softmax(c, m, count, keys, None).into_iter().map(|(_, sum)| sum).collect();
             let factors = g.reciprocals(sums);
@@ -191,9 +237,8 @@ impl<'a, 'c> Gen<'a, 'c> {
         });
     }
 
-    fn unit_of_blocks(&mut self, c: &Chain, m: &Memory) {
-        let rows = self.unit_stretch(c);
-        self.clear_totals(c, m);
+    fn unit_of_blocks(&mut self, c: &Chain, m: &Memory, rows: Stretch<'c>, form: Form) {
+        self.clear_totals(m, rows);
         let last = self.last_key(c, rows);
         let name = self.fresh("keys");
         let range = self.axis_range(&c.keys);
@@ -202,15 +247,17 @@ impl<'a, 'c> Gen<'a, 'c> {
             let start = g.symbol(&name).value;
             let end = g.e.index_add(start, g.e.i64(KEY_BLOCK));
             let block = Stretch { start, end: g.e.imin(end.into(), last.into(), true).into_int_value() };
-            g.pack_keys(c, m, block);
-            g.row_strips(c, rows, &mut |g, count| {
-                let keys = Keys { block, seen: g.seen_by(c, count, block) };
+            if form == Form::Packed {
+                g.pack_keys(c, m, block);
+            }
+            g.row_strips(c, rows, form, &mut |g, count| {
+                let keys = Keys { block, seen: g.seen_by(c, count, block), form };
                 let some = g.e.icmp(IntPredicate::SGT, keys.seen.into(), block.start.into()).into_int_value();
                 g.when(some, |g| g.strip_of_block(c, m, count, rows, keys));
             });
             vec![]
         });
-        self.row_strips(c, rows, &mut |g, count| g.finish_strip(c, m, count, rows));
+        self.row_strips(c, rows, form, &mut |g, count| g.finish_strip(c, m, count, rows));
     }
 
     /// One strip against one block of keys, on top of what the blocks before have left.
@@ -242,7 +289,7 @@ impl<'a, 'c> Gen<'a, 'c> {
         let base = self.e.offset(self.private(m.sums), within, F32);
         let sums = (0..count).map(|i| self.e.load(float, self.e.displaced(base, (i * F32) as i64), F32)).collect();
         let factors = self.reciprocals(sums);
-        self.col_panels(c, &mut |g, masks| {
+        self.col_panels(c, c.tile.vectors, &mut |g, masks| {
             for (row, factor) in factors.iter().enumerate() {
                 let points = g.col_points(c, row, masks).into_iter().map(|point| {
                     let at = g.total_at(c, m, within, row, &point);
@@ -288,18 +335,19 @@ impl<'a, 'c> Gen<'a, 'c> {
         self.e.displaced(self.e.offset(base, col, F32), row as i64 * m.total_pitch * F32 as i64)
     }
 
-    fn clear_totals(&mut self, c: &Chain, m: &Memory) {
+    fn clear_totals(&mut self, m: &Memory, rows: Stretch<'c>) {
         let float = self.e.register_type(DType::F32);
         let zero = self.e.zero(self.e.vector_type(float, self.e.lanes).into());
         let lowest = self.e.splat(self.e.float_of(float, f64::from(f32::MIN)));
-        for (start, count, value) in
-            [(m.totals, unit_rows(c) * m.total_pitch, zero), (m.maxima, unit_rows(c), lowest), (m.sums, unit_rows(c), zero)]
-        {
-            let base = self.private(start);
-            let each = Axis::new(self.fresh("clear"), (count + self.e.lanes as i64 - 1) / self.e.lanes as i64);
-            self.over(&each, true, |g| {
-                let at = g.index(&(each.index() * g.e.lanes as i64));
+        let count = self.e.index_sub(rows.end, rows.start);
+        let totals = self.e.index_mul(count, self.e.i64(m.total_pitch));
+        for (start, end, value) in [(m.totals, totals, zero), (m.maxima, count, lowest), (m.sums, count, zero)] {
+            let (base, name) = (self.private(start), self.fresh("clear"));
+            let run = Run { start: self.e.i64(0), end, step: self.e.lanes as i64, certain: false, range: (0, super::scope::HUGE) };
+            self.repeat(&name, run, vec![], |g, _| {
+                let at = g.symbol(&name).value;
                 g.e.store(value, g.e.offset(base, at, F32), F32);
+                vec![]
             });
         }
     }
@@ -307,14 +355,15 @@ impl<'a, 'c> Gen<'a, 'c> {
     // ---- which rows and keys
 
     /// Strips of rows: whole ones, then the rows that are left.
-    fn row_strips(&mut self, c: &Chain, rows: Stretch<'c>, body: Strip<'_, 'a, 'c>) {
+    fn row_strips(&mut self, c: &Chain, rows: Stretch<'c>, form: Form, body: Strip<'_, 'a, 'c>) {
         let Some(tiled) = c.rows.last() else { return body(self, 1) };
-        let (step, range) = (c.tile.rows as i64, self.axis_range(tiled));
+        let most = if form == Form::AsTheyLie { FEW_ROWS } else { unit_rows(c) };
+        let (step, range) = (most.min(c.tile.rows as i64), self.axis_range(tiled));
         let length = self.e.index_sub(rows.end, rows.start);
         let whole = self.e.index_mul(self.e.index_div(length, self.e.i64(step)), self.e.i64(step));
         let stop = self.e.index_add(rows.start, whole);
         self.repeat(&tiled.name, Run { start: rows.start, end: stop, step, certain: false, range }, vec![], |g, _| {
-            body(g, c.tile.rows);
+            body(g, step as usize);
             vec![]
         });
         // Units are whole strips, so rows are left in the last one only.
@@ -326,14 +375,14 @@ impl<'a, 'c> Gen<'a, 'c> {
                     vec![]
                 });
             }
-            None => self.rows_left(c, tiled, Stretch { start: stop, end: rows.end }, body),
+            None => self.rows_left(tiled, step, Stretch { start: stop, end: rows.end }, body),
         }
     }
 
     /// A number of rows that is known at run time only, below that of a whole strip: strips of 4, 2 and 1 rows.
-    fn rows_left(&mut self, c: &Chain, tiled: &Axis, rows: Stretch<'c>, body: Strip<'_, 'a, 'c>) {
+    fn rows_left(&mut self, tiled: &Axis, below: i64, rows: Stretch<'c>, body: Strip<'_, 'a, 'c>) {
         let (mut start, range) = (rows.start, self.axis_range(tiled));
-        let sizes = (0..4).rev().map(|bit| 1 << bit).filter(|&size| size < c.tile.rows as i64);
+        let sizes = (0..4).rev().map(|bit| 1 << bit).filter(|&size| size < below);
         for size in sizes {
             let left = self.e.index_sub(rows.end, start);
             let whole = self.e.index_mul(self.e.index_div(left, self.e.i64(size)), self.e.i64(size));
@@ -385,32 +434,62 @@ impl<'a, 'c> Gen<'a, 'c> {
 
     /// The scores of a strip for the keys of a block below `seen`.
     fn scores(&mut self, c: &Chain, m: &Memory, count: usize, keys: Keys<'c>) {
-        self.key_panels(c, m, keys.block, keys.seen, &mut |g, left| {
-            let masks: Vec<Option<Value>> = (0..c.tile.vectors).map(|j| left.map(|left| g.lanes_left(left, j))).collect();
-            let a = g.query_rows(c, count);
-            let a_step = g.index(&stride(&c.q.1, &c.depth).unwrap_or(Dim::ZERO));
-            let operands = Operands { a, a_step, b: g.key_panel(c, keys.block), b_step: g.e.i64(m.width), vectors: c.tile.vectors };
-            let steps = g.e.i64(extent(&c.depth));
-            let acc = g.tile_product(&operands, steps, g.zeros(count * c.tile.vectors));
+        match keys.form {
+            Form::Packed => self.scores_of_packed(c, m, count, keys),
+            Form::AsTheyLie => self.scores_of_few(c, m, count, keys),
+        }
+    }
+
+    fn scores_of_packed(&mut self, c: &Chain, m: &Memory, count: usize, keys: Keys<'c>) {
+        self.key_panels(c, m.width, keys.block, keys.seen, &mut |g, left| {
+            let b = g.key_panel(c, keys.block);
+            let masks = g.masks_of_keys(c, left);
+            let acc = g.products_with_keys(c, count, b, g.e.i64(m.width), vec![None; c.tile.vectors]);
             for (n, acc) in acc.into_iter().enumerate() {
-                let (i, j) = (n / c.tile.vectors, n % c.tile.vectors);
-                let mut point = Point::vector(&c.keys.name, masks[j]).moved(&c.keys.name, (j * g.e.lanes) as i64);
-                if let Some(tiled) = c.rows.last() {
-                    point = point.moved(&tiled.name, i as i64);
-                }
-                let mut point = point.with(&"acc".into(), acc);
-                g.lets(&mut point, &c.lets);
-                let score = g.eval(&mut point, &c.score);
-                let to = g.score_row(c, m, i, keys.block);
-                g.e.store(g.e.splat(score), g.e.displaced(to, (j * g.e.lanes * F32) as i64), F32);
+                let (row, vector) = (n / c.tile.vectors, n % c.tile.vectors);
+                g.score(c, m, keys.block, (row.into(), vector), masks[vector], acc);
             }
         });
     }
 
+    /// Which lanes of a panel of keys are keys.
+    fn masks_of_keys(&self, c: &Chain, left: Option<IntValue<'c>>) -> Vec<Option<Value<'c>>> {
+        (0..c.tile.vectors).map(|j| left.map(|left| self.lanes_left(left, j))).collect()
+    }
+
+    /// The products of a strip of queries with a panel of keys, row by row.
+    fn products_with_keys(
+        &mut self,
+        c: &Chain,
+        count: usize,
+        b: PointerValue<'c>,
+        b_step: IntValue<'c>,
+        masks: Vec<Option<Value<'c>>>,
+    ) -> Vec<Value<'c>> {
+        let a = self.query_rows(c, count);
+        let a_step = self.index(&stride(&c.q.1, &c.depth).unwrap_or(Dim::ZERO));
+        let (steps, acc) = (self.e.i64(extent(&c.depth)), self.zeros(count * masks.len()));
+        self.tile_product(&Operands { a, a_step, b, b_step, masks }, steps, acc)
+    }
+
+    /// Stores the scores of a row for a vector of keys, given their products.
+    fn score(&mut self, c: &Chain, m: &Memory, keys: Stretch<'c>, (row, vector): (Dim, usize), mask: Option<Value<'c>>, acc: Value<'c>) {
+        let mut point = Point::vector(&c.keys.name, mask).moved(&c.keys.name, (vector * self.e.lanes) as i64);
+        if let Some(tiled) = c.rows.last() {
+            point = point.moved(&tiled.name, row.clone());
+        }
+        let mut point = point.with(&"acc".into(), acc);
+        self.lets(&mut point, &c.lets);
+        let score = self.eval(&mut point, &c.score);
+        let to = self.score_row(c, m, &row, keys);
+        self.e.store(self.e.splat(score), self.e.displaced(to, (vector * self.e.lanes * F32) as i64), F32);
+    }
+
     /// Where the scores of a row are for the current key.
-    fn score_row(&mut self, c: &Chain, m: &Memory, row: usize, keys: Stretch<'c>) -> PointerValue<'c> {
+    fn score_row(&mut self, c: &Chain, m: &Memory, row: &Dim, keys: Stretch<'c>) -> PointerValue<'c> {
         let within = self.e.index_sub(self.symbol(&c.keys.name).value, keys.start);
-        self.e.offset(self.score_start(m, row), within, F32)
+        let row = self.index(&(row.clone() * m.pitch));
+        self.e.offset(self.e.offset(self.score_start(m, 0), row, F32), within, F32)
     }
 
     /// Where the scores of a row begin.
@@ -473,8 +552,15 @@ impl<'a, 'c> Gen<'a, 'c> {
         let e = &self.e;
         let float = e.register_type(DType::F32);
         let vector = e.vector_type(float, e.lanes).into();
-        let columns: Vec<Value> = (0..o.vectors).map(|j| e.load(vector, e.displaced(b, (j * e.lanes * F32) as i64), F32)).collect();
-        for (row, acc) in acc.chunks_mut(o.vectors).enumerate() {
+        let column = |(j, mask): (usize, &Option<Value<'c>>)| {
+            let at = e.displaced(b, (j * e.lanes * F32) as i64);
+            match mask {
+                Some(mask) => e.masked_load(vector, at, *mask, F32),
+                None => e.load(vector, at, F32),
+            }
+        };
+        let columns: Vec<Value> = o.masks.iter().enumerate().map(column).collect();
+        for (row, acc) in acc.chunks_mut(columns.len()).enumerate() {
             let x = e.splat(e.load(float, self.row_at(bases, o.a.pitch, row), F32));
             acc.iter_mut().zip(&columns).for_each(|(acc, column)| *acc = e.fma(x, *column, *acc));
         }
@@ -498,7 +584,12 @@ impl<'a, 'c> Gen<'a, 'c> {
         let pitch = self.e.i64(m.pitch);
         let first = c.v.1.substitute(&|s| (s == &*c.keys.name).then_some(Dim::ZERO));
         let key_stride = stride(&c.v.1, &c.keys).unwrap_or(Dim::ZERO);
-        self.col_panels(c, &mut |g, masks| {
+        let vectors = match keys.form {
+            Form::Packed => c.tile.vectors,
+            // Half the registers for the sums, and one for each of the loads.
+            Form::AsTheyLie => (self.vregs / 2 / count).clamp(1, VECTORS_OF_FEW),
+        };
+        self.col_panels(c, vectors, &mut |g, masks| {
             let points: Vec<(usize, Point)> = (0..count)
                 .flat_map(|row| g.col_points(c, row, masks).into_iter().map(move |point| (row, point)).collect::<Vec<_>>())
                 .collect();
@@ -510,7 +601,7 @@ impl<'a, 'c> Gen<'a, 'c> {
             let b = g.pointer(c.v.0, &first);
             let b = g.e.offset(b, g.e.index_mul(keys.block.start, b_step), F32);
             let a = g.row_pointers(g.score_start(m, 0), pitch, count);
-            let acc = g.tile_product(&Operands { a, a_step: g.e.i64(1), b, b_step, vectors: masks.len() }, steps, acc);
+            let acc = g.tile_product(&Operands { a, a_step: g.e.i64(1), b, b_step, masks: vec![None; masks.len()] }, steps, acc);
             finish(g, points.into_iter().zip(acc).map(|((row, point), acc)| (point, row, acc)).collect());
         });
     }
@@ -530,13 +621,13 @@ impl<'a, 'c> Gen<'a, 'c> {
     }
 
     /// Panels of columns, with a mask for each of their vectors.
-    fn col_panels(&mut self, c: &Chain, body: &mut dyn FnMut(&mut Self, &[Option<Value<'c>>])) {
-        let (lanes, vectors, cols) = (self.e.lanes as i64, c.tile.vectors as i64, extent(&c.cols));
-        let (width, range) = (lanes * vectors, self.axis_range(&c.cols));
+    fn col_panels(&mut self, c: &Chain, vectors: usize, body: &mut dyn FnMut(&mut Self, &[Option<Value<'c>>])) {
+        let (lanes, cols) = (self.e.lanes as i64, extent(&c.cols));
+        let (width, range) = (lanes * vectors as i64, self.axis_range(&c.cols));
         let whole = cols / width * width;
         let run = Run { start: self.e.i64(0), end: self.e.i64(whole), step: width, certain: true, range };
         self.repeat(&c.cols.name, run, vec![], |g, _| {
-            body(g, &vec![None; c.tile.vectors]);
+            body(g, &vec![None; vectors]);
             vec![]
         });
         if whole == cols {

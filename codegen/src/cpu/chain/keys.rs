@@ -17,31 +17,31 @@ use inkwell::values::{IntValue, PointerValue};
 impl<'c> Gen<'_, 'c> {
     /// Packs a block of keys: `[panel][depth][width]`. What stands behind the last key is unspecified.
     pub(super) fn pack_keys(&mut self, c: &Chain, m: &Memory, keys: Stretch<'c>) {
-        self.key_panels(c, m, keys, keys.end, &mut |g, left| match stride(&c.k.1, &c.keys).is_some_and(|s| s.is(1)) {
+        self.key_panels(c, m.width, keys, keys.end, &mut |g, left| match stride(&c.k.1, &c.keys).is_some_and(|s| s.is(1)) {
             true => g.pack_rows(c, m, keys, left),
             false => g.pack_turned(c, m, keys, left),
         });
     }
 
-    /// Panels of keys up to `end`: whole ones, then the one that the block ends in, of which so many keys are left.
+    /// Panels of `width` keys up to `end`: whole ones, then the one that the block ends in, of which so many keys are left.
     pub(super) fn key_panels(
         &mut self,
         c: &Chain,
-        m: &Memory,
+        width: i64,
         keys: Stretch<'c>,
         end: IntValue<'c>,
         body: &mut dyn FnMut(&mut Self, Option<IntValue<'c>>),
     ) {
         let range = self.axis_range(&c.keys);
-        let panels = |g: &Self, n: IntValue<'c>| g.e.index_mul(g.e.index_div(n, g.e.i64(m.width)), g.e.i64(m.width));
+        let panels = |g: &Self, n: IntValue<'c>| g.e.index_mul(g.e.index_div(n, g.e.i64(width)), g.e.i64(width));
         let length = self.e.index_sub(keys.end, keys.start);
         let whole = self.e.index_add(keys.start, panels(self, length));
         let stop = self.e.imin(end.into(), whole.into(), true).into_int_value();
-        self.repeat(&c.keys.name, Run { start: keys.start, end: stop, step: m.width, certain: false, range }, vec![], |g, _| {
+        self.repeat(&c.keys.name, Run { start: keys.start, end: stop, step: width, certain: false, range }, vec![], |g, _| {
             body(g, None);
             vec![]
         });
-        self.repeat(&c.keys.name, Run { start: whole, end, step: m.width, certain: false, range }, vec![], |g, _| {
+        self.repeat(&c.keys.name, Run { start: whole, end, step: width, certain: false, range }, vec![], |g, _| {
             let left = g.e.index_sub(keys.end, g.symbol(&c.keys.name).value);
             body(g, Some(left));
             vec![]
@@ -58,7 +58,7 @@ impl<'c> Gen<'_, 'c> {
     fn pack_rows(&mut self, c: &Chain, m: &Memory, keys: Stretch<'c>, left: Option<IntValue<'c>>) {
         let (lanes, panel) = (self.e.lanes, self.key_panel(c, keys));
         let vector = self.e.vector_type(self.e.memory_type(DType::F32), lanes).into();
-        let masks: Vec<Option<Value>> = (0..c.tile.vectors).map(|j| left.map(|left| self.lanes_left(left, j))).collect();
+        let masks = self.masks_of_keys(c, left);
         self.over(&c.depth, true, |g| {
             let to = g.index(&(c.depth.index() * m.width));
             let to = g.e.offset(panel, to, F32);
@@ -106,7 +106,7 @@ impl<'c> Gen<'_, 'c> {
             let key = (j * lanes + i) as i64;
             let at = match left {
                 None => self.pointer(c.k.0, &c.k.1.substitute(&|s| (s == &*c.keys.name).then(|| c.keys.index() + key))),
-                Some(left) => self.key_within(c, key, left),
+                Some(left) => self.key_within(c, &c.k.1, key, left),
             };
             self.e.load(vector, at, F32)
         });
@@ -118,10 +118,10 @@ impl<'c> Gen<'_, 'c> {
         }
     }
 
-    /// The address of a key of the panel, or of the last one where there are fewer.
-    fn key_within(&mut self, c: &Chain, key: i64, left: IntValue<'c>) -> PointerValue<'c> {
-        let pitch = stride(&c.k.1, &c.keys).unwrap_or(Dim::ZERO);
-        let (first, pitch) = (self.pointer(c.k.0, &c.k.1), self.index(&pitch));
+    /// The address of a key of the panel that begins at an offset, or of the last one where there are fewer.
+    pub(super) fn key_within(&mut self, c: &Chain, start: &Dim, key: i64, left: IntValue<'c>) -> PointerValue<'c> {
+        let pitch = stride(start, &c.keys).unwrap_or(Dim::ZERO);
+        let (first, pitch) = (self.pointer(c.k.0, start), self.index(&pitch));
         let last = self.e.index_sub(left, self.e.i64(1));
         let key = self.e.imin(self.e.i64(key).into(), last.into(), true).into_int_value();
         self.e.offset(first, self.e.index_mul(key, pitch), F32)

@@ -68,7 +68,7 @@ const TOLERANCE: Within = Within::Relative(5e-6);
 #[test]
 fn fixed_sizes() {
     let mut seed = 0;
-    for m in [1usize, 5, 8, 13, 31] {
+    for m in [1usize, 2, 3, 4, 5, 8, 13, 31] {
         for (d, e) in [(16, 16), (20, 40), (64, 24), (7, 33), (80, 3)] {
             seed += 1;
             let n = [1, 15, 16, 17, 33, 47, 64, 100][seed % 8];
@@ -94,10 +94,38 @@ fn symbolic_sizes() {
     for (causal, across, tile) in [(false, false, (8, 2)), (true, false, (6, 2)), (true, true, (8, 2))] {
         let (d, e) = (12, 18);
         let kernel = attention(&Shape { m: sym("M"), n: sym("N"), d, e, causal, across, tile });
-        for (m, n) in [(1, 1), (7, 32), (13, 33), (129, 16), (0, 4), (3, 0), (5, 512), (6, 530), (3, 1100)] {
-            check(&kernel, &[("M", m as i64), ("N", n as i64)], &data(m, n, d as usize, e as usize), TOLERANCE);
+        let few = [(1, 1), (0, 4), (3, 0), (1, 47), (2, 16), (4, 33), (3, 1100), (4, 513)];
+        let many = [(7, 32), (13, 33), (129, 16), (5, 512), (6, 530), (131, 37)];
+        for target in targets() {
+            let loaded = Loaded::new(std::slice::from_ref(&kernel), &target);
+            for (m, n) in [&few[..], &many].concat() {
+                let sizes = Bindings::from([(name("M"), m as i64), (name("N"), n as i64)]);
+                check_loaded(loaded.entry(0), &target, &kernel, &sizes, &data(m, n, d as usize, e as usize), TOLERANCE);
+            }
         }
     }
+}
+
+/// Few rows over keys of every number of channels, and of every number in the last vector of keys.
+#[test]
+fn few_rows() {
+    for across in [false, true] {
+        for (m, d, e, n) in (1..=17).flat_map(|i| (1..=4).map(move |m| (m, i, 3 * i, 2 * i as usize + 15))) {
+            let causal = d % 3 == 0;
+            let kernel = attention(&Shape { m: m.into(), n: n.into(), d, e, causal, across, tile: (m, 2) });
+            check(&kernel, &[], &data(m, n, d as usize, e as usize), TOLERANCE);
+        }
+    }
+}
+
+/// Queries whose channels are no neighbours.
+#[test]
+fn turned_queries() {
+    let (m, n, d, e) = (3usize, 21usize, 20i64, 16i64);
+    let mut kernel = attention(&Shape { m: m.into(), n: n.into(), d, e, causal: false, across: false, tile: (3, 2) });
+    let Body::Chain(chain) = &mut kernel.body else { unreachable!("an attention is a chain") };
+    chain.q.1 = (sym("b") * d + sym("d")) * m as i64 + sym("m");
+    check(&kernel, &[], &data(m, n, d as usize, e as usize), TOLERANCE);
 }
 
 #[test]
