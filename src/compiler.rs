@@ -206,7 +206,9 @@ impl Compiler {
     ///
     /// [`Error::Usage`] if there is no rule, family or optional pass of a name, with those that are near.
     pub fn context(&self) -> Result<Context, Error> {
-        let mut context = Context { class: self.class, exact_conv: self.exact_conv, rules: self.rules.clone(), ..Context::default() };
+        // Winograd's algorithm has no form for GPUs.
+        let exact_conv = self.exact_conv || self.chosen_target()?.is_cuda();
+        let mut context = Context { class: self.class, exact_conv, rules: self.rules.clone(), ..Context::default() };
         context.limit = self.limit.map_or_else(Limit::default, Limit::of);
         for name in &self.disabled {
             context.disabled.extend(self.named(name)?);
@@ -242,7 +244,7 @@ impl Compiler {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] names the value that has no kernel, [`Error::Usage`] if the target does not exist.
+    /// [`Error::Unsupported`] names the value that has no kernel, [`Error::Usage`] if the target does not exist or is a GPU.
     pub fn generate(&self, grouped: &Graph) -> Result<Artifact, Error> {
         Artifact::of(&self.generate_with(grouped, &|_, _, _| {})?)
     }
@@ -255,7 +257,11 @@ impl Compiler {
     /// As [`generate`](Compiler::generate).
     pub fn generate_with(&self, grouped: &Graph, progress: &dyn Fn(Stage, usize, usize)) -> Result<Compiled, Error> {
         let options = Options { threads: egret_runtime::default_threads(), progress };
-        Ok(egret_codegen::compile(grouped, &self.chosen_target()?, &options)?)
+        let target = self.chosen_target()?;
+        if target.is_cuda() {
+            return Err(Error::Usage(format!("artifacts hold no code for GPUs yet; `{}` is for --emit ptx", target.name)));
+        }
+        Ok(egret_codegen::compile(grouped, &target, &options)?)
     }
 
     /// The processor that was chosen by name.

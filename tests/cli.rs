@@ -144,6 +144,17 @@ fn compile_shows_every_stage() {
 }
 
 #[test]
+fn compile_shows_code_for_a_gpu() {
+    let ran = check(&format!("compile {CNN} --target cuda:sm_80 --emit ptx"), &[".target sm_80", ".visible .entry k0("]);
+    assert!(ran.out.contains("fma.rn.f32"), "{}", ran.out);
+    fails("compile examples/models/digits_lstm.onnx --target cuda --emit ptx", 3, &["there is no PTX", "a recurrent layer"]);
+    fails(&format!("compile {CNN} --target cuda"), 2, &["--emit ptx"]);
+    fails(&format!("compile {CNN} --target cuda --emit asm"), 2, &["--emit ptx"]);
+    fails(&format!("compile {CNN} --emit ptx"), 2, &["--target cuda"]);
+    fails(&format!("compile {CNN} --target cuda:sm_20 --emit ptx"), 2, &["cuda:sm_80"]);
+}
+
+#[test]
 fn run_takes_inputs_by_name_or_from_a_directory() {
     let dir = scratch("inputs");
     std::fs::create_dir_all(&dir).unwrap();
@@ -421,7 +432,7 @@ fn lists_are_there() {
     check("list ops", &["relu", "conv", "attention"]);
     check("list rules", &["=>", "# attention", "# folding"]);
     check("list passes", &["fold", "rewrite", "group"]);
-    check("list targets", &["native", "x86-64-v3", "x86-64-v4"]);
+    check("list targets", &["native", "x86-64-v3", "x86-64-v4", "cuda:sm_80"]);
 }
 
 #[test]

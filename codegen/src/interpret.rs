@@ -13,6 +13,17 @@ use egret_runtime::plan::{Place, Size};
 /// # Errors
 /// A sentence, when an input does not fit or a kernel does something that it must not.
 pub fn run_interpreted(program: &Program, lanes: usize, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
+    run_with(program, inputs, &mut |i, sizes, held| interp::run_whole(&program.kernels[i], sizes, lanes, held))
+}
+
+/// How a kernel is run: its number, its sizes, and the contents of its buffers, of which it changes those that it writes.
+pub type Runner<'a> = dyn FnMut(usize, &Bindings, &mut [Memory]) -> Result<(), String> + 'a;
+
+/// The results of a program by way of `run`, which runs a kernel.
+///
+/// # Errors
+/// A sentence, when an input does not fit or `run` says one.
+pub fn run_with(program: &Program, inputs: &[Tensor], run: &mut Runner) -> Result<Vec<Tensor>, String> {
     let plan = &program.plan;
     let symbols = bind(program, inputs)?;
     let size = |s: &Size| s.eval(&symbols).map_err(|e| e.to_string());
@@ -29,7 +40,7 @@ pub fn run_interpreted(program: &Program, lanes: usize, inputs: &[Tensor]) -> Re
         }
         let values = step.sizes.iter().map(size).collect::<Result<Vec<_>, _>>()?;
         let sizes: Bindings = kernel.sizes().into_iter().zip(values).collect();
-        interp::run_whole(kernel, &sizes, lanes, &mut held).map_err(|e| format!("`{}`: {e}\n{kernel}", step.name))?;
+        run(step.kernel as usize, &sizes, &mut held).map_err(|e| format!("`{}`: {e}\n{kernel}", step.name))?;
         for (b, memory) in buffers.into_iter().zip(held) {
             memories[b as usize] = Some(memory);
         }

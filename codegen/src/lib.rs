@@ -41,11 +41,13 @@
 //! | [`plan`] | buffers, steps, weights: what the runtime walks |
 //! | [`pack`], [`winograd`] | weights in the order in which they are read, and transformed |
 //! | [`cpu`], [`object`], [`target`] | from kernels to one image of machine code |
+//! | [`cuda`] | from kernels to PTX for GPUs, and an emulator for it |
 //! | [`interp`], [`interpret`] | what kernels and plans mean, without code: the tests' oracle |
 //! | [`artifact`] | all of it in one call |
 
 pub mod artifact;
 pub mod cpu;
+pub mod cuda;
 pub mod error;
 pub mod interp;
 pub mod interpret;

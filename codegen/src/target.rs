@@ -125,8 +125,34 @@ const LEVELS: &[Level] = &[
     },
 ];
 
+/// What all GPUs have in common. Weights are packed as for vectors of four: what a thread of a GPU reads at once.
+const CUDA: Level = Level {
+    cpu: "sm_80",
+    triple: "nvptx64-nvidia-cuda",
+    arch: "nvptx64",
+    features: &[],
+    lanes: 4,
+    vregs: 16,
+    processors: &[
+        "cuda:sm_80",
+        "cuda:sm_75",
+        "cuda:sm_86",
+        "cuda:sm_87",
+        "cuda:sm_89",
+        "cuda:sm_90",
+        "cuda:sm_100",
+        "cuda:sm_103",
+        "cuda:sm_120",
+        "cuda:sm_121",
+    ],
+};
+
+/// The GPU that is meant where none is named, the oldest with asynchronous copies; and what stands before the name of one.
+const CUDA_NAME: &str = "cuda";
+
 impl Target {
-    /// The target of this name: `native`, a level (`x86-64-v3`, `x86-64-v4`, `aarch64`) or a processor (`znver4`).
+    /// The target of this name: `native`, a level (`x86-64-v3`, `x86-64-v4`, `aarch64`), a processor (`znver4`) or a GPU
+    /// (`cuda:sm_80`, or `cuda` for that one).
     ///
     /// # Errors
     /// When the name is not known, or it is `native` and this machine is too old or of another kind.
@@ -134,9 +160,24 @@ impl Target {
         if name == "native" {
             return Target::native();
         }
+        if name.split(':').next() == Some(CUDA_NAME) {
+            return Target::gpu(name);
+        }
         let level = LEVELS.iter().find(|l| l.processors.contains(&name));
         let level = level.ok_or_else(|| TargetError::Unknown { name: name.to_string(), known: Target::names().join(", ") })?;
         Ok(level.target(name))
+    }
+
+    fn gpu(name: &str) -> Result<Target, TargetError> {
+        let wanted = if name == CUDA_NAME { CUDA.processors[0] } else { name };
+        let found = CUDA.processors.iter().find_map(|p| if *p == wanted { p.split(':').nth(1) } else { None });
+        let cpu = found.ok_or_else(|| TargetError::Unknown { name: name.to_string(), known: CUDA.processors.join(", ") })?;
+        Ok(Target { name: name.to_string(), cpu, tune: cpu.to_string(), ..CUDA.target(name) })
+    }
+
+    /// The GPUs that [`Target::named`] knows, the one that is meant by `cuda` first.
+    pub fn gpus() -> &'static [&'static str] {
+        CUDA.processors
     }
 
     /// The best target that runs here.
@@ -175,8 +216,14 @@ impl Target {
         32 * self.lanes
     }
 
+    /// Whether it is a GPU, for which [`cuda`](crate::cuda) makes PTX.
+    pub fn is_cuda(&self) -> bool {
+        self.arch == CUDA.arch
+    }
+
     /// Tells LLVM about the architectures; cheap when done before.
     pub(crate) fn initialize() {
+        inkwell::targets::Target::initialize_nvptx(&InitializationConfig::default());
         inkwell::targets::Target::initialize_x86(&InitializationConfig::default());
         inkwell::targets::Target::initialize_aarch64(&InitializationConfig::default());
     }
@@ -221,6 +268,14 @@ mod tests {
             Ok(target) => assert!(target.runs_here()),
             Err(e) => assert!(e.to_string().contains("lacks"), "{e}"),
         }
+    }
+
+    #[test]
+    fn gpus_are_targets() {
+        assert_eq!(Target::named("cuda").unwrap().cpu, "sm_80");
+        assert!(Target::gpus().iter().all(|name| Target::named(name).is_ok_and(|t| t.is_cuda() && !t.runs_here())));
+        let message = Target::named("cuda:sm_20").unwrap_err().to_string();
+        assert!(message.contains("one of cuda:sm_80, cuda:sm_75, "), "{message}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::table::{Align, bytes, columns, plural};
 use super::{report, source};
 use clap::ValueEnum;
 use egret::codegen::cpu::{self, Form};
+use egret::codegen::cuda::{self, CudaError};
 use egret::codegen::interpret::kernels_text;
 use egret::codegen::plan;
 use egret::ir::text::{Options, print};
@@ -54,6 +55,8 @@ enum Emit {
     Asm,
     /// The kernels as an object file
     Obj,
+    /// The kernels as PTX, for --target cuda
+    Ptx,
 }
 
 /// Compiles and writes.
@@ -64,6 +67,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     // A wrong name of a target or a rule is found before a large model is read.
     let target = compiler.chosen_target()?;
     compiler.context()?;
+    fitting(args.emit, &target)?;
     let graph = source::graph(&args.model, &compiler, &args.compile.free, &args.compile.freeze)?.ok_or_else(already_compiled)?;
     let Some(emit) = args.emit else {
         let path = args.output.unwrap_or_else(|| named_after(&args.model, "egret"));
@@ -84,7 +88,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     match (args.output, emit) {
         (Some(path), _) => write(&path, &content),
         (None, Emit::Obj) => write(&named_after(&args.model, "o"), &content),
-        (None, Emit::Ir | Emit::Kernels | Emit::Llvm | Emit::Asm) => report::result(String::from_utf8_lossy(&content)),
+        (None, Emit::Ir | Emit::Kernels | Emit::Llvm | Emit::Asm | Emit::Ptx) => report::result(String::from_utf8_lossy(&content)),
     }
 }
 
@@ -141,5 +145,25 @@ fn emitted(emit: Emit, compiler: &Compiler, target: &Target, graph: &Graph) -> R
         Emit::Llvm => translate(Form::Llvm),
         Emit::Asm => translate(Form::Assembly),
         Emit::Obj => translate(Form::Object),
+        Emit::Ptx => Ok(cuda::compile(&program.kernels, target).map_err(no_ptx)?.ptx.into_bytes()),
+    }
+}
+
+fn no_ptx(error: CudaError) -> Error {
+    match error {
+        CudaError::Uncovered(_) => Error::Unsupported(error.to_string()),
+        CudaError::Compile(_) => Error::Bug(error.to_string()),
+    }
+}
+
+/// Whether code for a target comes in the form that is asked for: PTX for GPUs, everything else for processors.
+fn fitting(emit: Option<Emit>, target: &Target) -> Result<(), Error> {
+    match (emit, target.is_cuda()) {
+        (Some(Emit::Ir | Emit::Kernels), _) | (Some(Emit::Ptx), true) | (None | Some(Emit::Llvm | Emit::Asm | Emit::Obj), false) => Ok(()),
+        (Some(Emit::Ptx), false) => Err(Error::Usage(format!("`{}` is no GPU; add --target cuda for PTX", target.name))),
+        (None, true) => Err(Error::Usage(format!("artifacts hold no code for GPUs yet; add --emit ptx to see that for `{}`", target.name))),
+        (Some(Emit::Llvm | Emit::Asm | Emit::Obj), true) => {
+            Err(Error::Usage(format!("code for `{}` comes as PTX; add --emit ptx", target.name)))
+        }
     }
 }

@@ -96,5 +96,6 @@ fn targets() -> String {
         Ok(target) => row(&format!("native ({})", target.name), &target),
         Err(error) => vec!["native".to_string(), String::new(), error.to_string()],
     };
-    columns(&[("", Align::Left); 4], std::iter::once(native).chain(known))
+    let gpu = |name: &&str| vec![name.to_string(), "nvptx64".to_string(), "PTX, with --emit ptx".to_string()];
+    columns(&[("", Align::Left); 4], std::iter::once(native).chain(known).chain(Target::gpus().iter().map(gpu)))
 }

@@ -85,7 +85,7 @@ pub fn rules_words(weakest: Option<Class>) -> String {
 /// How a model is compiled; an artifact was compiled before, and only `--dim` has a meaning for it.
 #[derive(Args, Clone, Debug)]
 pub struct CompileOptions {
-    /// Processor to compile for: native, x86-64-v3, x86-64-v4 or an LLVM name (see `egret list targets`)
+    /// Processor to compile for: native, x86-64-v3, x86-64-v4, an LLVM name (see `egret list targets`), or cuda for a GPU
     #[arg(long, value_name = "CPU", default_value = "native")]
     pub target: String,
     /// Compute convolutions as sums of products only, never by Winograd's algorithm

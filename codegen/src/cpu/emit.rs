@@ -367,7 +367,8 @@ impl<'c> Emit<'c> {
         self.call(name, types, args).expect("the intrinsic has a result")
     }
 
-    fn call(&self, name: &str, types: &[BasicTypeEnum<'c>], args: &[Value<'c>]) -> Option<Value<'c>> {
+    /// Calls an intrinsic, which may have no result.
+    pub(crate) fn call(&self, name: &str, types: &[BasicTypeEnum<'c>], args: &[Value<'c>]) -> Option<Value<'c>> {
         let intrinsic = Intrinsic::find(name).unwrap_or_else(|| panic!("LLVM has no `{name}`"));
         let function = intrinsic.get_declaration(&self.module, types).unwrap_or_else(|| panic!("`{name}` does not take {types:?}"));
         let args: Vec<BasicMetadataValueEnum> = args.iter().map(|&a| a.into()).collect();

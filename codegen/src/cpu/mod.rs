@@ -10,23 +10,23 @@
 
 mod chain;
 mod contract;
-mod emit;
+pub(crate) mod emit;
 mod index;
 mod lanes;
 mod map;
 // Constants stand as they are published.
 #[allow(clippy::excessive_precision)]
-mod math;
-mod ops;
-mod point;
+pub(crate) mod math;
+pub(crate) mod ops;
+pub(crate) mod point;
 pub mod probe;
 mod recur;
-mod rows;
-mod scope;
+pub(crate) mod rows;
+pub(crate) mod scope;
 mod small;
 mod split;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tile;
 mod transpose;
 mod weave;
@@ -184,7 +184,7 @@ pub fn translate(kernels: &[Kernel], target: &Target, form: Form) -> Result<Vec<
     Ok(buffer.as_slice().to_vec())
 }
 
-fn entry_name(i: usize) -> String {
+pub(crate) fn entry_name(i: usize) -> String {
     format!("k{i}")
 }
 
@@ -204,7 +204,7 @@ fn written_module(e: &Emit, kernel: &Kernel, machine: &TargetMachine, kind: File
     Ok(buffer.as_slice().to_vec())
 }
 
-fn malformed(kernel: &Kernel, reason: String) -> CompileError {
+pub(crate) fn malformed(kernel: &Kernel, reason: String) -> CompileError {
     CompileError::Malformed { kernel: kernel.to_string(), reason }
 }
 
@@ -235,7 +235,7 @@ fn emitted<'c>(
     Ok(kernel_gen.e)
 }
 
-fn machine(target: &Target) -> Result<TargetMachine, CompileError> {
+pub(crate) fn machine(target: &Target) -> Result<TargetMachine, CompileError> {
     let triple = TargetTriple::create(target.triple);
     let failed = |reason: String| CompileError::Machine { triple: target.triple.to_string(), reason };
     let llvm = inkwell::targets::Target::from_triple(&triple).map_err(|e| failed(e.to_string()))?;
@@ -248,10 +248,10 @@ const BUG: i32 = 101;
 
 thread_local! {
     /// The kernel this thread compiles, for the message below.
-    static CURRENT: RefCell<String> = const { RefCell::new(String::new()) };
+    pub(crate) static CURRENT: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-fn prepare() {
+pub(crate) fn prepare() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         Target::initialize();

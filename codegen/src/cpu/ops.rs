@@ -338,14 +338,14 @@ pub(crate) fn extreme<'c>(e: &Emit<'c>, better: FloatPredicate, x: Value<'c>, y:
 fn shift<'c>(e: &Emit<'c>, op: InstructionOpcode, x: Value<'c>, count: Value<'c>) -> Value<'c> {
     let (x, count) = e.joined(x, count);
     let bits = i64::from(e.bits(x));
-    let inside = e.icmp(IntPredicate::ULT, count, e.int(count, bits));
+    // Nothing but the sign is left beyond the width. LLVM's NVPTX back end takes the low half of a count of 64 bits, even where
+    // a test of the whole count stands around the shift, so the count itself is held.
+    let held = e.imin(count, e.int(count, bits - 1), false);
+    let shifted = e.op(op, x, held);
     if op == InstructionOpcode::AShr {
-        // Nothing but the sign is left beyond the width.
-        return e.op(op, x, e.select(inside, count, e.int(x, bits - 1)));
+        return shifted;
     }
-    let zero = e.int(x, 0);
-    let shifted = e.op(op, x, e.select(inside, count, zero));
-    e.select(inside, shifted, zero)
+    e.select(e.icmp(IntPredicate::ULT, count, e.int(count, bits)), shifted, e.int(x, 0))
 }
 
 /// Truncated division; 0 for a divisor of 0, and wrapping where the quotient does not fit.

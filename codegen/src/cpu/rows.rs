@@ -105,7 +105,7 @@ impl<'c> Gen<'_, 'c> {
     }
 
     /// Loops over axes, outermost first, with values that go around all of them.
-    fn nest_carrying(
+    pub(crate) fn nest_carrying(
         &mut self,
         axes: &[Axis],
         carried: Vec<Value<'c>>,
@@ -117,7 +117,7 @@ impl<'c> Gen<'_, 'c> {
     }
 
     /// Takes points into account: `carried` has the statistics of each point in turn.
-    fn fold_points(&mut self, pass: &Pass, mut points: Vec<Point<'c>>, carried: Vec<Value<'c>>) -> Vec<Value<'c>> {
+    pub(crate) fn fold_points(&mut self, pass: &Pass, mut points: Vec<Point<'c>>, carried: Vec<Value<'c>>) -> Vec<Value<'c>> {
         let mut next = vec![];
         let count = pass.reduces.len();
         for (n, point) in points.iter_mut().enumerate() {
@@ -144,7 +144,7 @@ impl<'c> Gen<'_, 'c> {
     }
 
     /// Several partial results, pairwise.
-    fn combine_all(&mut self, reduce: &Reduce, mut parts: Vec<Value<'c>>) -> Value<'c> {
+    pub(crate) fn combine_all(&mut self, reduce: &Reduce, mut parts: Vec<Value<'c>>) -> Value<'c> {
         while parts.len() > 1 {
             parts = parts
                 .chunks(2)
@@ -299,7 +299,7 @@ fn product(expr: &Expr) -> Option<(&Expr, &Expr)> {
 }
 
 /// What a fold starts from.
-fn identity<'c>(e: &Emit<'c>, fold: Fold, dtype: DType) -> Value<'c> {
+pub(crate) fn identity<'c>(e: &Emit<'c>, fold: Fold, dtype: DType) -> Value<'c> {
     let ty = e.register_type(dtype);
     if dtype.is_float() {
         return e.float_of(
@@ -330,7 +330,7 @@ fn identity<'c>(e: &Emit<'c>, fold: Fold, dtype: DType) -> Value<'c> {
 }
 
 /// One step of a fold.
-fn combine<'c>(e: &Emit<'c>, fold: Fold, dtype: DType, x: Value<'c>, y: Value<'c>) -> Value<'c> {
+pub(crate) fn combine<'c>(e: &Emit<'c>, fold: Fold, dtype: DType, x: Value<'c>, y: Value<'c>) -> Value<'c> {
     let signed = dtype.is_signed_int();
     match (fold, dtype) {
         (Fold::Sum | Fold::Max, DType::Bool) => e.or(x, y),

@@ -77,6 +77,18 @@ pub(crate) struct Gen<'a, 'c> {
     fresh: usize,
 }
 
+/// What a kernel is called with.
+pub(crate) struct Arguments<'c> {
+    /// The address of each buffer.
+    pub(crate) bases: Vec<PointerValue<'c>>,
+    /// The value of each of [`Kernel::sizes`].
+    pub(crate) sizes: Vec<IntValue<'c>>,
+    /// Which part of the kernel to do.
+    pub(crate) part: IntValue<'c>,
+    /// Of how many.
+    pub(crate) parts: IntValue<'c>,
+}
+
 /// How a loop runs.
 pub(crate) struct Run<'c> {
     pub(crate) start: IntValue<'c>,
@@ -95,12 +107,19 @@ impl<'a, 'c> Gen<'a, 'c> {
         let (part, parts) = (argument(2).into_int_value(), argument(3).into_int_value());
         let bases =
             (0..kernel.buffers.len() as i64).map(|i| e.load(e.ptr_type(), e.displaced(table, 8 * i), 8).into_pointer_value()).collect();
-        let mut entry = Level::default();
-        for (i, name) in kernel.sizes().into_iter().enumerate() {
-            let value = e.load(e.int_type(64), e.displaced(sizes, 8 * i as i64), 8).into_int_value();
-            entry.symbols.insert(name, Symbol { value, range: (0, HUGE) });
-        }
-        let mut made = Gen {
+        let load = |i: usize| e.load(e.int_type(64), e.displaced(sizes, 8 * i as i64), 8).into_int_value();
+        let sizes = (0..kernel.sizes().len()).map(load).collect();
+        let mut made = Gen::on(e, kernel, vregs, Arguments { bases, sizes, part, parts });
+        made.scratch = made.part_scratch(table);
+        made
+    }
+
+    /// Starts a kernel whose arguments are at hand.
+    pub(crate) fn on(e: Emit<'c>, kernel: &'a Kernel, vregs: usize, arguments: Arguments<'c>) -> Gen<'a, 'c> {
+        let Arguments { bases, sizes, part, parts } = arguments;
+        let symbols = kernel.sizes().into_iter().zip(sizes).map(|(name, value)| (name, Symbol { value, range: (0, HUGE) }));
+        let entry = Level { symbols: symbols.collect(), ..Level::default() };
+        Gen {
             e,
             kernel,
             bases,
@@ -112,9 +131,7 @@ impl<'a, 'c> Gen<'a, 'c> {
             scratch: None,
             tile_scratch: None,
             fresh: 0,
-        };
-        made.scratch = made.part_scratch(table);
-        made
+        }
     }
 
     /// The address of this part's working memory, of which the table has that of part 0 behind the buffers.

@@ -89,7 +89,7 @@ impl Aligned {
     }
 }
 
-pub(super) fn bytes_of(memory: &Memory) -> Vec<u8> {
+pub(crate) fn bytes_of(memory: &Memory) -> Vec<u8> {
     Tensor::from_elements(memory.dtype, vec![memory.elements.len()], memory.elements.iter().copied()).bytes().to_vec()
 }
 
@@ -99,7 +99,7 @@ fn without_payloads(memory: &Memory) -> Memory {
     Memory { dtype: memory.dtype, elements: memory.elements.iter().map(plain).collect() }
 }
 
-fn memory_of(dtype: DType, bytes: &[u8]) -> Memory {
+pub(crate) fn memory_of(dtype: DType, bytes: &[u8]) -> Memory {
     Memory::of(&Tensor::new(dtype, vec![bytes.len() / dtype.size()], bytes.to_vec().into()).unwrap())
 }
 
@@ -133,14 +133,14 @@ pub(super) fn run_compiled(
 
 /// How far compiled code may be from the interpreter.
 #[derive(Clone, Copy)]
-pub(super) enum Within {
+pub(crate) enum Within {
     /// Equal, but for the sign of zero and the bits of NaN.
     Equal,
     /// `|x - y| <= tolerance * (1 + |y|)`.
     Relative(f64),
 }
 
-pub(super) fn close(x: Element, y: Element, within: Within) -> bool {
+pub(crate) fn close(x: Element, y: Element, within: Within) -> bool {
     match (x, y, within) {
         (Element::Float(x), Element::Float(y), _) if x == y || x.is_nan() && y.is_nan() => true,
         (Element::Float(x), Element::Float(y), Within::Relative(t)) => (x - y).abs() <= t * (1.0 + y.abs()),
@@ -149,7 +149,11 @@ pub(super) fn close(x: Element, y: Element, within: Within) -> bool {
 }
 
 /// Compiles the kernel for every target here and compares with the interpreter, as one part and as three.
+///
+/// The same kernel also goes through PTX, in the emulator.
 pub(super) fn check(kernel: &Kernel, sizes: &[(&str, i64)], buffers: &[Memory], within: Within) {
+    let bindings: Bindings = sizes.iter().map(|(name, v)| ((*name).into(), *v)).collect();
+    crate::cuda::tests::check(kernel, &bindings, buffers, within);
     for target in targets() {
         // Packed operands depend on the lanes, so the oracle runs per target.
         check_on(&target, kernel, sizes, buffers, within);

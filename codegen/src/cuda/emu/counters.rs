@@ -1,0 +1,52 @@
+//! What a kernel asked of the machine: the same for every schedule, so that tests can look at it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+
+/// Bytes that global memory is moved in.
+const SECTOR: u64 = 32;
+
+/// Banks of shared memory, each a word of four bytes wide.
+const BANKS: u64 = 32;
+
+/// Sums over all warps of a launch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Instructions by opcode, one for all threads of a warp.
+    pub instructions: BTreeMap<String, u64>,
+    /// Loads of global memory by warps, and the 32-byte sectors they touched.
+    pub loads: (u64, u64),
+    /// Stores to global memory by warps, and the sectors they touched.
+    pub stores: (u64, u64),
+    /// Accesses of shared memory by warps, and the times that the busiest bank was needed for them.
+    pub shared: (u64, u64),
+    /// Branches at which the threads of a warp parted.
+    pub parted: u64,
+}
+
+impl Counters {
+    /// Counts an access of global memory.
+    pub(super) fn global(&mut self, store: bool, addresses: &[u64], bytes: usize) {
+        let touched: HashSet<u64> = addresses.iter().flat_map(|a| a / SECTOR..=(a + bytes as u64 - 1) / SECTOR).collect();
+        let counter = if store { &mut self.stores } else { &mut self.loads };
+        *counter = (counter.0 + 1, counter.1 + touched.len() as u64);
+    }
+
+    /// Counts an access of shared memory.
+    pub(super) fn shared(&mut self, addresses: &[u64], bytes: usize) {
+        let words: HashSet<u64> = addresses.iter().flat_map(|a| a / 4..=(a + bytes as u64 - 1) / 4).collect();
+        let mut banks: HashMap<u64, u64> = HashMap::new();
+        words.iter().for_each(|w| *banks.entry(w % BANKS).or_default() += 1);
+        let busiest = banks.values().max().copied().unwrap_or(0);
+        self.shared = (self.shared.0 + 1, self.shared.1 + busiest);
+    }
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |(requests, parts): (u64, u64)| format!("{requests} for {parts}");
+        writeln!(f, "loads {} sectors, stores {} sectors", of(self.loads), of(self.stores))?;
+        writeln!(f, "shared {} wavefronts, parted {}", of(self.shared), self.parted)?;
+        self.instructions.iter().try_for_each(|(name, count)| writeln!(f, "{count:8} {name}"))
+    }
+}

@@ -1,0 +1,348 @@
+//! Runs an entry point: blocks one after another, their warps interleaved.
+
+use super::WARP;
+use super::counters::Counters;
+use super::memory::{Access, Region};
+use super::op::{Kind, Op, Space, Type};
+use super::text::{Entry, Instruction, Operand};
+use super::value::{apply, compare, converted, signed, truncated, wide};
+
+/// How a kernel is started.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// Blocks of the grid.
+    pub blocks: u32,
+    /// Threads of a block.
+    pub threads: usize,
+    /// What follows the buffers' addresses among the parameters.
+    pub sizes: &'a [i64],
+    /// Decides the order of blocks and warps.
+    pub seed: u64,
+}
+
+/// Buffers lie this far apart, so that no wrong index of one finds another.
+const APART: u64 = 1 << 40;
+
+/// Warp instructions that a launch may take: minutes of interpretation. What takes more has lost its way.
+const MOST_STEPS: u64 = 200_000_000;
+
+/// Instructions that a warp runs at most before it is another's turn.
+const LONGEST_TURN: u64 = 64;
+
+/// A way that threads of a warp take.
+#[derive(Clone, Copy)]
+struct Way {
+    at: usize,
+    /// Where it ends.
+    join: usize,
+    threads: u32,
+}
+
+struct Warp {
+    number: usize,
+    registers: Vec<[u64; WARP]>,
+    /// The innermost way last.
+    ways: Vec<Way>,
+    /// Threads that have not returned.
+    alive: u32,
+    waiting: bool,
+    time: u32,
+}
+
+/// A block at work.
+struct Machine<'a> {
+    entry: &'a Entry,
+    parameters: &'a [u64],
+    global: &'a mut [Region],
+    counters: &'a mut Counters,
+    shared: Region,
+    block: u32,
+    blocks: u32,
+    time: u32,
+}
+
+/// A linear congruential generator (Knuth's MMIX).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+/// Runs a kernel on buffers, which are its first parameters.
+///
+/// # Errors
+/// A sentence with the line of the PTX text, the block and the warp, when the kernel does something that it must not.
+pub fn run(entry: &Entry, start: Start, buffers: &mut [Vec<u8>]) -> Result<Counters, String> {
+    if entry.threads.is_some_and(|t| t != start.threads) {
+        return Err(format!("`{}` is for blocks of {:?} threads, not {}", entry.name, entry.threads, start.threads));
+    }
+    let addresses = (1..=buffers.len() as u64).map(|i| i * APART);
+    let parameters: Vec<u64> = addresses.chain(start.sizes.iter().map(|s| *s as u64)).collect();
+    if parameters.len() != entry.parameters {
+        return Err(format!("`{}` has {} parameters, {} were given", entry.name, entry.parameters, parameters.len()));
+    }
+    let named = buffers.iter().enumerate().map(|(i, bytes)| Region::new(format!("buffer {i}"), bytes.clone()));
+    let (mut global, mut counters, mut random) = (named.collect::<Vec<_>>(), Counters::default(), Random(start.seed));
+    let mut blocks: Vec<u32> = (0..start.blocks).collect();
+    (1..blocks.len()).rev().for_each(|i| blocks.swap(i, random.below(i as u64 + 1) as usize));
+    let mut steps = 0;
+    for block in blocks {
+        let shared = Region::undefined("shared memory".into(), entry.shared);
+        let (global, counters, parameters) = (&mut global[..], &mut counters, &parameters[..]);
+        let mut machine = Machine { entry, parameters, global, counters, shared, block, blocks: start.blocks, time: 0 };
+        machine.run_block(start.threads, &mut random, &mut steps)?;
+    }
+    buffers.iter_mut().zip(global).for_each(|(buffer, region)| *buffer = region.bytes);
+    Ok(counters)
+}
+
+impl Machine<'_> {
+    fn run_block(&mut self, threads: usize, random: &mut Random, steps: &mut u64) -> Result<(), String> {
+        let mut warps: Vec<Warp> = (0..threads.div_ceil(WARP)).map(|n| self.warp(n, threads)).collect();
+        loop {
+            let ready: Vec<usize> = (0..warps.len()).filter(|&w| warps[w].alive != 0 && !warps[w].waiting).collect();
+            if ready.is_empty() {
+                match warps.iter().filter(|w| w.waiting).count() {
+                    0 => return Ok(()),
+                    all if all == warps.len() => self.release(&mut warps),
+                    some => {
+                        return Err(format!(
+                            "block {}: {some} of {} warps wait at a barrier, the others have ended",
+                            self.block,
+                            warps.len()
+                        ));
+                    }
+                }
+                continue;
+            }
+            let warp = &mut warps[ready[random.below(ready.len() as u64) as usize]];
+            for _ in 0..=random.below(LONGEST_TURN) {
+                *steps += 1;
+                if *steps > MOST_STEPS {
+                    return Err(format!("`{}` has not ended after {MOST_STEPS} steps", self.entry.name));
+                }
+                self.step(warp)?;
+                if warp.waiting || warp.alive == 0 {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn warp(&self, number: usize, threads: usize) -> Warp {
+        let there = (threads - number * WARP).min(WARP);
+        let alive = if there == WARP { u32::MAX } else { (1 << there) - 1 };
+        let ways = vec![Way { at: 0, join: usize::MAX, threads: alive }];
+        Warp { number, registers: vec![[0; WARP]; self.entry.registers], ways, alive, waiting: false, time: 0 }
+    }
+
+    fn release(&mut self, warps: &mut [Warp]) {
+        self.time += 1;
+        warps.iter_mut().for_each(|w| w.waiting = false);
+    }
+
+    /// One instruction of the innermost way of a warp.
+    fn step(&mut self, warp: &mut Warp) -> Result<(), String> {
+        while warp.ways.last().is_some_and(|w| w.at == w.join || w.threads & warp.alive == 0) {
+            warp.ways.pop();
+        }
+        let entry = self.entry;
+        let Some(way) = warp.ways.last_mut() else {
+            warp.alive = 0;
+            return Ok(());
+        };
+        let at = way.at;
+        let Some(instruction) = entry.code.get(at) else { return Err(format!("`{}` runs over its end", entry.name)) };
+        way.at += 1;
+        let here = way.threads & warp.alive;
+        let active = here & warp.guarded(instruction);
+        match self.counters.instructions.get_mut(&instruction.opcode) {
+            Some(count) => *count += 1,
+            None => drop(self.counters.instructions.insert(instruction.opcode.clone(), 1)),
+        }
+        self.execute(warp, instruction, at, here, active)
+            .map_err(|e| format!("line {}: `{}`: {e} (block {}, warp {})", instruction.line, instruction.text, self.block, warp.number))
+    }
+
+    fn execute(&mut self, warp: &mut Warp, i: &Instruction, at: usize, here: u32, active: u32) -> Result<(), String> {
+        match i.op {
+            Op::Branch => self.branch(warp, i, at, here, active),
+            Op::Return => {
+                warp.alive &= !active;
+                Ok(())
+            }
+            Op::BlockBarrier if active == warp.alive && active != 0 => {
+                warp.waiting = true;
+                Ok(())
+            }
+            Op::WarpBarrier if active == warp.alive => {
+                warp.time += 1;
+                Ok(())
+            }
+            Op::BlockBarrier | Op::WarpBarrier => Err(format!("only threads {active:#x} of {:#x} are at this barrier", warp.alive)),
+            Op::Shuffle => self.shuffle(warp, i, active),
+            _ if active == 0 => Ok(()),
+            Op::Load(space, ty, count) => self.load(warp, i, active, space, ty, count),
+            Op::Store(space, ty, count) => self.store(warp, i, active, space, ty, count),
+            _ => lanes(active).try_for_each(|lane| self.compute(warp, i, lane)),
+        }
+    }
+
+    fn branch(&mut self, warp: &mut Warp, i: &Instruction, at: usize, here: u32, active: u32) -> Result<(), String> {
+        let Some(&Operand::Label(to)) = i.operands.last() else { return Err("a branch goes to a label".into()) };
+        let Some(way) = warp.ways.last_mut() else { return Err("there is no way".into()) };
+        if active == here {
+            way.at = to;
+        } else if active != 0 {
+            self.counters.parted += 1;
+            let join = self.entry.joins[at];
+            way.at = join;
+            warp.ways.push(Way { at: at + 1, join, threads: here & !active });
+            warp.ways.push(Way { at: to, join, threads: active });
+        }
+        Ok(())
+    }
+
+    /// The value of an operand in a lane.
+    fn value(&self, warp: &Warp, operand: &Operand, lane: usize) -> Result<u64, String> {
+        Ok(match operand {
+            Operand::Register(r) => warp.registers[*r][lane],
+            Operand::Immediate(v) => *v,
+            Operand::Thread => (warp.number * WARP + lane) as u64,
+            Operand::Block => self.block.into(),
+            Operand::Blocks => self.blocks.into(),
+            Operand::Parameter(p) => self.parameters[*p],
+            Operand::Address(base, displacement) => self.value(warp, base, lane)?.wrapping_add(*displacement as u64),
+            Operand::Label(_) | Operand::Vector(_) => return Err(format!("{operand:?} has no value")),
+        })
+    }
+
+    fn compute(&self, warp: &mut Warp, i: &Instruction, lane: usize) -> Result<(), String> {
+        let (target, sources) = i.operands.split_first().ok_or("no operands")?;
+        if let (Op::Move(ty), [Operand::Vector(parts)]) = (i.op, sources) {
+            let bits = ty.bits / parts.len() as u32;
+            let part = |p: &Operand| Ok::<u64, String>(truncated(Type { bits, ..ty }, self.value(warp, p, lane)?));
+            let whole = parts.iter().rev().try_fold(0, |whole, p| Ok::<u64, String>(whole << bits | part(p)?))?;
+            return warp.set(target, lane, whole);
+        }
+        let mut x = [0; 3];
+        for (x, source) in x.iter_mut().zip(sources) {
+            *x = self.value(warp, source, lane)?;
+        }
+        if let (Op::Move(ty), Operand::Vector(parts)) = (i.op, target) {
+            let bits = ty.bits / parts.len() as u32;
+            let narrow = Type { bits, ..ty };
+            return (0..).zip(parts).try_for_each(|(n, part)| warp.set(part, lane, truncated(narrow, x[0] >> (n * bits))));
+        }
+        let found = match i.op {
+            Op::Move(ty) => truncated(ty, x[0]),
+            Op::Parameter => x[0],
+            Op::Apply(function, ty) => apply(function, ty, x)?,
+            Op::Wide(ty) => wide(ty, x),
+            Op::Compare(how, ty) => compare(how, ty, x[0], x[1]).into(),
+            Op::Select(ty) => truncated(ty, if x[2] != 0 { x[0] } else { x[1] }),
+            Op::Convert { to, from, rounding } => converted(to, from, rounding, x[0]),
+            other => return Err(format!("{other:?} is not of one thread")),
+        };
+        warp.set(target, lane, found)
+    }
+
+    fn shuffle(&mut self, warp: &mut Warp, i: &Instruction, active: u32) -> Result<(), String> {
+        let [target, source, apart, _, mask] = &i.operands[..] else { return Err("a shuffle has five operands".into()) };
+        let values: Vec<u64> = (0..WARP).map(|lane| self.value(warp, source, lane)).collect::<Result<_, _>>()?;
+        for lane in lanes(active) {
+            let (mask, other) = (self.value(warp, mask, lane)? as u32, lane ^ self.value(warp, apart, lane)? as usize);
+            if mask != active || other >= WARP {
+                return Err(format!("threads {active:#x} are at a shuffle of {mask:#x}"));
+            }
+            warp.set(target, lane, values[other])?;
+        }
+        Ok(())
+    }
+
+    /// The addresses that a warp accesses, and who does.
+    fn accesses(&self, warp: &Warp, operand: &Operand, active: u32) -> Result<Vec<(usize, u64, Access)>, String> {
+        let access = |lane| {
+            let thread = (warp.number * WARP + lane) as u16;
+            Ok((lane, self.value(warp, operand, lane)?, Access { block: self.block, thread, block_time: self.time, warp_time: warp.time }))
+        };
+        lanes(active).map(access).collect()
+    }
+
+    fn region(&mut self, space: Space, address: u64) -> Result<(&mut Region, u64), String> {
+        match space {
+            Space::Shared => Ok((&mut self.shared, address)),
+            Space::Global => {
+                // Somewhat before the start of a buffer is still an index of that buffer.
+                let number = (address + APART / 2) / APART;
+                let region = usize::try_from(number).ok().and_then(|n| self.global.get_mut(n.checked_sub(1)?));
+                Ok((region.ok_or_else(|| format!("{address:#x} is in no buffer"))?, address.wrapping_sub(number * APART)))
+            }
+        }
+    }
+
+    fn count(&mut self, space: Space, store: bool, accesses: &[(usize, u64, Access)], bytes: usize) {
+        let addresses: Vec<u64> = accesses.iter().map(|(_, at, _)| *at).collect();
+        match space {
+            Space::Global => self.counters.global(store, &addresses, bytes),
+            Space::Shared => self.counters.shared(&addresses, bytes),
+        }
+    }
+
+    fn load(&mut self, warp: &mut Warp, i: &Instruction, active: u32, space: Space, ty: Type, count: usize) -> Result<(), String> {
+        let [target, source] = &i.operands[..] else { return Err("a load has two operands".into()) };
+        let accesses = self.accesses(warp, source, active)?;
+        self.count(space, false, &accesses, ty.size() * count);
+        for (lane, address, who) in accesses {
+            let (region, at) = self.region(space, address)?;
+            let values = region.read(at, ty.size(), count, who)?;
+            // Registers are wider than what they hold: numbers with a sign keep it.
+            let values = values.into_iter().map(|v| if ty.kind == Kind::Signed { signed(ty, v) as u64 } else { v });
+            match target {
+                Operand::Vector(parts) => parts.iter().zip(values).try_for_each(|(p, v)| warp.set(p, lane, v))?,
+                one => values.into_iter().try_for_each(|v| warp.set(one, lane, v))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, warp: &mut Warp, i: &Instruction, active: u32, space: Space, ty: Type, count: usize) -> Result<(), String> {
+        let [target, source] = &i.operands[..] else { return Err("a store has two operands".into()) };
+        let accesses = self.accesses(warp, target, active)?;
+        self.count(space, true, &accesses, ty.size() * count);
+        for (lane, address, who) in accesses {
+            let values: Vec<u64> = match source {
+                Operand::Vector(parts) => parts.iter().map(|p| self.value(warp, p, lane)).collect::<Result<_, _>>()?,
+                one => vec![self.value(warp, one, lane)?],
+            };
+            let (region, at) = self.region(space, address)?;
+            region.write(at, ty.size(), &values, who)?;
+        }
+        Ok(())
+    }
+}
+
+impl Warp {
+    /// The lanes whose predicate lets an instruction happen.
+    fn guarded(&self, i: &Instruction) -> u32 {
+        let Some((predicate, negated)) = i.guard else { return u32::MAX };
+        (0..WARP).filter(|&lane| (self.registers[predicate][lane] != 0) != negated).fold(0, |mask, lane| mask | 1 << lane)
+    }
+
+    fn set(&mut self, target: &Operand, lane: usize, value: u64) -> Result<(), String> {
+        match target {
+            Operand::Register(r) => {
+                self.registers[*r][lane] = value;
+                Ok(())
+            }
+            other => Err(format!("{other:?} cannot be written")),
+        }
+    }
+}
+
+fn lanes(mask: u32) -> impl Iterator<Item = usize> {
+    (0..WARP).filter(move |lane| mask >> lane & 1 == 1)
+}

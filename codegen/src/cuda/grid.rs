@@ -1,0 +1,158 @@
+//! Which thread blocks do what.
+//!
+//! A [`Job`] is a run of blocks: the loop nests of a map and the borders of any kernel each have theirs, the other skeletons
+//! have one. Blocks are numbered through over the jobs of a kernel. **Invariant.** All blocks of a kernel have [`THREADS`]
+//! threads, and which job a block belongs to is the same for all of them, so a job may use barriers.
+//!
+//! ```text
+//! concat of x[8, 100] and y[8, 24]:   blocks 0 to 0 copy x, block 1 copies y
+//! ```
+
+use super::contract::Tiles;
+use crate::cpu::scope::{Gen, Range, Symbol};
+use crate::kernel::{Axis, Body, Contract, Kernel, Piece, Rows};
+use egret_ir::Dim;
+use inkwell::IntPredicate;
+use inkwell::values::IntValue;
+use std::sync::Arc;
+
+/// Threads of every block: 8 warps, of which an SM holds 8 blocks.
+pub(super) const THREADS: usize = 256;
+
+/// Threads that run in step.
+pub(super) const WARP: usize = 32;
+
+/// Blocks that a grid can have at most.
+const MOST_BLOCKS: i128 = (1 << 31) - 1;
+
+/// A run of blocks.
+pub(super) struct Job<'k> {
+    /// How many.
+    pub(super) blocks: Dim,
+    /// What they do.
+    work: Work<'k>,
+}
+
+/// What the blocks of a job do.
+enum Work<'k> {
+    Piece(&'k Piece),
+    Rows(&'k Rows),
+    Contract(&'k Contract, Tiles),
+}
+
+/// The jobs of a kernel whose weights are packed for `lanes` lanes.
+///
+/// # Errors
+/// A phrase that names the skeleton that has no lowering.
+pub(super) fn jobs(kernel: &Kernel, lanes: usize) -> Result<Vec<Job<'_>>, &'static str> {
+    let mut jobs: Vec<Job> = match &kernel.body {
+        Body::Map(map) => map.pieces.iter().map(piece_job).collect(),
+        Body::Rows(rows) => vec![Job { blocks: rows.blocks(), work: Work::Rows(rows) }],
+        Body::Contract(c) => {
+            let tiles = Tiles::of(c, lanes);
+            vec![Job { blocks: tiles.blocks(c), work: Work::Contract(c, tiles) }]
+        }
+        Body::Winograd(_) => return Err("winograd convolution"),
+        Body::Chain(_) => return Err("attention"),
+        Body::Recur(_) => return Err("a recurrent layer"),
+    };
+    jobs.extend(kernel.borders.iter().map(piece_job));
+    Ok(jobs)
+}
+
+fn piece_job(piece: &Piece) -> Job<'_> {
+    Job { blocks: piece.threads().ceil_div(&THREADS.into()), work: Work::Piece(piece) }
+}
+
+/// The number of the thread in its block, as an index.
+pub(super) fn thread() -> Dim {
+    Dim::symbol("%thread")
+}
+
+impl<'c> Gen<'_, 'c> {
+    /// Emits all jobs of a kernel.
+    pub(super) fn jobs(&mut self, jobs: &[Job]) {
+        let (thread, block) = (self.e.thread_index(), self.e.block_index());
+        self.bind(&"%thread".into(), thread, (0, THREADS as i128 - 1));
+        let mut before = Dim::ZERO;
+        for job in jobs {
+            let first = self.index(&before);
+            let number = self.e.index_sub(block, first);
+            let count = self.index(&job.blocks);
+            // Numbers below 0 are large as unsigned ones.
+            let mine = self.e.icmp(IntPredicate::ULT, number.into(), count.into()).into_int_value();
+            self.when(mine, |g| {
+                let name = g.fresh("%block");
+                g.bind(&name, number, (0, MOST_BLOCKS));
+                g.work(&job.work, &Dim::symbol(name));
+            });
+            before = before + job.blocks.clone();
+        }
+    }
+
+    fn work(&mut self, work: &Work, block: &Dim) {
+        match work {
+            Work::Piece(piece) => self.piece_by_threads(piece, block),
+            Work::Rows(rows) => self.rows_by_threads(rows, block),
+            Work::Contract(c, tiles) => self.contract_by_tiles(c, tiles, block),
+        }
+    }
+
+    /// Gives a symbol its value on the innermost level.
+    pub(super) fn bind(&mut self, name: &Arc<str>, value: IntValue<'c>, range: Range) {
+        self.top().symbols.insert(name.clone(), Symbol { value, range });
+    }
+
+    /// Gives an index a name of its own on the innermost level.
+    pub(super) fn named(&mut self, what: &str, index: &Dim, range: Range) -> Dim {
+        let (name, value) = (self.fresh(what), self.index(index));
+        self.bind(&name, value, range);
+        Dim::symbol(name)
+    }
+
+    /// The indices of point `number` of a nest of loops, the last one fastest, where each axis goes in steps that its extent is
+    /// a multiple of.
+    pub(super) fn unravelled(&mut self, axes: &[(Axis, i64)], number: &Dim) -> Vec<Dim> {
+        let mut rest = number.clone();
+        let mut found = vec![Dim::ZERO; axes.len()];
+        for (i, (axis, step)) in axes.iter().enumerate().rev() {
+            let extent = axis.extent.floor_div(&(*step).into());
+            let at = if i == 0 { rest.clone() } else { rest.modulo(&extent) };
+            rest = rest.floor_div(&extent);
+            let range = self.axis_range(axis);
+            found[i] = self.named(&axis.name, &(at * *step), range);
+        }
+        found
+    }
+
+    /// Binds the axes of a nest at point `number`.
+    pub(super) fn at_point(&mut self, axes: &[(Axis, i64)], number: &Dim) {
+        let found = self.unravelled(axes, number);
+        for ((axis, _), at) in axes.iter().zip(found) {
+            let (value, range) = (self.index(&at), self.axis_range(axis));
+            self.bind(&axis.name, value, range);
+        }
+    }
+
+    /// Runs `body` where `index` is below `end`, with a name for the index.
+    pub(super) fn where_below(&mut self, index: &Dim, end: &Dim, body: impl FnOnce(&mut Self, Dim)) {
+        let (value, limit) = (self.index(index), self.index(end));
+        let inside = self.e.icmp(IntPredicate::SLT, value.into(), limit.into()).into_int_value();
+        let range = (0, (self.range(end).1 - 1).max(0));
+        self.when(inside, |g| {
+            let name = g.fresh("%unit");
+            g.bind(&name, value, range);
+            body(g, Dim::symbol(name));
+        });
+    }
+}
+
+/// Axes that go in steps of one.
+pub(super) fn singly(axes: &[Axis]) -> Vec<(Axis, i64)> {
+    axes.iter().map(|a| (a.clone(), 1)).collect()
+}
+
+/// The number of points of a nest.
+pub(super) fn count(axes: &[Axis]) -> Dim {
+    axes.iter().map(|a| a.extent.clone()).product()
+}

@@ -1,0 +1,170 @@
+//! PTX for NVIDIA GPUs: one entry point per kernel, through LLVM's NVPTX back end, from the same kernel IR as the CPU.
+//!
+//! A kernel is cut into jobs, runs of thread blocks that do one thing each. Below them a thread is a point of the
+//! loops, so expressions, offsets and elementary functions are those of [`cpu`](crate::cpu), at scalar points and on
+//! pointers to global memory. **Invariant.** f32 means f32: every operation is rounded to nearest, multiply-add is fused
+//! only where the CPU fuses it, and nothing is approximate.
+//!
+//! ```text
+//! map     a thread does 4 neighbours where rows of elements divide so, else 1
+//! rows    a warp or a block does a row, its threads stride along it and combine by shuffles; or a thread does a row
+//! product a block does a tile of rows and columns, k in slices through shared memory
+//! ```
+//!
+//! What has no PTX yet is an [error](CudaError::Uncovered) that names it, never slow code.
+
+mod contract;
+mod device;
+#[cfg(any(test, feature = "emu"))]
+pub mod emu;
+mod grid;
+mod map;
+mod rows;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use crate::cpu::emit::Emit;
+use crate::cpu::scope::{Arguments, Gen};
+use crate::cpu::{CURRENT, CompileError, entry_name, machine, malformed, prepare};
+use crate::kernel::Kernel;
+use crate::target::Target;
+use egret_ir::Dim;
+use grid::{Job, THREADS, jobs};
+use inkwell::AddressSpace;
+use inkwell::attributes::{Attribute, AttributeLoc};
+use inkwell::context::Context;
+use inkwell::module::Module;
+use inkwell::passes::PassBuilderOptions;
+use inkwell::targets::{FileType, TargetMachine, TargetTriple};
+use inkwell::types::BasicMetadataTypeEnum;
+use inkwell::values::FunctionValue;
+
+/// LLVM's number of the calling convention of an entry point.
+const PTX_KERNEL: u32 = 71;
+
+/// PTX's global memory.
+const GLOBAL: u16 = 1;
+
+/// Every buffer starts at a multiple of this many bytes: that of the widest load.
+pub const ALIGN: usize = 16;
+
+/// Passes over the LLVM IR of a kernel. Indices are 64 bits wide; the second pass finds those that fit 32, whose division is
+/// a quarter of the instructions.
+const PASSES: &str = "function(early-cse,correlated-propagation,instcombine<no-verify-fixpoint>,simplifycfg,early-cse)";
+
+/// Kernels as PTX.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Code {
+    /// One PTX module with an entry point for each kernel.
+    pub ptx: String,
+    /// How to start each kernel, in the order of the kernels.
+    pub launches: Vec<Launch>,
+}
+
+/// How a kernel is started: its parameters are the addresses of its buffers, then its [sizes](Kernel::sizes) as 64-bit integers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// The entry point.
+    pub entry: String,
+    /// Thread blocks of the one-dimensional grid; if it is 0, nothing is to be started.
+    pub blocks: Dim,
+    /// Threads of a block.
+    pub threads: usize,
+}
+
+/// Why kernels did not become PTX.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CudaError {
+    /// There is no lowering for it yet.
+    #[error("there is no PTX for {} yet:\n{}", if .0.len() == 1 { "a kernel" } else { "some kernels" }, .0.join("\n"))]
+    Uncovered(Vec<String>),
+    /// LLVM refused a kernel.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+}
+
+/// The PTX of kernels.
+///
+/// # Errors
+/// Names every kernel that cannot be lowered yet, or shows the one that LLVM refused.
+pub fn compile(kernels: &[Kernel], target: &Target) -> Result<Code, CudaError> {
+    prepare();
+    let machine = machine(target)?;
+    let context = Context::create();
+    let whole = context.create_module("kernels");
+    whole.set_triple(&TargetTriple::create(target.triple));
+    whole.set_data_layout(&machine.get_target_data().get_data_layout());
+    let work: Vec<_> = kernels.iter().map(|k| jobs(k, target.lanes)).collect();
+    let gaps: Vec<String> = work.iter().zip(kernels).filter_map(|(w, k)| Some(format!("{}: {k}\n", w.as_ref().err()?))).collect();
+    if !gaps.is_empty() {
+        return Err(CudaError::Uncovered(gaps));
+    }
+    let mut launches = vec![];
+    for (i, (jobs, kernel)) in work.iter().flatten().zip(kernels).enumerate() {
+        let module = emitted(&context, kernel, jobs, target, &machine, i)?;
+        whole.link_in_module(module).map_err(|e| malformed(kernel, e.to_string()))?;
+        let blocks = jobs.iter().map(|job| job.blocks.clone()).sum();
+        launches.push(Launch { entry: entry_name(i), blocks, threads: THREADS });
+    }
+    Ok(Code { ptx: written(&whole, kernels, &machine)?, launches })
+}
+
+fn written(module: &Module, kernels: &[Kernel], machine: &TargetMachine) -> Result<String, CompileError> {
+    let text = || kernels.iter().map(|k| k.to_string()).collect();
+    let refused = |e: inkwell::support::LLVMString| CompileError::Malformed { kernel: text(), reason: e.to_string() };
+    let buffer = machine.write_to_memory_buffer(module, FileType::Assembly).map_err(refused)?;
+    Ok(String::from_utf8_lossy(buffer.as_slice()).trim_end_matches('\0').to_string())
+}
+
+/// The module of one kernel.
+fn emitted<'c>(
+    context: &'c Context,
+    kernel: &Kernel,
+    jobs: &[Job],
+    target: &Target,
+    machine: &TargetMachine,
+    i: usize,
+) -> Result<Module<'c>, CompileError> {
+    CURRENT.with(|c| *c.borrow_mut() = kernel.to_string());
+    let e = entry(context, kernel, target, machine, &entry_name(i));
+    let arguments = arguments(&e, kernel);
+    let mut kernel_gen = Gen::on(e, kernel, 0, arguments);
+    kernel_gen.jobs(jobs);
+    let e = kernel_gen.e;
+    e.finish();
+    e.verify().map_err(|reason| malformed(kernel, reason))?;
+    e.module.run_passes(PASSES, machine, PassBuilderOptions::create()).map_err(|reason| malformed(kernel, reason.to_string()))?;
+    Ok(e.module)
+}
+
+/// Starts the entry point of a kernel: a pointer to global memory per buffer, then an i64 per size.
+fn entry<'c>(context: &'c Context, kernel: &Kernel, target: &Target, machine: &TargetMachine, name: &str) -> Emit<'c> {
+    let module = context.create_module(name);
+    module.set_triple(&TargetTriple::create(target.triple));
+    module.set_data_layout(&machine.get_target_data().get_data_layout());
+    let pointer = context.ptr_type(AddressSpace::from(GLOBAL));
+    let mut parameters: Vec<BasicMetadataTypeEnum> = vec![pointer.into(); kernel.buffers.len()];
+    parameters.resize(parameters.len() + kernel.sizes().len(), context.i64_type().into());
+    let function = module.add_function(name, context.void_type().fn_type(&parameters, false), None);
+    function.set_call_conventions(PTX_KERNEL);
+    let attributes = [("target-cpu", target.cpu.to_string()), ("nvvm.reqntid", THREADS.to_string())];
+    for (key, value) in attributes {
+        function.add_attribute(AttributeLoc::Function, context.create_string_attribute(key, &value));
+    }
+    let align = context.create_enum_attribute(Attribute::get_named_enum_kind_id("align"), ALIGN as u64);
+    (0..kernel.buffers.len()).for_each(|b| function.add_attribute(AttributeLoc::Param(b as u32), align));
+    let builder = context.create_builder();
+    builder.position_at_end(context.append_basic_block(function, "entry"));
+    Emit { cx: context, module, builder, function, lanes: 1, wide: false }
+}
+
+fn arguments<'c>(e: &Emit<'c>, kernel: &Kernel) -> Arguments<'c> {
+    let argument = |function: FunctionValue<'c>, i: usize| function.get_nth_param(i as u32).expect("as many as the signature has");
+    let buffers = kernel.buffers.len();
+    Arguments {
+        bases: (0..buffers).map(|i| argument(e.function, i).into_pointer_value()).collect(),
+        sizes: (0..kernel.sizes().len()).map(|i| argument(e.function, buffers + i).into_int_value()).collect(),
+        part: e.i64(0),
+        parts: e.i64(1),
+    }
+}

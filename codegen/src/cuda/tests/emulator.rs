@@ -1,0 +1,66 @@
+//! What the emulator says of PTX that is wrong.
+
+use crate::cuda::emu::{Module, Start, run};
+
+/// Runs a body on one buffer of 1024 bytes with 64 threads.
+fn outcome(body: &str) -> Result<(), String> {
+    let text = format!(".visible .entry k0(\n.param .u64 .ptr .global .align 16 k0_param_0\n)\n{{\n{body}\nret;\n}}");
+    let module = Module::parse(&text)?;
+    let start = Start { blocks: 2, threads: 64, sizes: &[], seed: 7 };
+    run(module.entry("k0").ok_or("no entry")?, start, &mut [vec![0; 1024]]).map(drop)
+}
+
+const ADDRESS: &str = "ld.param.b64 %rd1, [k0_param_0];\nmov.u32 %r1, %tid.x;\nmov.u32 %r2, %ctaid.x;\n
+    mad.lo.s32 %r3, %r2, 64, %r1;\nmul.wide.u32 %rd2, %r3, 4;\nadd.s64 %rd3, %rd1, %rd2;";
+
+#[track_caller]
+fn wrong(body: &str, expected: &str) {
+    let message = outcome(&format!("{ADDRESS}\n{body}")).expect_err(body);
+    assert!(message.contains(expected), "{message}");
+}
+
+#[test]
+fn what_is_right_runs() {
+    outcome(&format!("{ADDRESS}\nst.global.b32 [%rd3], %r3;")).unwrap();
+}
+
+#[test]
+fn unknown_opcodes_are_named() {
+    wrong("tanh.approx.f32 %r5, %r4;", "the opcode `tanh.approx.f32` is not in the table");
+    wrong("add.f32 %r5, %r4, %r9, [;", "is not known");
+}
+
+#[test]
+fn accesses_are_checked() {
+    wrong("st.global.b32 [%rd3+1020], %r3;", "of `buffer 0`, which has 1024");
+    wrong("ld.global.b32 %r4, [%rd3+-4];", "4 bytes at -4 of `buffer 0`");
+    wrong("st.global.b64 [%rd3], %rd1;", "not aligned");
+}
+
+#[test]
+fn races_are_found_whatever_the_values() {
+    wrong("st.global.b32 [%rd1], 0;", "race on byte 0 of `buffer 0`");
+    wrong("st.global.b32 [%rd3], 0;\nld.global.b32 %r4, [%rd1+64];", "race on byte 64");
+}
+
+#[test]
+fn barriers_put_accesses_in_order() {
+    // Each block has its half of the buffer.
+    let own = "mul.wide.u32 %rd5, %r2, 256;\nadd.s64 %rd6, %rd1, %rd5;";
+    let neighbour = format!("{ADDRESS}\n{own}\nst.global.b32 [%rd3], %r1;\nBARRIER\nld.global.b32 %r4, [%rd6+132];");
+    outcome(&neighbour.replace("BARRIER", "bar.sync 0;")).unwrap();
+    assert!(outcome(&neighbour.replace("BARRIER", "bar.warp.sync -1;")).unwrap_err().contains("race"));
+    wrong("setp.lt.u32 %p1, %r1, 5;\n@%p1 bar.sync 0;", "are at this barrier");
+    wrong("setp.lt.u32 %p1, %r1, 32;\n@%p1 bra $L1;\nbar.sync 0;\n$L1:", "wait at a barrier, the others have ended");
+}
+
+#[test]
+fn shared_memory_holds_nothing_at_first() {
+    wrong(".shared .align 16 .b8 tile[64];\nmov.b64 %rd7, tile;\nld.shared.b32 %r4, [%rd7];", "was never written");
+}
+
+#[test]
+fn threads_meet_again_after_a_branch() {
+    let body = "setp.lt.u32 %p1, %r1, 5;\nmov.b32 %r5, 1;\n@%p1 bra $L1;\nmov.b32 %r5, 2;\n$L1:\nshfl.sync.bfly.b32 %r6, %r5, 1, 31, -1;";
+    outcome(&format!("{ADDRESS}\n{body}")).unwrap();
+}

@@ -1,0 +1,111 @@
+//! Graphs through lowering, PTX and the emulator against the reference evaluator, op by op and as one kernel.
+
+use super::*;
+use crate::interpret::run_with;
+use crate::plan::{self, Program};
+use crate::testing::{as_kernel, compare, inputs};
+use egret_ir::{Graph, Tensor, eval, text};
+
+/// A graph with numbers for its symbols.
+type Case = (&'static str, &'static [(&'static str, i64)]);
+
+/// Every template, at sizes around the edges of warps, blocks and tiles.
+const CASES: &[Case] = &[
+    ("graph g(x: f32[N, 8], y: f32[8]) { a = mul(x, y)\n b = tanh(a)\n return b }", &[("N", 37)]),
+    ("graph g(x: f32[5, 7], y: f32[5, 1]) { a = add(x, y)\n b = relu(a)\n return b }", &[]),
+    ("graph g(x: f32[3, 40, 5]) { y = transpose[perm=[2, 0, 1]](x)\n return y }", &[]),
+    ("graph g(x: f32[4, 3], y: f32[4, 5]) { z = concat[axis=1](x, y)\n return z }", &[]),
+    ("graph g(t: f32[11, 12], i: i64[N]) { y = gather[axis=0](t, i)\n return y }", &[("N", 9)]),
+    ("graph g(x: f16[33, 4]) { y = exp(x)\n return y }", &[]),
+    ("graph g(x: bf16[33, 3]) { y = sigmoid(x)\n return y }", &[]),
+    ("graph g(x: f64[9]) { y = erf(x)\n return y }", &[]),
+    ("graph g(x: f32[3, 31]) { y = softmax[axes=[1]](x)\n return y }", &[]),
+    ("graph g(x: f32[10, 128]) { y = softmax[axes=[1]](x)\n return y }", &[]),
+    ("graph g(x: f32[3, 1025]) { y = softmax[axes=[1]](x)\n return y }", &[]),
+    ("graph g(x: f32[2, 4096]) { y = softmax[axes=[1]](x)\n return y }", &[]),
+    ("graph g(x: f32[N, M]) { y = softmax[axes=[1]](x)\n return y }", &[("N", 5), ("M", 70)]),
+    ("graph g(x: f16[3, 1030]) { y = softmax[axes=[1]](x)\n return y }", &[]),
+    ("graph g(x: f64[3, 1030]) { y = reduce_sum[axes=[1]](x)\n return y }", &[]),
+    ("graph g(x: i64[7, 65]) { y = reduce_max[axes=[1]](x)\n return y }", &[]),
+    ("graph g(x: i64[2, 1500]) { y = reduce_sum[axes=[1]](x)\n return y }", &[]),
+    ("graph g(x: f32[65, 7]) { y = reduce_mean[axes=[0]](x)\n return y }", &[]),
+    ("graph g(x: f32[5, 3], w: f32[3, 10]) { y = matmul(x, w)\n return y }", &[]),
+    ("graph g(x: f32[64, 16], w: f32[16, 64]) { y = matmul(x, w)\n return y }", &[]),
+    ("graph g(x: f32[65, 17], w: f32[17, 66]) { y = matmul(x, w)\n z = tanh(y)\n return z }", &[]),
+    ("graph g(x: f32[2, N, 33], w: f32[2, 33, 20]) { y = matmul(x, w)\n return y }", &[("N", 70)]),
+];
+
+/// Runs a program in the emulator.
+fn emulated(program: &Program, inputs: &[Tensor], seed: u64) -> Result<Vec<Tensor>, String> {
+    emulated_code(program, &compile(&program.kernels, &target()).map_err(|e| e.to_string())?, inputs, seed)
+}
+
+/// Runs the code of a program in the emulator.
+pub(super) fn emulated_code(program: &Program, code: &Code, inputs: &[Tensor], seed: u64) -> Result<Vec<Tensor>, String> {
+    let device = Device::new(code, seed)?;
+    run_with(program, inputs, &mut |i, sizes, held| device.run(i, &program.kernels[i], sizes, held).map(drop))
+}
+
+fn agrees(source: &str, dims: &[(&str, i64)]) -> Result<(), String> {
+    let graph = text::parse(source).map_err(|e| e.to_string())?;
+    let bindings: Bindings = dims.iter().map(|(name, n)| ((*name).into(), *n)).collect();
+    let inputs = inputs(&graph, &bindings)?;
+    let expected = eval::eval(&graph, &inputs)?;
+    for (seed, graph) in (1..).zip([&as_kernel(&graph)?, &graph]) {
+        compare(&expected, &emulated(&lowered(graph), &inputs, seed)?)?;
+    }
+    Ok(())
+}
+
+/// A graph as kernels for the GPU.
+pub(super) fn lowered(graph: &Graph) -> Program {
+    plan::build(graph, &target(), &|_, _| {}).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn every_template_agrees_with_the_evaluator() {
+    for (source, dims) in CASES {
+        agrees(source, dims).unwrap_or_else(|e| panic!("{source}\n{e}"));
+    }
+}
+
+#[test]
+fn weights_come_packed() {
+    let source = "graph g(x: f32[N, 20]) {
+        const w: f32[20, 70] = random(1)
+        const b: f32[70] = random(2)
+        h = matmul(x, w)
+        s = add(h, b)
+        y = relu(s)
+        return y
+    }";
+    [1, 16, 17, 64, 130].iter().for_each(|&n| agrees(source, &[("N", n)]).unwrap_or_else(|e| panic!("{n}: {e}")));
+}
+
+#[test]
+fn convolutions_pooling_and_borders() {
+    let source = "graph g(x: f32[2, 9, 8, 5], w: f32[3, 3, 5, 12]) {
+        const zero: f32[] = 0.0
+        q = pad[low = [0, 1, 0, 0], high = [0, 1, 1, 0]](x, zero)
+        c = conv[stride = [2, 1], pad = [0, 0, 0, 0], dilation = [1, 1], layout = last](q, w)
+        r = relu(c)
+        p = pad[low = [0, 1, 1, 0], high = [0, 1, 1, 0]](r, zero)
+        m = max_pool[kernel = [3, 3], stride = [1, 1], pad = [0, 0, 0, 0], dilation = [1, 1], layout = last](p)
+        return p, m
+    }";
+    let graph = text::parse(source).unwrap();
+    let inputs = inputs(&graph, &Bindings::new()).unwrap();
+    let expected = eval::eval(&graph, &inputs).unwrap();
+    let found = emulated(&lowered(&graph), &inputs, 3).unwrap();
+    compare(&expected, &found).unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn what_has_no_lowering_is_named() {
+    let source = "graph g(x: f32[5, 2, 3], w: f32[16, 3], r: f32[16, 4], b: f32[32], h: f32[2, 4], c: f32[2, 4]) {
+        y, s, t = lstm(x, w, r, b, h, c)
+        return y
+    }";
+    let error = compile(&lowered(&text::parse(source).unwrap()).kernels, &target()).unwrap_err().to_string();
+    assert!(error.starts_with("there is no PTX for a kernel yet:\na recurrent layer: ("), "{error}");
+}

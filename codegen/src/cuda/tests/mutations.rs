@@ -1,0 +1,117 @@
+//! Whether the emulator finds what is wrong: bugs are planted in PTX that is right, one at a time.
+//!
+//! A bug is found when running is an error or the results are wrong, on one of a few schedules.
+
+use super::models::{emulated_code, lowered};
+use super::*;
+use egret_ir::{Tensor, eval, text};
+
+const SCHEDULES: u64 = 4;
+
+/// A product with tails of rows, columns and `k`.
+const PRODUCT: &str = "graph g(x: f32[70, 40], w: f32[40, 68]) { y = matmul(x, w)\n return y }";
+
+/// A row of a block: statistics go through shared memory.
+const LONG_ROWS: &str = "graph g(x: f32[3, 2500]) { y = softmax[axes=[1]](x)\n return y }";
+
+/// Rows of warps.
+const SHORT_ROWS: &str = "graph g(x: f32[21, 100]) { y = softmax[axes=[1]](x)\n return y }";
+
+const CONCAT: &str = "graph g(x: f32[40, 6], y: f32[40, 10]) { z = concat[axis=1](x, y)\n w = tanh(z)\n return w }";
+
+/// A planted bug: in which graph, what it is, and which occurrence of a text becomes what. An empty text deletes the line.
+struct Bug(&'static str, &'static str, &'static str, usize, &'static str);
+
+const BUGS: &[Bug] = &[
+    Bug(PRODUCT, "no barrier between bringing and using a slice", "bar.sync", 0, ""),
+    Bug(PRODUCT, "no barrier before the next slice", "bar.sync", 1, ""),
+    Bug(PRODUCT, "a wait for a barrier by some threads only", "bar.sync", 0, "@%p1 bar.sync"),
+    Bug(PRODUCT, "a factor read from the wrong place", "ld.shared.v4.b32", 3, "+16];"),
+    Bug(PRODUCT, "one product left out", "fma.rn.f32", 5, ""),
+    Bug(PRODUCT, "a sum and not a multiply-add", "fma.rn.f32", 7, "add"),
+    Bug(PRODUCT, "a slice not written", "st.shared.b32", 1, ""),
+    Bug(PRODUCT, "a slice written to the wrong place", "st.shared.b32", 2, "+4],"),
+    Bug(PRODUCT, "an element loaded from elsewhere", "ld.global.b32", 0, "+4];"),
+    Bug(PRODUCT, "a store beyond the end", "st.global.b32", 15, "+4096],"),
+    Bug(PRODUCT, "a store not aligned", "st.global.b32", 0, "+2],"),
+    Bug(PRODUCT, "a store to the next place", "st.global.b32", 3, "+4],"),
+    Bug(PRODUCT, "results not stored", "st.global.b32", 1, ""),
+    Bug(PRODUCT, "a test with the wrong sense", "setp.lt", 0, "setp.ge"),
+    Bug(PRODUCT, "an edge one row too far", ", 70;", 0, ", 71;"),
+    Bug(PRODUCT, "the tail of k not zero", "selp.f32", 0, "swap"),
+    Bug(LONG_ROWS, "no barrier before statistics are read", "bar.sync", 0, ""),
+    Bug(LONG_ROWS, "statistics of a warp not stored", "st.shared.b32", 0, ""),
+    Bug(LONG_ROWS, "a shuffle left out", "shfl.sync.bfly.b32", 2, "mov.b32"),
+    Bug(LONG_ROWS, "a shuffle of the wrong lanes", "shfl.sync.bfly.b32", 0, ", 8, 31"),
+    Bug(LONG_ROWS, "the slot of another warp", "ld.shared.b32", 1, "+0];"),
+    Bug(SHORT_ROWS, "a shuffle left out", "shfl.sync.bfly.b32", 1, "mov.b32"),
+    Bug(SHORT_ROWS, "a shuffle of some lanes only", "shfl.sync.bfly.b32", 3, ", 65535;"),
+    Bug(SHORT_ROWS, "a shuffle of the wrong lanes", "shfl.sync.bfly.b32", 4, ", 2, 31"),
+    Bug(SHORT_ROWS, "rows beyond the last", "setp", 0, "never"),
+    Bug(SHORT_ROWS, "a result not stored", "st.global", 0, ""),
+    Bug(CONCAT, "the wrong job", "setp", 0, "never"),
+    Bug(CONCAT, "threads beyond the last element", "setp", 1, "never"),
+    Bug(CONCAT, "neighbours stored in one place", "st.global.b32", 0, "+4],"),
+    Bug(CONCAT, "a wrong number of threads", "%tid.x", 0, "%ctaid.x"),
+];
+
+impl Bug {
+    /// The PTX with the bug; nothing where there is no place for it.
+    fn planted(&self, ptx: &str) -> Option<String> {
+        let Bug(_, _, pattern, occurrence, change) = self;
+        let lines: Vec<&str> = ptx.lines().collect();
+        let at = (0..lines.len()).filter(|&i| lines[i].contains(pattern)).nth(*occurrence)?;
+        let line = changed(lines[at], pattern, change)?;
+        let mutated: Vec<&str> = lines.iter().enumerate().map(|(i, l)| if i == at { line.as_str() } else { l }).collect();
+        Some(mutated.join("\n")).filter(|m| m != ptx)
+    }
+}
+
+/// A line with a change, which is described by what it is to have.
+fn changed(line: &str, pattern: &str, change: &str) -> Option<String> {
+    let operands: Vec<&str> = line.split([' ', '\t', ',', ';']).filter(|w| !w.is_empty()).collect();
+    let of = |i: usize| operands.get(i).copied();
+    Some(match change {
+        "" => String::new(),
+        "add" => format!("add.rn.f32 {}, {}, {};", of(1)?, of(2)?, of(4)?),
+        "swap" => format!("{} {}, {}, {}, {};", of(0)?, of(1)?, of(3)?, of(2)?, of(4)?),
+        "never" => format!("setp.ne.b32 {}, 0, 1;", of(1)?),
+        "mov.b32" => format!("mov.b32 {}, {};", of(1)?, of(2)?),
+        ", 8, 31" | ", 2, 31" => line.replacen(&format!(", {}, 31", of(3)?), change, 1),
+        ", 65535;" => line.replace(", -1;", change),
+        "+0];" => line.replacen(line.split_once('+')?.1, "0];", 1),
+        _ if change.starts_with('+') => displaced(line, change.trim_end_matches(['[', ']', ',', ';']))?,
+        _ => line.replacen(pattern, change, 1),
+    })
+}
+
+/// A line whose address is further on.
+fn displaced(line: &str, by: &str) -> Option<String> {
+    let (before, rest) = line.split_once(']')?;
+    let (start, old) = before.rsplit_once('+').unwrap_or((before, "0"));
+    let sum = old.parse::<i64>().ok()? + by.parse::<i64>().ok()?;
+    Some(format!("{start}+{sum}]{rest}"))
+}
+
+/// What the emulator says of PTX: nothing if it is right on every schedule.
+fn verdict(source: &str, change: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+    let graph = text::parse(source).unwrap();
+    let inputs = crate::testing::inputs(&graph, &Bindings::new()).unwrap();
+    let expected: Vec<Tensor> = eval::eval(&graph, &inputs).unwrap();
+    let program = lowered(&crate::testing::as_kernel(&graph).unwrap());
+    let mut code = compile(&program.kernels, &target()).unwrap();
+    code.ptx = change(&code.ptx).unwrap_or_else(|| panic!("there is no place for the bug in\n{}", code.ptx));
+    (0..SCHEDULES).find_map(|seed| {
+        let found = emulated_code(&program, &code, &inputs, seed);
+        found.and_then(|found| crate::testing::compare(&expected, &found)).err()
+    })
+}
+
+#[test]
+fn planted_bugs_are_found() {
+    for source in [PRODUCT, LONG_ROWS, SHORT_ROWS, CONCAT] {
+        assert_eq!(verdict(source, &|ptx| Some(ptx.to_string())), None, "{source}");
+    }
+    let missed: Vec<&str> = BUGS.iter().filter(|b| verdict(b.0, &|ptx| b.planted(ptx)).is_none()).map(|b| b.1).collect();
+    assert!(missed.is_empty(), "{} of {} bugs are not found: {missed:#?}", missed.len(), BUGS.len());
+}
