@@ -12,6 +12,9 @@ use egret_ir::dim::{Atom, Term};
 use inkwell::IntPredicate;
 use inkwell::values::{InstructionOpcode, IntValue, PointerValue};
 
+/// Bytes that the widest access of neighbours has to be aligned to.
+const MOST_ALIGNED: usize = 16;
+
 /// The terms with symbols, and the number.
 fn split_constant(d: &Dim) -> (Dim, i64) {
     if let Some(c) = d.as_const() {
@@ -127,6 +130,23 @@ impl<'c> Gen<'_, 'c> {
         let (rest, constant) = split_constant(d);
         let base = self.pointer_without_constant(buffer, &rest, size);
         self.e.displaced(base, constant * size as i64)
+    }
+
+    /// The alignment, in bytes, of an element at an offset: its size, or more where symbols are known to be multiples.
+    pub(crate) fn alignment(&self, buffer: BufferId, d: &Dim) -> usize {
+        let size = self.kernel.buffers[buffer.0].dtype.size();
+        if self.multiples.is_empty() {
+            return size;
+        }
+        let of_atom = |a: &Atom| match a {
+            Atom::Symbol(name) => self.multiples.get(name).copied().unwrap_or(1),
+            _ => 1,
+        };
+        let of_term = |t: &Term| t.atoms.iter().map(of_atom).fold(t.coefficient, i64::wrapping_mul);
+        // A number has no terms.
+        let all = d.as_const().into_iter().chain(d.terms().iter().map(of_term));
+        let bits = all.map(i64::trailing_zeros).min().unwrap_or(0).min(MOST_ALIGNED.trailing_zeros());
+        (size << bits).min(MOST_ALIGNED.max(size))
     }
 
     fn pointer_without_constant(&mut self, buffer: BufferId, d: &Dim, size: usize) -> PointerValue<'c> {

@@ -349,7 +349,7 @@ impl<'c> Gen<'_, 'c> {
         match (access, mask) {
             (Access::Uniform, _) => {
                 let pointer = self.pointer(buffer, at);
-                self.e.load(element, pointer, size)
+                self.e.load(element, pointer, self.alignment(buffer, at))
             }
             (Access::Contiguous, None) => {
                 let pointer = self.pointer(buffer, at);
@@ -416,7 +416,7 @@ impl<'c> Gen<'_, 'c> {
                 // With lanes: the axis has one point, so lane 0 is all there is.
                 let value = if value.is_vector_value() { self.e.extract(value, 0) } else { value };
                 let pointer = self.pointer(buffer, &at);
-                self.e.store(value, pointer, size);
+                self.e.store(value, pointer, self.alignment(buffer, &at));
             }
             (Access::Contiguous, None) => {
                 let (value, pointer) = (self.e.splat(value), self.pointer(buffer, &at));

@@ -74,6 +74,8 @@ pub(crate) struct Gen<'a, 'c> {
     pub(crate) scratch: Option<PointerValue<'c>>,
     /// Where the tiles of a contraction are put for their epilogue.
     pub(crate) tile_scratch: Option<PointerValue<'c>>,
+    /// What symbols are known to be multiples of, where that makes an address more aligned than its elements.
+    pub(crate) multiples: HashMap<Arc<str>, i64>,
     fresh: usize,
 }
 
@@ -130,6 +132,7 @@ impl<'a, 'c> Gen<'a, 'c> {
             vregs,
             scratch: None,
             tile_scratch: None,
+            multiples: HashMap::new(),
             fresh: 0,
         }
     }

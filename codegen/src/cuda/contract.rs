@@ -185,8 +185,8 @@ impl<'c> Gen<'_, 'c> {
         let (row, col) = (self.index(&tiles.own_rows()), self.index(&tiles.own_columns()));
         let (a_at, b_at) = (self.e.offset(a.memory, row, F32 as usize), self.e.offset(b.memory, col, F32 as usize));
         for k in 0..SLICE {
-            let x = self.from_shared(self.e.displaced(a_at, k * a.pitch() * F32), tiles.of_thread);
-            let y = self.from_shared(self.e.displaced(b_at, k * b.pitch() * F32), NEIGHBOURS);
+            let x = self.read_shared(self.e.displaced(a_at, k * a.pitch() * F32), tiles.of_thread);
+            let y = self.read_shared(self.e.displaced(b_at, k * b.pitch() * F32), NEIGHBOURS);
             for (i, sum) in sums.iter_mut().enumerate() {
                 *sum = self.e.fma(x[i / NEIGHBOURS as usize], y[i % NEIGHBOURS as usize], *sum);
             }
@@ -195,7 +195,7 @@ impl<'c> Gen<'_, 'c> {
     }
 
     /// Neighbouring f32s in one load.
-    fn from_shared(&self, at: PointerValue<'c>, count: i64) -> Vec<Value<'c>> {
+    fn read_shared(&self, at: PointerValue<'c>, count: i64) -> Vec<Value<'c>> {
         let element = self.e.register_type(DType::F32);
         if count == 1 {
             return vec![self.e.load(element, at, F32 as usize)];
@@ -207,6 +207,7 @@ impl<'c> Gen<'_, 'c> {
     /// The epilogue at neighbouring columns of a row.
     fn epilogue(&mut self, c: &Contract, first: &Dim, sums: &[Value<'c>]) {
         let together = if c.cols.extent.split_multiple(NEIGHBOURS).1.is(0) { sums.len() } else { 1 };
+        self.multiples.insert(c.cols.name.clone(), together as i64);
         for (n, sums) in sums.chunks(together).enumerate() {
             self.where_below(&(first.clone() + n), &c.cols.extent, |g, col| {
                 let (value, range) = (g.index(&col), g.axis_range(&c.cols));

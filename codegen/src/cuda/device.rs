@@ -40,7 +40,7 @@ impl<'c> Emit<'c> {
     }
 
     /// The value that the lane has whose number differs in the bits of `apart`. All lanes of the warp take part.
-    pub(super) fn from_lane_xor(&self, value: Value<'c>, apart: usize) -> Value<'c> {
+    pub(super) fn of_lane_xor(&self, value: Value<'c>, apart: usize) -> Value<'c> {
         let bits = self.as_word(value);
         let found = match self.bits(bits) {
             64 => {
@@ -51,7 +51,7 @@ impl<'c> Emit<'c> {
             }
             _ => self.exchanged(bits, apart),
         };
-        self.from_word(found, value.get_type())
+        self.word_as(found, value.get_type())
     }
 
     fn exchanged(&self, word: Value<'c>, apart: usize) -> Value<'c> {
@@ -71,7 +71,7 @@ impl<'c> Emit<'c> {
     }
 
     /// The value of a type whose bits are in a word.
-    pub(super) fn from_word(&self, word: Value<'c>, ty: BasicTypeEnum<'c>) -> Value<'c> {
+    pub(super) fn word_as(&self, word: Value<'c>, ty: BasicTypeEnum<'c>) -> Value<'c> {
         match ty {
             BasicTypeEnum::IntType(t) if t.get_bit_width() < 32 => self.convert(InstructionOpcode::Trunc, word, ty),
             BasicTypeEnum::IntType(_) => word,

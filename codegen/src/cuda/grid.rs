@@ -128,7 +128,8 @@ impl<'c> Gen<'_, 'c> {
     /// Binds the axes of a nest at point `number`.
     pub(super) fn at_point(&mut self, axes: &[(Axis, i64)], number: &Dim) {
         let found = self.unravelled(axes, number);
-        for ((axis, _), at) in axes.iter().zip(found) {
+        for ((axis, step), at) in axes.iter().zip(found) {
+            self.multiples.insert(axis.name.clone(), *step);
             let (value, range) = (self.index(&at), self.axis_range(axis));
             self.bind(&axis.name, value, range);
         }

@@ -147,7 +147,8 @@ fn entry<'c>(context: &'c Context, kernel: &Kernel, target: &Target, machine: &T
     parameters.resize(parameters.len() + kernel.sizes().len(), context.i64_type().into());
     let function = module.add_function(name, context.void_type().fn_type(&parameters, false), None);
     function.set_call_conventions(PTX_KERNEL);
-    let attributes = [("target-cpu", target.cpu.to_string()), ("nvvm.reqntid", THREADS.to_string())];
+    let attributes =
+        [("target-cpu", target.cpu.to_string()), ("nvvm.reqntid", THREADS.to_string()), ("no-jump-tables", "true".to_string())];
     for (key, value) in attributes {
         function.add_attribute(AttributeLoc::Function, context.create_string_attribute(key, &value));
     }

@@ -134,6 +134,7 @@ impl<'c> Gen<'_, 'c> {
         let start = start.repeat(width);
         match (work.team, rows.reduced.split_last()) {
             (Team::Warp | Team::Block, Some((lane, outer))) => self.nest_carrying(outer, start, &mut |g, carried| {
+                g.multiples.insert(lane.name.clone(), width as i64);
                 let (begin, end) = (g.index(&(work.lane.clone() * width)), g.index(&lane.extent));
                 let step = (work.team.threads() * width) as i64;
                 let run = Run { start: begin, end, step, certain: false, range: g.axis_range(lane) };
@@ -164,7 +165,7 @@ impl<'c> Gen<'_, 'c> {
             return mine;
         }
         let of_warp = std::iter::successors(Some(WARP / 2), |n| Some(n / 2)).take_while(|n| *n > 0).fold(mine, |value, apart| {
-            let other = self.e.from_lane_xor(value, apart);
+            let other = self.e.of_lane_xor(value, apart);
             combine(&self.e, reduce.fold, reduce.value.dtype, value, other)
         });
         match work.shared {
@@ -186,7 +187,7 @@ impl<'c> Gen<'_, 'c> {
         self.e.block_barrier();
         let parts = (0..WARPS).map(|w| {
             let word = self.e.load(word.get_type(), self.e.displaced(slots, (w * SLOT) as i64), SLOT);
-            self.e.from_word(word, of_warp.get_type())
+            self.e.word_as(word, of_warp.get_type())
         });
         let parts = parts.collect();
         self.combine_all(reduce, parts)

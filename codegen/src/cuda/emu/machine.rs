@@ -5,7 +5,7 @@ use super::counters::Counters;
 use super::memory::{Access, Region};
 use super::op::{Kind, Op, Space, Type};
 use super::text::{Entry, Instruction, Operand};
-use super::value::{apply, compare, converted, signed, truncated, wide};
+use super::value::{apply, compare, converted, packed_halves, signed, truncated, wide};
 
 /// How a kernel is started.
 #[derive(Clone, Copy, Debug)]
@@ -245,6 +245,7 @@ impl Machine<'_> {
             Op::Compare(how, ty) => compare(how, ty, x[0], x[1]).into(),
             Op::Select(ty) => truncated(ty, if x[2] != 0 { x[0] } else { x[1] }),
             Op::Convert { to, from, rounding } => converted(to, from, rounding, x[0]),
+            Op::PackHalves(ty) => packed_halves(ty, x[0], x[1]),
             other => return Err(format!("{other:?} is not of one thread")),
         };
         warp.set(target, lane, found)

@@ -156,6 +156,12 @@ fn extracted(ty: Type, value: u64, start: u32, count: u32) -> u64 {
     }
 }
 
+/// Two floats as f16s, the first in the upper half.
+pub(super) fn packed_halves(ty: Type, upper: u64, lower: u64) -> u64 {
+    let [upper, lower] = [upper, lower].map(|x| u64::from(half_bits(float(ty, x))));
+    upper << 16 | lower
+}
+
 /// The product of two numbers in twice their bits, and a third of that width.
 pub(super) fn wide(ty: Type, [a, b, c]: [u64; 3]) -> u64 {
     let result = Type { kind: ty.kind, bits: 2 * ty.bits };
