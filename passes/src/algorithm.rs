@@ -1,8 +1,9 @@
 //! Chooses how convolutions are computed.
 //!
 //! A 3x3 convolution of stride 1 by Winograd's F(4x4, 3x3) takes 36 multiplications for 16 outputs, where the direct form takes
-//! 144, and pays with transforms of the input and the output, and with weights four times as large. So it is chosen where there
-//! are enough input channels to make the transforms small, and enough outputs for the weights.
+//! 144, and pays with transforms of the input and the output, and with weights four times as large. So it is chosen where the times of
+//! both by [`mod@crate::cost`] say that it saves a fifth: it loses where the outputs are few and the weights come from memory, as in
+//! the last stage of a ResNet (7x7 outputs, 512 channels), and wins there in a model whose weights stay in the caches.
 //!
 //! ```text
 //! c = conv[stride=[1, 1], ..., layout=last](x, w)      x: f32[1, 58, 58, 64], w: f32[3, 3, 64, 64], a constant
@@ -13,28 +14,30 @@
 //! **Invariant.** Nothing but the attribute changes. Convolutions with extents that are not known stay direct, except for the number
 //! of images.
 
+use crate::cost::{Model, Work};
+use crate::group::MACHINE;
 use crate::pass::Context;
 use egret_ir::attr::{Algorithm, Layout};
 use egret_ir::{Copy, DType, Graph, Node, Op, TensorType};
 
-/// With fewer output rows or columns than this, the weights, which are read once for every image, are what takes the time.
-/// Measured with weights that come from memory: 3 times as fast as direct at 14 rows, equal at 7.
-const FEWEST_ROWS: i64 = 8;
-
-/// With fewer input channels than this, the transforms take as long as the products save. Measured at 14 to 112 rows and 4 to
-/// 64 output channels: 0.9 to 2 times the time of the direct form with 3 and 4 input channels, 0.5 to 0.9 with 8, 0.3 to 0.65
-/// with 16 and more.
-const FEWEST_CHANNELS: i64 = 8;
+/// Winograd's form is taken only where it saves this share of the time, in percent: its weights make the artifact larger and its
+/// rounding errors are about twice as large.
+const LEAST_GAIN: u64 = 20;
 
 /// The pass; see the module.
 ///
 /// # Errors
 /// None: the attribute changes no type.
 pub fn algorithm(graph: &Graph, context: &Context) -> Result<Graph, String> {
+    let model = Model::new(MACHINE, graph);
+    let pays = |id| {
+        let [direct, winograd] = [Algorithm::Direct, Algorithm::Winograd].map(|way| model.time(&Work::of_conv(graph, id, way)));
+        winograd < direct - direct * LEAST_GAIN / 100
+    };
     let mut copy = Copy::new(graph, TensorType::clone);
-    for node in graph.nodes() {
+    for (id, node) in graph.node_ids() {
         match &node.op {
-            Op::conv { .. } if !context.exact_conv && suits_winograd(graph, node) => {
+            Op::conv { .. } if !context.exact_conv && suits_winograd(graph, node) && pays(id) => {
                 let mut op = node.op.clone();
                 if let Op::conv { algorithm, .. } = &mut op {
                     *algorithm = Algorithm::Winograd;
@@ -47,17 +50,55 @@ pub fn algorithm(graph: &Graph, context: &Context) -> Result<Graph, String> {
     Ok(copy.finish())
 }
 
+/// Whether it can be computed so.
 fn suits_winograd(graph: &Graph, node: &Node) -> bool {
     let Op::conv { stride, pad, dilation, group: 1, layout: Layout::Last, .. } = &node.op else { return false };
     let of_ones = |list: &[usize]| list == [1, 1];
     let (result, weights) = (graph.ty(node.results[0]), graph.ty(node.operands[1]));
-    let at_least = |ty: &TensorType, axis: usize, least: i64| ty.dims[axis].as_const().is_some_and(|n| n >= least);
     of_ones(stride)
         && of_ones(dilation)
         && pad.iter().all(|&p| p == 0)
         && result.dtype == DType::F32
         && graph.constant(node.operands[1]).is_some()
         && weights.dims[..2].iter().all(|d| d.is(3))
-        && (1..3).all(|axis| at_least(result, axis, FEWEST_ROWS))
-        && at_least(weights, 2, FEWEST_CHANNELS)
+        && result.dims[1..3].iter().all(|d| d.as_const().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use egret_ir::text::parse;
+
+    /// Whether a convolution of so many rows, columns and channels takes Winograd's form beside so many MiB of other weights.
+    fn takes_winograd(images: &str, rows: usize, channels: usize, mib: usize) -> bool {
+        let (height, other) = (rows + 2, mib << 18);
+        let text = format!(
+            "graph g(x: f32[{images}, {height}, {height}, {channels}], z: f32[{other}]) {{
+                const w: f32[3, 3, {channels}, {channels}] = splat(0.5)
+                const other: f32[{other}] = splat(0.5)
+                y = conv[stride=[1, 1], pad=[0, 0, 0, 0], dilation=[1, 1], group=1, layout=last](x, w)
+                s = add(z, other)
+                return y, s
+            }}"
+        );
+        let graph = algorithm(&parse(&text).unwrap(), &Context::default()).unwrap();
+        graph.nodes().iter().any(|node| matches!(node.op, Op::conv { algorithm: Algorithm::Winograd, .. }))
+    }
+
+    /// The crossovers that were measured; see the module.
+    #[test]
+    fn few_outputs_with_weights_from_memory_stay_direct() {
+        assert!(takes_winograd("1", 14, 256, 40));
+        assert!(!takes_winograd("1", 7, 256, 40), "the weights are what takes the time");
+        assert!(takes_winograd("1", 7, 256, 0), "they stay in the caches");
+        assert!(takes_winograd("64", 7, 256, 40), "they are read once for many images");
+        assert!(!takes_winograd("N", 7, 256, 40), "a number of images that is not known counts as one");
+    }
+
+    #[test]
+    fn few_channels_and_few_pixels_stay_direct() {
+        assert!(takes_winograd("1", 56, 8, 0) && takes_winograd("1", 56, 64, 0));
+        assert!(!takes_winograd("1", 56, 3, 0), "the transforms cost more than the products save");
+        assert!(!takes_winograd("1", 1, 64, 0), "most of a tile is not used");
+    }
 }

@@ -45,9 +45,9 @@ use grow::Group;
 use merge::Network;
 pub use neighbours::{Neighbours, neighbours};
 
-/// The machine whose rates choose the groups. It is the same for every target, since a graph must not depend on where it is
+/// The machine whose rates choose groups and algorithms. It is the same for every target, since a graph must not depend on where it is
 /// compiled; what matters for the choice is how the rates compare.
-const MACHINE: Machine = ZEN4;
+pub(crate) const MACHINE: Machine = ZEN4;
 
 /// Makes kernels of groups of ops, so that the run takes the least time by the cost model.
 ///

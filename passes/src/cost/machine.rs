@@ -1,6 +1,7 @@
 //! The rates of a machine, and what follows from them for a contraction.
 
 use super::work::Contraction;
+use egret_ir::DType;
 
 /// Where data lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,19 +39,21 @@ pub struct Machine {
     pub row_element_ps: u64,
     /// The same where neighbours of a row are not neighbours in memory, and what the tail of a contraction reads in this way.
     pub strided_row_element_ps: u64,
+    /// An element of a tile of Winograd's form, going in or out.
+    pub transformed_ps: u64,
     /// A unit of scalar work, see [`super::scalar_work`].
     pub scalar_ps: u64,
     /// A tap of a window, per element of the result, in femtoseconds.
     pub tap_fs: u64,
     /// A step of a recurrence.
     pub step_ps: u64,
-    /// A product of a recurrence, in femtoseconds.
-    pub step_product_fs: u64,
+    /// An element of a gate of a recurrence.
+    pub gate_ps: u64,
 }
 
 /// One core with AVX-512 at one multiply-add of 16 lanes per cycle (AMD EPYC of the kind `znver4`, 3.7 GHz, 1 MiB of L2, 32 MiB
 /// of L3). The peak is that of a loop of multiply-adds, the bandwidths are those of loops of loads and stores; the other rates
-/// were fitted, class by class, to the times of the single kernels of a dozen example models.
+/// were fitted, class by class, to the times of the single kernels of three dozen example models (`benches/predicted.py --kernels`).
 pub const ZEN4: Machine = Machine {
     l2_bytes: 1 << 20,
     l3_bytes: 32 << 20,
@@ -63,14 +66,27 @@ pub const ZEN4: Machine = Machine {
     strided_ps: 100,
     row_element_ps: 20,
     strided_row_element_ps: 500,
+    transformed_ps: 107,
     scalar_ps: 25,
     tap_fs: 13_000,
-    step_ps: 50_000,
-    step_product_fs: 24_000,
+    step_ps: 20_000,
+    gate_ps: 100,
 };
 
 /// So many rows of a tile cost as much in loading its columns as one row of products.
 const ROWS_OVERHEAD: u64 = 1;
+
+/// How long a product takes, in percent of one of `f32`: integers have no fused multiply-add, and floats of 16 bits are converted
+/// as they are read.
+fn percent(dtype: DType) -> u64 {
+    match dtype {
+        DType::F32 => 100,
+        ty if ty.is_float() && ty.size() == 8 => 200,
+        ty if ty.is_float() => 310,
+        ty if ty.size() == 8 => 300,
+        _ => 125,
+    }
+}
 
 /// Starting and ending a tile costs as much as so many steps of its depth.
 const DEPTH_OVERHEAD: u64 = 2;
@@ -102,7 +118,13 @@ impl Machine {
         let rows = c.rows.saturating_add(ROWS_OVERHEAD);
         let depth = c.depth.saturating_add(DEPTH_OVERHEAD);
         let products = c.batch.saturating_mul(rows).saturating_mul(cols).saturating_mul(depth);
-        products.saturating_mul(2000) / self.flops
+        products.saturating_mul(20 * percent(c.dtype)) / self.flops
+    }
+
+    /// Transforming the inputs and outputs of the tiles of Winograd's form, in picoseconds: whole vectors of input channels.
+    pub fn transforms(&self, c: &Contraction) -> u64 {
+        let channels = c.depth.div_ceil(self.lanes).saturating_mul(self.lanes).saturating_add(c.cols);
+        c.batch.saturating_mul(c.rows).saturating_mul(channels).saturating_mul(self.transformed_ps)
     }
 
     /// Bringing the right operand into the order in which it is read, by a kernel of its own, in picoseconds.

@@ -3,7 +3,7 @@
 use super::size::{bytes, count, extent, product, scalar_work};
 use crate::role::{Role, moves_innermost};
 use egret_ir::attr::{Algorithm, Layout};
-use egret_ir::{Dim, Graph, Node, NodeId, Op, ValueId};
+use egret_ir::{DType, Dim, Graph, Node, NodeId, Op, ValueId};
 
 /// What a kernel does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,13 @@ pub enum Kind {
     },
     /// A product of matrices or a convolution.
     Contract(Contraction),
+    /// A convolution in Winograd's form.
+    Winograd {
+        /// Its products, a batch for each position of a tile.
+        products: Contraction,
+        /// Bytes of weights, which are transformed at compile time, beyond those of the direct form.
+        more_weights: u64,
+    },
     /// A pool or depthwise convolution.
     Window {
         /// Elements of a window.
@@ -52,13 +59,22 @@ pub enum Kind {
     Steps {
         /// Steps one after the other.
         steps: u64,
-        /// Products of all steps together.
-        products: u64,
+        /// The products of the sequence, of all steps at once.
+        input: Contraction,
+        /// The products of the state, in each step.
+        state: Contraction,
     },
 }
 
-/// The work of Winograd's form of a convolution in percent of the direct one: a quarter of the products, and its transforms.
-const WINOGRAD_PERCENT: u64 = 40;
+/// Outputs along each axis of a tile of Winograd's form, and products of a tile, per pair of channels; see [`crate::algorithm`].
+const TILE: u64 = 4;
+const TILE_PRODUCTS: u64 = 36;
+
+/// Scalar work of a cast of floats to integers of a byte, which are written one by one.
+const NARROWING: u64 = 28;
+
+/// Scalar functions of floats of less than 32 bits take so many times the work: each op converts its operands and its result.
+const HALF_TIMES: u64 = 9;
 
 /// `batch` products of `[rows, depth]` and `[depth, cols]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +89,8 @@ pub struct Contraction {
     pub depth: u64,
     /// Elements of a right operand that has to be brought into another order first.
     pub packed: u64,
+    /// What is multiplied.
+    pub dtype: DType,
 }
 
 impl Work {
@@ -90,6 +108,29 @@ impl Work {
             scalar: counted.scalar(),
             turned: counted.turned(),
         }
+    }
+
+    /// What a convolution does that is computed in this way; a number of images that is not known counts as one.
+    pub fn of_conv(graph: &Graph, id: NodeId, algorithm: Algorithm) -> Work {
+        let node = graph.node(id);
+        let mut work = Work::of_node(graph, id);
+        if let Op::conv { group, layout, .. } = node.op {
+            work.kind = Counted { graph, members: &[id] }.conv(node, group, layout, algorithm);
+        }
+        match graph.ty(node.results[0]).dims.first() {
+            Some(images) if images.as_const().is_none() => work.divided(extent(images).max(1)),
+            _ => work,
+        }
+    }
+
+    /// The work of one of so many images.
+    fn divided(mut self, images: u64) -> Work {
+        self.reads.iter_mut().chain(&mut self.writes).chain([&mut self.elements]).for_each(|n| *n /= images);
+        match &mut self.kind {
+            Kind::Contract(products) | Kind::Winograd { products, .. } => products.rows /= images,
+            Kind::Alias | Kind::Map { .. } | Kind::Rows { .. } | Kind::Window { .. } | Kind::Steps { .. } => {}
+        }
+        self
     }
 
     /// What a node of a grouped graph does: its region, or the node itself.
@@ -122,6 +163,10 @@ impl<'a> Counted<'a> {
         &self.graph.ty(value).dims
     }
 
+    fn dtype(&self, value: ValueId) -> DType {
+        self.graph.ty(value).dtype
+    }
+
     /// The last result of the last member is what the loops of a map run over.
     fn last(&self) -> u64 {
         self.nodes().last().map_or(0, |n| n.results.iter().map(|&r| count(self.graph.ty(r))).max().unwrap_or(0))
@@ -130,7 +175,7 @@ impl<'a> Counted<'a> {
     fn kind(&self) -> Kind {
         let Some(anchor) = self.anchor() else { return self.map() };
         match Role::of(self.graph, anchor) {
-            Role::Contract => Kind::Contract(self.contraction(anchor)),
+            Role::Contract => self.contraction(anchor),
             Role::Rows => Kind::Rows { passes: passes(&anchor.op), strided: anchor.operands.first().is_some_and(|&x| self.is_turned(x)) },
             Role::Window => Kind::Window { taps: taps(self.graph, anchor) },
             Role::Elementwise | Role::View | Role::Gather | Role::Join | Role::Alone => self.alone(anchor),
@@ -155,19 +200,20 @@ impl<'a> Counted<'a> {
         match node.op {
             Op::lstm { .. } | Op::gru { .. } | Op::rnn { .. } => {
                 // x: [t, b, i], w: [g*h, i], r: [g*h, h]
-                let rows = product(dims(0).get(..2).unwrap_or_default());
-                let products = rows.saturating_mul(product(dims(1)).saturating_add(product(dims(2))));
-                Kind::Steps { steps: dims(0).first().map_or(1, extent), products }
+                let at = |i: usize, axis: usize| dims(i).get(axis).map_or(1, extent);
+                let dtype = self.dtype(node.operands[0]);
+                let product = |rows, i| Contraction { batch: 1, rows, cols: at(i, 0), depth: at(i, 1), packed: 0, dtype };
+                Kind::Steps { steps: at(0, 0), input: product(at(0, 0).saturating_mul(at(0, 1)), 1), state: product(at(0, 1), 2) }
             }
             _ => Kind::Map { strided: true },
         }
     }
 
-    fn contraction(&self, node: &Node) -> Contraction {
+    fn contraction(&self, node: &Node) -> Kind {
         match &node.op {
             Op::conv { group, layout, algorithm, .. } => self.conv(node, *group, *layout, *algorithm),
-            Op::attention { .. } => self.attention(node),
-            _ => self.matmul(node),
+            Op::attention { .. } => Kind::Contract(self.attention(node)),
+            _ => Kind::Contract(self.matmul(node)),
         }
     }
 
@@ -177,10 +223,31 @@ impl<'a> Counted<'a> {
         let inner = |i: usize, from_end: usize| dims(i).iter().rev().nth(from_end).map_or(1, extent);
         let batch = product(dims(0).get(..dims(0).len().saturating_sub(2)).unwrap_or_default());
         let depth = inner(0, 0).saturating_add(inner(2, 0));
-        Contraction { batch, rows: inner(0, 1), cols: inner(1, 1), depth, packed: product(dims(1)) }
+        Contraction { batch, rows: inner(0, 1), cols: inner(1, 1), depth, packed: product(dims(1)), dtype: self.dtype(node.operands[0]) }
     }
 
-    fn conv(&self, node: &Node, group: usize, layout: Layout, algorithm: Algorithm) -> Contraction {
+    fn conv(&self, node: &Node, group: usize, layout: Layout, algorithm: Algorithm) -> Kind {
+        match algorithm {
+            Algorithm::Direct => Kind::Contract(self.direct(node, group, layout)),
+            Algorithm::Winograd => self.winograd(node),
+        }
+    }
+
+    /// Results [n, h, w, o], weights [3, 3, i, o].
+    fn winograd(&self, node: &Node) -> Kind {
+        let (weights, result) = (self.dims(node.operands[1]), self.dims(node.results[0]));
+        let at = |dims: &[Dim], axis: usize| dims.get(axis).map_or(1, extent);
+        let (depth, cols) = (at(weights, 2), at(weights, 3));
+        let rows = at(result, 0) * at(result, 1).div_ceil(TILE) * at(result, 2).div_ceil(TILE);
+        let dtype = self.dtype(node.operands[0]);
+        let direct = bytes(self.graph.ty(node.operands[1]));
+        Kind::Winograd {
+            products: Contraction { batch: TILE_PRODUCTS, rows, cols, depth, packed: 0, dtype },
+            more_weights: direct / 9 * TILE_PRODUCTS - direct,
+        }
+    }
+
+    fn direct(&self, node: &Node, group: usize, layout: Layout) -> Contraction {
         let (weights, result) = (self.dims(node.operands[1]), self.dims(node.results[0]));
         let out = match layout {
             Layout::First => weights.first(),
@@ -188,11 +255,7 @@ impl<'a> Counted<'a> {
         };
         let (out, group) = (out.map_or(1, extent).max(1), group as u64);
         let depth = product(weights) / out;
-        let depth = match algorithm {
-            Algorithm::Direct => depth,
-            Algorithm::Winograd => depth * WINOGRAD_PERCENT / 100,
-        };
-        Contraction { batch: group, rows: product(result) / out, cols: out / group, depth, packed: 0 }
+        Contraction { batch: group, rows: product(result) / out, cols: out / group, depth, packed: 0, dtype: self.dtype(node.operands[0]) }
     }
 
     fn matmul(&self, node: &Node) -> Contraction {
@@ -202,7 +265,7 @@ impl<'a> Counted<'a> {
         let batch = product(y.get(..y.len().saturating_sub(2)).unwrap_or_default());
         let rows = result / cols.max(1) / batch.max(1);
         let packed = if self.is_turned(node.operands[1]) { product(y) } else { 0 };
-        Contraction { batch, rows, cols, depth: x.last().map_or(1, extent), packed }
+        Contraction { batch, rows, cols, depth: x.last().map_or(1, extent), packed, dtype: self.dtype(node.operands[0]) }
     }
 
     /// Whether views of the kernel move the innermost axis of an operand.
@@ -255,8 +318,19 @@ impl<'a> Counted<'a> {
     /// Scalar work of all members, each as often as it is computed.
     fn scalar(&self) -> u64 {
         let evaluations = self.evaluations();
-        let of = |(&m, times): (&NodeId, &u64)| scalar_work(self.graph.node(m).op.def()).saturating_mul(*times);
+        let of = |(&m, times): (&NodeId, &u64)| self.scalar_of(self.graph.node(m)).saturating_mul(*times);
         self.members.iter().zip(&evaluations).map(of).fold(0, u64::saturating_add)
+    }
+
+    /// Scalar work per element of a node, with what its element types add.
+    fn scalar_of(&self, node: &Node) -> u64 {
+        let work = scalar_work(node.op.def());
+        let types = || node.operands.iter().chain(&node.results).map(|&v| self.dtype(v));
+        match (&node.op, node.operands.first().map(|&x| self.dtype(x))) {
+            (Op::cast { to }, Some(from)) if from.is_float() && !to.is_float() && to.size() == 1 => NARROWING,
+            _ if types().any(|ty| ty.is_float() && ty.size() < 4) => work * HALF_TIMES,
+            _ => work,
+        }
     }
 
     /// How many elements of each member are computed: what a reader broadcasts, or reads in several passes, is computed anew
