@@ -104,7 +104,10 @@ fn profile_explains_the_latency() {
     check("hw", &["GFLOP/s"]);
     let (file, trace) = (scratch("profile.json"), scratch("trace.json"));
     let words = format!("profile {CNN} --dim batch=4 --threads 2 --min-time 20ms --json {}", file.display());
-    let ran = check(&format!("{words} --sort order --trace {}", trace.display()), &["GFLOP/s", "roof", "node_conv2d", "of the latency"]);
+    let ran = check(
+        &format!("{words} --sort order --trace {}", trace.display()),
+        &["GFLOP/s", "roof", "predicted", "node_conv2d", "of the latency"],
+    );
     let report = json(&file);
     let steps = report["steps"].as_array().unwrap();
     assert_eq!(ran.out.lines().count(), steps.len() + 3, "a title, a header, a total");
@@ -113,6 +116,13 @@ fn profile_explains_the_latency() {
     assert!((share - 1.0).abs() < 1e-6, "{share}");
     let slices = json(&trace)["traceEvents"].as_array().unwrap().iter().filter(|event| event["ph"] == "X").count();
     assert_eq!(slices as u64, steps.iter().map(|step| step["parts"].as_u64().unwrap()).sum::<u64>());
+    // A prediction is for one thread.
+    assert!(report["predicted_us"].is_null() && steps.iter().all(|step| step["predicted_us"].is_null()), "{report:#}");
+    let one = check(&format!("profile {CNN} --dim batch=4 --min-time 20ms --json"), &["egret.profile/1"]);
+    let one: serde_json::Value = serde_json::from_str(&one.out).unwrap();
+    let us = |step: &serde_json::Value| step["predicted_us"].as_f64().unwrap();
+    let sum: f64 = one["steps"].as_array().unwrap().iter().map(us).sum();
+    assert!((sum - us(&one)).abs() < 1e-6 && sum > 0.0, "{one:#}");
     check(&words, &[]);
     let times: Vec<f64> = json(&file)["steps"].as_array().unwrap().iter().map(|step| step["us"].as_f64().unwrap()).collect();
     assert!(times.is_sorted_by(|a, b| a >= b), "{times:?}");
@@ -208,12 +218,17 @@ fn bench_reports_what_the_schema_says() {
 
 #[test]
 fn compare_prints_both_sides() {
-    check(&format!("compare {CNN} --dim batch=1 --min-time 1ms"), &["unfused", "fused", "kernels", "scratch", "speed-up"]);
+    check(
+        &format!("compare {CNN} --dim batch=1 --min-time 1ms"),
+        &["unfused", "fused", "predicted", "error", "kernels", "scratch", "speed-up"],
+    );
     let ran = check(&format!("compare {CNN} --dim batch=1 --min-time 1ms --json"), &["egret.compare/1"]);
     let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
     let result = &report["results"][0];
     let kernels = |side: &str| result[side]["kernels"].as_u64().unwrap();
     assert!(kernels("fused") < kernels("unfused"), "{report}");
+    let predicted = |side: &str| result[side]["predicted_ms"].as_f64().unwrap();
+    assert!(0.0 < predicted("fused") && predicted("fused") <= predicted("unfused"), "{report}");
     let [low, ratio, high] = ["speedup_low", "speedup", "speedup_high"].map(|key| result[key].as_f64().unwrap());
     assert!(low <= ratio && ratio <= high, "{report}");
 }
@@ -357,6 +372,8 @@ fn explain_tells_origins_rules_and_conditions() {
     fails(&format!("explain {} --fused --not-fused", file.display()), 2, &["--not-fused"]);
     let strict = check(&format!("explain {} --strict", file.display()), &[]);
     assert!(!strict.out.contains("gelu"), "{}", strict.out);
+    assert!(one.out.contains(" us predicted") && !one.out.contains(" us measured"), "{}", one.out);
+    check(&format!("explain {} erf --measure", file.display()), &[" us predicted, ", " us measured"]);
     let two = text_file("two_anchors.egir", "graph g(x: f32[4, 8], w: f32[8, 8]) { a = matmul(x, w) y = softmax[axes=[1]](a) return y }");
     check(
         &format!("explain {} --not-fused", two.display()),
@@ -379,7 +396,9 @@ fn explain_writes_json_and_a_page_that_loads_nothing() {
     }
     let rules: Vec<&str> = kernels.iter().flat_map(|k| k["rules"].as_array().unwrap()).map(|r| r["rule"].as_str().unwrap()).collect();
     assert!(rules.contains(&"attention_scaled"), "{rules:?}");
+    assert!(kernels.iter().all(|kernel| kernel["predicted_us"].is_number() && kernel["measured_us"].is_null()), "{report:#}");
     let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("Predicted are ") && page.contains("predicted_us"));
     assert!(page.contains("prefers-color-scheme: dark") && page.matches("<svg").count() == 2);
     assert_eq!(page.matches("<g id=\"k").count(), kernels.len());
     assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("src="), "it must load nothing");
@@ -420,11 +439,14 @@ fn opt_reads_and_writes_text() {
 
 #[test]
 fn inspect_shows_a_model() {
-    check(&format!("inspect {CNN}"), &["Conv", "images", "f32[batch, 1, 8, 8]", "parameters", "FLOP", "node_conv2d"]);
+    check(&format!("inspect {CNN}"), &["Conv", "images", "f32[batch, 1, 8, 8]", "parameters", "FLOP", "predicted us", "node_conv2d"]);
     let ran = check(&format!("inspect {CNN} --json"), &["egret.inspect/1"]);
     let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!(report["inputs"][0]["name"], "images");
-    assert!(report["kernels"].as_array().unwrap().len() > 3);
+    let us = |of: &serde_json::Value| of["predicted_us"].as_f64().unwrap();
+    assert!(report["kernels"].as_array().unwrap().len() > 3 && us(&report["kernels"][0]) < us(&report), "{report}");
+    let more = check(&format!("inspect {CNN} --dim batch=64 --json"), &[]);
+    assert!(us(&serde_json::from_str(&more.out).unwrap()) > 10.0 * us(&report));
 }
 
 #[test]

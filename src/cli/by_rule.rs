@@ -5,12 +5,15 @@
 //!
 //! ```text
 //! $ egret compare examples/models/digits_vit.onnx --dim batch=1 --by-rule
-//! examples/models/digits_vit.onnx   what each family gains   znver4, 1 thread, 9071 runs of each in turns
+//! examples/models/digits_vit.onnx   what each family gains   znver4, 1 thread, 3814 runs of each in turns
 //! left out    applied   kernels   p50 ms   gain
-//! nothing                    28   0.0208
-//! attention         4        32   0.0221   1.06x  [1.05, 1.07]
-//! group             1        61   0.0214   1.03x  [1.02, 1.04]
-//! not applied: movement
+//! nothing                    18   0.0209
+//! folding           2        20   0.0210   1.01x  [1.00, 1.01]
+//! attention        16        26   0.0211   1.01x  [1.01, 1.01]
+//! rewrite           1        26   0.0222   1.06x  [1.06, 1.06]
+//! group             1        46   0.0215   1.03x  [1.02, 1.03]
+//! not applied: definitions, algebra, idioms, conditions, rotary
+//! the same code without: movement, cse, algorithm, halo
 //! ```
 
 use super::measure::{self, Side};

@@ -2,19 +2,22 @@
 //!
 //! ```text
 //! $ egret compare examples/models/digits_cnn.onnx --dim batch=1
-//! examples/models/digits_cnn.onnx   fused against unfused   znver4, weakest rule reassoc, 1 thread, 86589 runs of each in turns
-//!           p50 ms   p99 ms   kernels    scratch
-//! unfused   0.0292   0.0471        31   29.0 KiB
-//! fused     0.0264   0.0427        13   33.5 KiB
-//! speed-up  1.10x  [1.10, 1.10]
+//! examples/models/digits_cnn.onnx   fused against unfused   znver4, weakest rule reassoc, 1 thread, 2876 runs of each in turns
+//!           p50 ms   p99 ms   shortest   predicted   error   kernels    scratch
+//! unfused   0.0312    3.287     0.0296      0.0334   +13 %        31   29.0 KiB
+//! fused     0.0151   0.0723     0.0129      0.0176   +37 %         9   69.5 KiB
+//! speed-up  2.07x  [2.06, 2.12]
 //! ```
 //!
 //! With `--by-rule`, families of rules are switched off one by one; see [`by_rule`].
 //!
-//! The speed-up is the ratio of the medians; in brackets stands its 95 % confidence interval.
+//! The speed-up is the ratio of the medians; in brackets stands its 95 % confidence interval. `predicted` is what the cost model says
+//! of one thread, by which kernels are chosen, and `error` how far the shortest run was from it: what other programs take of
+//! the machine is no part of a prediction.
 
 use super::measure::{self, Side};
 use super::options::{CompileOptions, InputOptions, JsonOption, MeasureOptions};
+use super::predicted::{Predicted, error_text};
 use super::source::Ready;
 use super::stats::{Latency, Speedup};
 use super::table::{Align, bytes, columns, milliseconds, plural};
@@ -23,6 +26,8 @@ use egret::passes::rules::Class;
 use egret::{Artifact, Error};
 use serde::Serialize;
 use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
 
 /// The arguments of `egret compare`.
 #[derive(clap::Args)]
@@ -74,6 +79,11 @@ struct Comparison {
 struct Measured {
     p50_ms: f64,
     p99_ms: f64,
+    /// The shortest run.
+    shortest_ms: f64,
+    /// By the cost model; only for one thread.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predicted_ms: Option<f64>,
     kernels: usize,
     scratch_bytes: u64,
 }
@@ -86,12 +96,12 @@ pub fn run(args: Args) -> Result<(), Error> {
     if args.by_rule {
         return by_rule::run(&ready, &args.measure, &args.json, progress);
     }
-    let (unfused, fused) = (ready.artifact(false, &progress)?, ready.artifact(true, &progress)?);
+    let (unfused, fused) = (ready.predicted(false, &progress)?, ready.predicted(true, &progress)?);
     progress.phase("Measuring");
     let compare = |&threads| compare(&ready, &unfused, &fused, threads, &args);
     let results = args.measure.threads.iter().map(compare).collect::<Result<Vec<_>, _>>()?;
     drop(progress);
-    let (model, target) = (ready.name().to_string(), fused.target().cpu.clone());
+    let (model, target) = (ready.name().to_string(), fused.0.target().cpu.clone());
     let weakest_rule = ready.weakest_rule().map(Class::name);
     let report = Report { schema: "egret.compare/1", model, target, weakest_rule, results };
     if !args.json.takes_stdout() {
@@ -101,16 +111,21 @@ pub fn run(args: Args) -> Result<(), Error> {
     args.json.json.as_deref().map_or(Ok(()), |path| report::json(path, &report))
 }
 
-fn compare(ready: &Ready, unfused: &Artifact, fused: &Artifact, threads: usize, args: &Args) -> Result<Comparison, Error> {
-    let (before, after) = (unfused.session(threads)?, fused.session(threads)?);
+/// A compiled model with its prediction.
+type Built = (Rc<Artifact>, Option<Predicted>);
+
+fn compare(ready: &Ready, unfused: &Built, fused: &Built, threads: usize, args: &Args) -> Result<Comparison, Error> {
+    let (before, after) = (unfused.0.session(threads)?, fused.0.session(threads)?);
     let inputs = ready.inputs(&before)?;
     let mut before = Side::new(before, ready.named(&inputs))?;
     let mut after = Side::new(after, ready.named(&inputs))?;
     let (befores, afters) = measure::in_turns(&mut before, &mut after, args.measure.min_time)?;
     let speedup = Speedup::of(&befores, &afters);
-    let measured = |side: &Side<'_>, latency: &Latency| Measured {
+    let measured = |side: &Side<'_>, built: &Built, latency: &Latency, samples: &[Duration]| Measured {
         p50_ms: latency.p50,
         p99_ms: latency.p99,
+        shortest_ms: samples.iter().min().map_or(latency.p50, |time| time.as_secs_f64() * 1e3),
+        predicted_ms: built.1.as_ref().filter(|_| threads == 1).map(|predicted| predicted.total_us / 1e3),
         kernels: side.session().plan().steps.len(),
         scratch_bytes: side.session().arena_bytes(),
     };
@@ -119,8 +134,8 @@ fn compare(ready: &Ready, unfused: &Artifact, fused: &Artifact, threads: usize, 
     Ok(Comparison {
         threads,
         runs: befores.len(),
-        unfused: measured(&before, &slow),
-        fused: measured(&after, &fast),
+        unfused: measured(&before, unfused, &slow, &befores),
+        fused: measured(&after, fused, &fast, &afters),
         speedup: speedup.ratio,
         speedup_low: speedup.low,
         speedup_high: speedup.high,
@@ -128,11 +143,14 @@ fn compare(ready: &Ready, unfused: &Artifact, fused: &Artifact, threads: usize, 
 }
 
 fn text(report: &Report, result: &Comparison) -> String {
-    let header = ["", "p50 ms", "p99 ms", "kernels", "scratch"];
+    let header = ["", "p50 ms", "p99 ms", "shortest", "predicted", "error", "kernels", "scratch"];
     let header = header.map(|name| (name, if name.is_empty() { Align::Left } else { Align::Right }));
     let row = |name: &str, side: &Measured| {
         let (p50, p99) = (milliseconds(side.p50_ms), milliseconds(side.p99_ms));
-        vec![name.to_string(), p50, p99, side.kernels.to_string(), bytes(side.scratch_bytes)]
+        let predicted = side.predicted_ms.map_or_else(|| "-".to_string(), milliseconds);
+        let error = side.predicted_ms.map_or_else(|| "-".to_string(), |ms| error_text(ms, side.shortest_ms));
+        let shortest = milliseconds(side.shortest_ms);
+        vec![name.to_string(), p50, p99, shortest, predicted, error, side.kernels.to_string(), bytes(side.scratch_bytes)]
     };
     let table = columns(&header, [row("unfused", &result.unfused), row("fused", &result.fused)]);
     format!(

@@ -8,7 +8,7 @@
 //! `--timings` adds where the time went, phase by phase, and the most memory that was in use.
 
 use super::options::{CompileOptions, rules_words};
-use super::progress::{Progress, Timings};
+use super::progress::{Built, Progress, Timings};
 use super::table::{Align, bytes, columns, plural};
 use super::{report, source};
 use clap::ValueEnum;
@@ -71,7 +71,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     let graph = source::graph(&args.model, &compiler, &args.compile.free, &args.compile.freeze)?.ok_or_else(already_compiled)?;
     let Some(emit) = args.emit else {
         let path = args.output.unwrap_or_else(|| named_after(&args.model, "egret"));
-        let (compiled, reports) = progress.compile(&compiler, &graph)?;
+        let Built { compiled, reports, .. } = progress.compile(&compiler, &graph)?;
         progress.phase("Packing and writing");
         compiled.write(&path)?;
         let timings = progress.finish();

@@ -8,7 +8,7 @@
 //! L1 read GB/s      232.4       464.0   32.0 KiB, 1 core
 //! ...
 //! step us            0.01        0.42
-//! kept for `egret profile` in /home/me/.cache/egret/hw-amd-epyc-znver4-2.json
+//! kept for `egret profile` and for predictions in /home/me/.cache/egret/hw-amd-epyc-znver4-2.json
 //! ```
 //!
 //! A step is what a kernel is called in; the last row is what one costs that does nothing.
@@ -54,7 +54,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         report::result(text(&machine))?;
     }
     match file {
-        Some(file) => report::note(format_args!("kept for `egret profile` in {}", file.display())),
+        Some(file) => report::note(format_args!("kept for `egret profile` and for predictions in {}", file.display())),
         None => report::note("not kept: neither XDG_CACHE_HOME nor HOME is set; --save FILE keeps it"),
     }
     args.json.json.as_deref().map_or(Ok(()), |path| report::json(path, &machine))

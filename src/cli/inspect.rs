@@ -4,24 +4,27 @@
 //! but the ops. Figures that depend on free dimensions are given for the extents that the report names.
 //!
 //! ```text
-//! $ egret inspect examples/models/digits_cnn.onnx
+//! $ egret inspect examples/models/digits_cnn.onnx --dim batch=1
 //! model        examples/models/digits_cnn.onnx
 //! target       znver4 (x86_64: avx avx2 avx512bw ...)
 //! dimensions   batch = 1
 //! parameters   38.3 k (149.6 KiB)
 //! ...
+//! predicted    0.0176 ms on one thread
+//! ...
 //! Kernels, in the order of their calls
-//!        kernel   computes              FLOP   from
-//!    0   k0       pad                      0   node__native_batch_norm_legit_no_training__0 node_conv2d
-//!    1   k1       conv · add · relu   41.0 k   node__native_batch_norm_legit_no_training__0 node_conv2d node_relu
+//!       kernel   computes                     FLOP   predicted us   from
+//!   0   k0       pad                             0           0.11   node__native_batch_norm_legit_no_training__0 ...
+//!   1   k1       conv · add · relu · pad    41.0 k           0.57   node__native_batch_norm_legit_no_training_1__0 ...
 //! ...
 //! ```
 
 use super::options::{CompileOptions, JsonOption};
+use super::predicted::Predicted;
 use super::progress::Progress;
 use super::report;
 use super::source::Ready;
-use super::table::{Align, bytes, columns, count, plural};
+use super::table::{Align, bytes, columns, count, milliseconds, plural};
 use egret::passes::rules::Class;
 use egret::plan::{Place, Plan, Port, Step};
 use egret::{Artifact, Error, Graph, Summary, memory};
@@ -61,6 +64,9 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     weakest_rule: Option<&'static str>,
     flops: u64,
+    /// The latency on one thread by the cost model; absent for a compiled file, which has no graph any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predicted_us: Option<f64>,
     scratch_bytes: u64,
     kernels: Vec<Call>,
     memory: Vec<Placed>,
@@ -102,6 +108,8 @@ struct Call {
     computes: String,
     value: String,
     flops: u64,
+    /// By the cost model, on one thread; of several calls for a node, the last has it.
+    predicted_us: Option<f64>,
     parts: i64,
     origins: Vec<String>,
 }
@@ -128,11 +136,14 @@ struct Section {
 pub fn run(args: Args) -> Result<(), Error> {
     let progress = Progress::start("Importing");
     let ready = Ready::unbound(&args.model, &args.compile)?;
-    let artifact = ready.artifact(!args.no_fuse, &progress)?;
+    let (artifact, predicted) = ready.predicted(!args.no_fuse, &progress)?;
     drop(progress);
     let contents = ready.graph("look into").ok().map(|graph| Contents::of(graph, ready.summary()));
     let mut report = Report::new(ready.name(), &artifact, contents, ready.dims())?;
     report.weakest_rule = ready.weakest_rule().map(Class::name);
+    if let Some(predicted) = predicted {
+        report.predict(&predicted, artifact.plan());
+    }
     if !args.json.takes_stdout() {
         report::result(report.text())?;
     }
@@ -171,12 +182,18 @@ impl Report {
             graph,
             weakest_rule: None,
             flops: kernels.iter().map(|call| call.flops).sum(),
+            predicted_us: None,
             scratch_bytes: memory.arena_bytes,
             memory: placed(plan, &symbols, &memory)?,
             kernels,
             sections: vec![section("manifest", &header.manifest), section("code", &header.code), section("weights", &header.weights)],
             dims,
         })
+    }
+
+    fn predict(&mut self, predicted: &Predicted, plan: &Plan) {
+        self.predicted_us = Some(predicted.total_us);
+        self.kernels.iter_mut().zip(predicted.steps(plan)).for_each(|(call, us)| call.predicted_us = us);
     }
 
     fn text(&self) -> String {
@@ -216,16 +233,19 @@ impl Report {
         rows.push(("kernels", format!("{} of {}", plural(self.kernels.len(), "call"), plural(distinct.len(), "kernel"))));
         rows.extend(self.weakest_rule.map(|class| ("weakest rule", class.to_string())));
         rows.push(("work", format!("{}FLOP", spaced(count(self.flops as f64)))));
+        rows.extend(self.predicted_us.map(|us| ("predicted", format!("{} ms on one thread", milliseconds(us / 1e3)))));
         rows.push(("scratch", bytes(self.scratch_bytes)));
         rows.into_iter().map(|(name, value)| vec![name.to_string(), value]).collect()
     }
 
     fn calls(&self) -> String {
-        let header =
-            [("", Align::Right), ("kernel", Align::Left), ("computes", Align::Left), ("FLOP", Align::Right), ("from", Align::Left)];
+        let right = |name| (name, Align::Right);
+        let left = |name| (name, Align::Left);
+        let header = [right(""), left("kernel"), left("computes"), right("FLOP"), right("predicted us"), left("from")];
         let row = |(i, call): (usize, &Call)| {
-            let Call { kernel, computes, flops, origins, .. } = call;
-            vec![i.to_string(), kernel.clone(), computes.clone(), count(*flops as f64), origins.join(" ")]
+            let Call { kernel, computes, flops, predicted_us, origins, .. } = call;
+            let us = predicted_us.map_or_else(|| "-".to_string(), |us| format!("{us:.2}"));
+            vec![i.to_string(), kernel.clone(), computes.clone(), count(*flops as f64), us, origins.join(" ")]
         };
         columns(&header, self.kernels.iter().enumerate().map(row))
     }
@@ -257,6 +277,7 @@ impl Call {
             computes: kernel.text.clone(),
             value: step.name.clone(),
             flops: flops.unwrap_or(0),
+            predicted_us: None,
             parts: step.parts.eval(symbols).unwrap_or(1),
             origins: step.origins.clone(),
         }

@@ -27,6 +27,7 @@ mod list;
 mod measure;
 mod opt;
 mod options;
+mod predicted;
 mod profile;
 mod progress;
 mod report;

@@ -2,21 +2,24 @@
 //!
 //! ```text
 //! $ egret profile examples/models/digits_cnn.onnx --dim batch=1
-//! examples/models/digits_cnn.onnx, znver4, 1 thread, 2101 runs
-//!         us   share   GFLOP/s   GB/s   roof   kernel   computes            from
-//!  1    5.10    22 %      57.8   12.1   49 %   k3       conv · add · relu   node_conv2d_2
+//! examples/models/digits_cnn.onnx, znver4, 1 thread, 2000 runs
+//! step     us   predicted   share   GFLOP/s   GB/s   roof   parts   kernel   computes                  from
+//!    3   3.42        5.95    27 %      87.9   53.0   74 %       1   k3       conv · add · add · relu   node__...
 //! ...
-//! the steps are 97 % of the latency: 22.9 of 23.6 us
+//! the steps are 100 % of the latency: 0.0129 of 0.0129 ms; ...
 //! ```
 //!
 //! Times are medians over runs that alternate with runs that are not profiled, whose median is the latency. `GB/s` counts
 //! the buffers that a step reads and writes, each once. `roof` is the least time the machine needs for the step's operations and
 //! bytes in percent of its time; bytes of weights come from the level of the memory that holds all of the model's, others
 //! from the level that holds the step's. Where that would be more than the step took, the step uses only some of its buffers'
-//! bytes, as a gather does, and nothing is said.
+//! bytes, as a gather does, and nothing is said. The
+//! operations of a convolution in Winograd's form are those of that form. `predicted` is the time in the cost model by which kernels
+//! are chosen, on one thread.
 
 use super::measure::{self, Profiled, Side};
 use super::options::{CompileOptions, InputOptions, JsonOption, parse_duration, parse_threads};
+use super::predicted::error_text;
 use super::source::Ready;
 use super::stats::Latency;
 use super::table::{Align, columns, milliseconds, plural};
@@ -87,6 +90,8 @@ struct Report {
     busy: f64,
     /// Sum of the least times that the machine needs.
     floor_us: f64,
+    /// Sum of the predictions; only for one thread.
+    predicted_us: Option<f64>,
     steps: Vec<Row>,
 }
 
@@ -99,6 +104,10 @@ struct Row {
     computes: String,
     value: String,
     us: f64,
+    /// The shortest time.
+    shortest_us: f64,
+    /// By the cost model, for one thread; of several calls for a node, the last has it.
+    predicted_us: Option<f64>,
     share: f64,
     flops: f64,
     bytes: f64,
@@ -112,7 +121,8 @@ struct Row {
 pub fn run(args: Args) -> Result<(), Error> {
     let progress = Progress::start("Importing");
     let ready = Ready::open(&args.model, &args.compile, &args.inputs)?;
-    let artifact = ready.artifact(!args.no_fuse, &progress)?;
+    let (artifact, predicted) = ready.predicted(!args.no_fuse, &progress)?;
+    let predicted = predicted.filter(|_| args.threads == 1);
     progress.phase("Measuring");
     let machine = machine()?;
     let session = artifact.session(args.threads)?;
@@ -135,8 +145,12 @@ pub fn run(args: Args) -> Result<(), Error> {
         steps_us: 0.0,
         busy: median(profiles.iter().map(|profile| busy(profile, args.threads))),
         floor_us: 0.0,
+        predicted_us: predicted.as_ref().map(|predicted| predicted.total_us),
         steps: work.rows(&profiles)?,
     };
+    if let Some(predicted) = &predicted {
+        report.steps.iter_mut().zip(predicted.steps(plan)).for_each(|(row, us)| row.predicted_us = us);
+    }
     report.add_up(args.sort);
     if let Some(path) = &args.trace {
         trace::write(path, plan, &typical(profiles).spans)?;
@@ -165,6 +179,12 @@ fn typical(mut profiles: Vec<Profiled>) -> Profiled {
 fn busy(profile: &Profiled, threads: usize) -> f64 {
     let parts: Duration = profile.spans.iter().map(|span| span.end - span.begin).sum();
     parts.as_secs_f64() / (profile.time.as_secs_f64() * threads as f64)
+}
+
+/// The median time of each step, in microseconds.
+pub fn medians_us(profiles: &[Profiled], steps: usize) -> Vec<f64> {
+    let times: Vec<Vec<Duration>> = profiles.iter().map(|profile| step_times(&profile.spans, steps)).collect();
+    (0..steps).map(|i| median(times.iter().map(|times| times[i].as_secs_f64() * 1e6))).collect()
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
@@ -200,7 +220,8 @@ impl Work<'_> {
             let traffic = [Traffic { bytes: kept, footprint: all_weights as f64 }, Traffic { bytes: passing, footprint: kept + passing }];
             let flops = step.flops.eval(self.symbols).unwrap_or(0) as f64;
             let kernel = &self.plan.kernels[step.kernel as usize];
-            let us = median(times.iter().map(|times| times[i].as_secs_f64() * 1e6));
+            let each = || times.iter().map(|times| times[i].as_secs_f64() * 1e6);
+            let us = median(each());
             let floor = self.machine.floor(self.threads, flops, &traffic) * 1e6;
             Row {
                 step: i,
@@ -208,6 +229,8 @@ impl Work<'_> {
                 computes: kernel.text.clone(),
                 value: step.name.clone(),
                 us,
+                shortest_us: each().fold(f64::INFINITY, f64::min),
+                predicted_us: None,
                 share: 0.0,
                 flops,
                 bytes: kept + passing,
@@ -231,7 +254,7 @@ impl Report {
     }
 
     fn text(&self) -> String {
-        let right = ["step", "us", "share", "GFLOP/s", "GB/s", "roof", "parts"].map(|name| (name, Align::Right));
+        let right = ["step", "us", "predicted", "share", "GFLOP/s", "GB/s", "roof", "parts"].map(|name| (name, Align::Right));
         let left = ["kernel", "computes", "from"].map(|name| (name, Align::Left));
         let header = [&right[..], &left[..]].concat();
         let table = columns(&header, self.steps.iter().map(Row::cells));
@@ -242,8 +265,9 @@ impl Report {
     /// How much of the latency the rows explain, and how much of it the machine needs.
     fn total(&self) -> String {
         let ms = |us: f64| milliseconds(us / 1e3);
+        let predicted = |us| format!("; predicted were {} ms ({})", ms(us), error_text(us, self.steps_us));
         format!(
-            "the steps are {} of the latency: {} of {} ms; kernels ran in {} of it{}; the roofline of all steps is {} ms ({})",
+            "the steps are {} of the latency: {} of {} ms; kernels ran in {} of it{}; the roofline of all steps is {} ms ({}){}",
             percent(self.steps_us / self.latency_us),
             ms(self.steps_us),
             ms(self.latency_us),
@@ -251,6 +275,7 @@ impl Report {
             if self.threads > 1 { " on each thread" } else { "" },
             ms(self.floor_us),
             percent(self.floor_us / self.latency_us),
+            self.predicted_us.map_or(String::new(), predicted),
         )
     }
 }
@@ -262,6 +287,7 @@ impl Row {
         let numbers = [
             self.step.to_string(),
             format!("{:.2}", self.us),
+            self.predicted_us.map_or("-".to_string(), |us| format!("{us:.2}")),
             percent(self.share),
             rate(self.flops),
             rate(self.bytes),

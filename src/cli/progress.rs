@@ -60,6 +60,16 @@ impl Timings {
     }
 }
 
+/// What became of a graph.
+pub struct Built {
+    /// The code.
+    pub compiled: Compiled,
+    /// The graph of kernels that it was made of.
+    pub grouped: Graph,
+    /// What the passes said.
+    pub reports: Vec<Report>,
+}
+
 impl Progress {
     /// Begins with this phase, such as `Importing`.
     pub fn start(phase: &'static str) -> Progress {
@@ -86,8 +96,8 @@ impl Progress {
         self.bar.set_message(phase);
     }
 
-    /// Compiles a graph and shows how far it is. The reports are those of the passes.
-    pub fn compile(&self, compiler: &Compiler, graph: &Graph) -> Result<(Compiled, Vec<Report>), Error> {
+    /// Compiles a graph and shows how far it is.
+    pub fn compile(&self, compiler: &Compiler, graph: &Graph) -> Result<Built, Error> {
         self.phase("Optimising");
         let (grouped, reports) = compiler.optimise_in(graph, &compiler.context()?)?;
         self.timings.borrow_mut().passes.extend(reports.iter().map(|pass| (pass.pass, pass.time)));
@@ -99,7 +109,7 @@ impl Progress {
             self.phase(phase);
             self.bar.set_prefix(format!("{done}/{total} {what}"));
         };
-        Ok((compiler.generate_with(&grouped, &report)?, reports))
+        Ok(Built { compiled: compiler.generate_with(&grouped, &report)?, grouped, reports })
     }
 }
 

@@ -10,7 +10,9 @@
 
 use super::inputs::{self, Declared, Given, did_you_mean};
 use super::options::{CompileOptions, DimOptions, FreezeOptions, InputOptions};
-use super::{freeze, progress::Progress, report};
+use super::predicted::Predicted;
+use super::progress::{Built, Progress};
+use super::{freeze, report};
 use egret::passes::Report;
 use egret::passes::rules::Class;
 use egret::{Artifact, Bindings, Compiler, Error, Graph, Import, Session, Summary, Tensor, TensorView};
@@ -191,18 +193,36 @@ impl Ready {
 
     /// The compiled model: compiled now, or what the file holds.
     pub fn artifact(&self, fuse: bool, progress: &Progress) -> Result<Rc<Artifact>, Error> {
+        Ok(self.predicted(fuse, progress)?.0)
+    }
+
+    /// The compiled model with what the cost model says of it, which of a compiled file is nothing.
+    pub fn predicted(&self, fuse: bool, progress: &Progress) -> Result<(Rc<Artifact>, Option<Predicted>), Error> {
         if let Source::Artifact(artifact) = &self.source {
-            return self.as_compiled(artifact, fuse);
+            return Ok((self.as_compiled(artifact, fuse)?, None));
         }
-        Ok(self.compiled(&self.compiler(fuse), progress)?.0)
+        let Built { compiled, grouped, .. } = self.built(&self.compiler(fuse), progress)?;
+        let predicted = Predicted::of(&grouped, &self.extents())?;
+        Ok((Rc::new(Artifact::of(&compiled)?), Some(predicted)))
     }
 
     /// What `compiler` makes of the model, and what its passes said.
     pub fn compiled(&self, compiler: &Compiler, progress: &Progress) -> Result<(Rc<Artifact>, Vec<Report>), Error> {
-        let (compiled, reports) = progress.compile(compiler, self.graph("compile")?)?;
-        let weakest = reports.iter().filter_map(|report| report.class).max();
-        self.weakest.set(self.weakest.get().max(weakest));
+        let Built { compiled, reports, .. } = self.built(compiler, progress)?;
         Ok((Rc::new(Artifact::of(&compiled)?), reports))
+    }
+
+    fn built(&self, compiler: &Compiler, progress: &Progress) -> Result<Built, Error> {
+        let built = progress.compile(compiler, self.graph("compile")?)?;
+        let weakest = built.reports.iter().filter_map(|report| report.class).max();
+        self.weakest.set(self.weakest.get().max(weakest));
+        Ok(built)
+    }
+
+    /// The extents of all free dimensions; one that was left free is shown as 1.
+    pub fn extents(&self) -> Bindings {
+        let free = inputs::free_dims(&self.declared).into_iter().map(|name| (name, 1));
+        free.chain(self.dims.clone()).collect()
     }
 
     /// The weakest class of the rules that were applied to whatever was compiled so far.
@@ -233,7 +253,8 @@ impl Ready {
             return Ok(given.iter().map(|given| given.tensor.clone()).collect());
         }
         let symbols = &session.plan().symbols;
-        let dims: Vec<(&str, i64)> = self.dims.iter().map(|(name, extent)| (&**name, *extent)).collect();
+        let extents = self.extents();
+        let dims: Vec<(&str, i64)> = extents.iter().map(|(name, extent)| (&**name, *extent)).collect();
         let free: Vec<(&str, i64)> = dims.into_iter().filter(|(name, _)| symbols.iter().any(|symbol| symbol == name)).collect();
         Ok(session.random_inputs(self.seed, &free)?)
     }

@@ -15,6 +15,7 @@ mod caches;
 mod measure;
 mod store;
 
+use egret_passes::cost;
 use serde::{Deserialize, Serialize};
 
 pub use egret_codegen::cpu::probe::Probe;
@@ -102,6 +103,25 @@ impl Machine {
         level.map_or(f64::INFINITY, |level| level.read.on(threads, self.threads))
     }
 
+    /// What this machine's figures make of the cost model's: peak, caches and bandwidths are those that were measured on one thread,
+    /// the rates of single kinds of kernels stay those that were fitted.
+    pub fn rates(&self) -> cost::Machine {
+        let rate = |rate: Rate| (rate.one.round() as u64).max(1);
+        // A level that the machine does not have is the next farther one.
+        let level = |name: &str| self.levels.iter().find(|level| level.name == name).or(self.levels.last());
+        let levels = ["L2", "L3", "DRAM"].map(level);
+        let each = |of: fn(&Level) -> Rate, known: [u64; 3]| std::array::from_fn(|i| levels[i].map_or(known[i], |level| rate(of(level))));
+        let bytes = |i: usize, known: u64| levels[i].and_then(|level| level.bytes).unwrap_or(known);
+        cost::Machine {
+            l2_bytes: bytes(0, cost::ZEN4.l2_bytes),
+            l3_bytes: bytes(1, cost::ZEN4.l3_bytes),
+            read: each(|level| level.read, cost::ZEN4.read),
+            write: each(|level| level.write, cost::ZEN4.write),
+            flops: rate(self.gflops),
+            ..cost::ZEN4
+        }
+    }
+
     /// The peak on so many threads, in 10^9 floating-point operations per second.
     pub fn peak(&self, threads: usize) -> f64 {
         self.gflops.on(threads, self.threads)
@@ -137,6 +157,15 @@ pub(crate) mod tests {
         assert_eq!(machine.floor(1, 1e9, &[near]), 0.01);
         assert_eq!(machine.floor(1, 0.0, &[near, near]), 1e-8);
         assert_eq!(machine.floor(4, 1e9, &[]), 0.0025);
+    }
+
+    #[test]
+    fn predictions_are_made_with_what_was_measured() {
+        let rates = example().rates();
+        assert_eq!((rates.flops, rates.l2_bytes, rates.read), (100, 10_000, [100, 10, 10]));
+        assert_eq!(rates.launch_ps, cost::ZEN4.launch_ps);
+        let slow = Machine { gflops: Rate { one: 0.1, all: 0.1 }, levels: vec![], ..example() }.rates();
+        assert_eq!((slow.flops, slow.read), (1, cost::ZEN4.read), "a rate is never nothing");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::kernel::{Axis, Block, Body, Expr, ExprKind, Kernel};
 use crate::lower::visit_shared;
-use crate::winograd::PRODUCTS;
+use crate::winograd::{OUTPUTS, PRODUCTS};
 use egret_ir::Dim;
 use egret_ir::scalar::{BinOp, UnOp};
 
@@ -49,12 +49,12 @@ impl Work {
                 work.bytes = shared * points(&c.rows) * 4 + weights;
                 work.add_block(kernel, &c.epilogue, &results);
             }
-            // The operations of the convolution, not the fewer that its transformed form takes.
+            // The products of the transformed form, not the four times as many of the convolution.
             Body::Winograd(w) => {
                 let (pixels, depth) = (points(&w.batch) * points(&w.rows), w.depth.extent.clone());
                 let weights = depth.clone() * w.cols.extent.clone() * PRODUCTS * 4;
                 let results = pixels.clone() * w.cols.extent.clone();
-                work.operations = results.clone() * depth.clone() * 18;
+                work.operations = (results.clone() * depth.clone() * (2 * PRODUCTS)).floor_div(&(OUTPUTS * OUTPUTS).into());
                 work.bytes = pixels * depth * 4 + weights;
                 work.add_block(kernel, &w.epilogue, &results);
             }

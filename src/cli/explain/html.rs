@@ -27,10 +27,11 @@ pub fn page(explanation: &Explanation) -> String {
     let data = serde_json::to_string(explanation).unwrap_or_default().replace('<', "\\u003c");
     let (nodes, kernels) = (before.len(), after.len());
     let rule = explanation.weakest_rule.map_or_else(|| "no rules applied".to_string(), |class| format!("weakest rule {class}"));
+    let times = times(&explanation.kernels);
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n\
          <title>{title}</title>\n<style>{STYLE}</style>\n\
-         <header><h1>{title}</h1><p>{nodes} ops became {kernels} kernels, {rule}. Click a box to see where it comes from.</p></header>\n\
+         <header><h1>{title}</h1><p>{nodes} ops became {kernels} kernels, {rule}. {times}. Click a box to see where it comes from.</p></header>\n\
          <main><section id=\"before\"><h2>As imported</h2>{}</section><section id=\"after\"><h2>Kernels</h2>{}</section>\
          <aside id=\"details\"><h2>Details</h2><p>Nothing is chosen.</p></aside></main>\n\
          <script type=\"application/json\" id=\"data\">{data}</script>\n<script>{SCRIPT}</script>\n</html>\n",
@@ -40,10 +41,18 @@ pub fn page(explanation: &Explanation) -> String {
     )
 }
 
+/// `Predicted are 21.0 us in all, measured were 22.4 us`.
+fn times(kernels: &[Kernel]) -> String {
+    let predicted: f64 = kernels.iter().map(|kernel| kernel.predicted_us).sum();
+    let measured: Option<f64> = kernels.iter().filter_map(|kernel| kernel.measured_us).reduce(|a, b| a + b);
+    let measured = measured.map_or(String::new(), |us| format!(", measured were {us:.1} us"));
+    format!("Predicted are {predicted:.1} us in all{measured}")
+}
+
 /// A box of a drawing.
 struct Drawn<'a> {
     title: String,
-    subtitle: &'a str,
+    subtitle: String,
     kind: &'static str,
     value: &'a str,
     reads: &'a [String],
@@ -51,17 +60,18 @@ struct Drawn<'a> {
 
 impl Drawn<'_> {
     fn imported(node: &Imported) -> Drawn<'_> {
-        Drawn { title: node.op.to_string(), subtitle: &node.ty, kind: kind(&[node.op]), value: &node.value, reads: &node.reads }
+        Drawn { title: node.op.to_string(), subtitle: node.ty.clone(), kind: kind(&[node.op]), value: &node.value, reads: &node.reads }
     }
 
     fn kernel(kernel: &Kernel) -> Drawn<'_> {
         let title = kernel.ops.join(" · ");
-        Drawn { title, subtitle: &kernel.ty, kind: kind(&kernel.ops), value: &kernel.value, reads: &kernel.reads }
+        let subtitle = format!("{:.2} us   {}", kernel.measured_us.unwrap_or(kernel.predicted_us), kernel.ty);
+        Drawn { title, subtitle, kind: kind(&kernel.ops), value: &kernel.value, reads: &kernel.reads }
     }
 
     fn width(&self) -> f64 {
         let letters = |text: &str| text.chars().count().min(MOST_LETTERS) as f64;
-        (letters(&self.title).max(letters(self.subtitle)) + 3.0) * LETTER
+        (letters(&self.title).max(letters(&self.subtitle)) + 3.0) * LETTER
     }
 }
 
@@ -102,7 +112,7 @@ fn drawing(boxes: &[Drawn<'_>], prefix: &str) -> String {
             width / 2.0,
             escaped(&cut(&drawn.title)),
             width / 2.0,
-            escaped(&cut(drawn.subtitle)),
+            escaped(&cut(&drawn.subtitle)),
         );
     }
     svg + "</svg></div>"

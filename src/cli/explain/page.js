@@ -36,6 +36,9 @@ function showKernel(i) {
   choose([i], nodes);
   if (nodes.length > 0) box("n", nodes[0]).scrollIntoView({ block: "center", inline: "center" });
   details.replaceChildren(element("h2", kernel.name), element("code", kernel.value + ": " + kernel.type));
+  const times = [[kernel.predicted_us.toFixed(2) + " us", "predicted"]];
+  if (kernel.measured_us !== undefined) times.push([kernel.measured_us.toFixed(2) + " us", "measured, median"]);
+  list("Time on one thread", times);
   list("Computes", kernel.ops.map((op) => [op]));
   list("From the model's nodes", kernel.origins.map((name) => [name]));
   list("By these rules", kernel.rules.map((rule) => [
