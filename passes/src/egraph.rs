@@ -148,7 +148,7 @@ pub struct Value {
     pub splat: Option<Element>,
     /// Whether it will be a constant once `fold` has run.
     pub constant: bool,
-    /// Its elements, where the model holds them.
+    /// Its elements, where the model holds them, perhaps in another shape.
     pub data: Option<Arc<Tensor>>,
     /// Whether the second half of the innermost axis repeats the first, as in the tables of a rotary embedding.
     pub twice: bool,

@@ -274,10 +274,16 @@ impl<'a> Forms<'a> {
         let is_product = |id: &NodeId| {
             let reader = self.old.node(*id);
             let weights = || reader.operands.get(1).filter(|&&w| w != result && self.old.ty(w).rank() == 2);
-            reader.op == Op::matmul && weights().is_some_and(|&w| self.old.constant(w).is_some())
+            reader.op == Op::matmul && weights().is_some_and(|&w| self.old.constant(w).is_some() || self.is_uniform(w))
         };
         let numbers = x[1..].iter().all(|d| d.as_const().is_some());
         is_flat && numbers && !self.old.results.contains(&result) && self.old.readers(result).iter().all(is_product)
+    }
+
+    /// Whether it is one number everywhere, so that the order of its elements does not matter.
+    fn is_uniform(&self, value: ValueId) -> bool {
+        let made = self.old.producer(value).map(|id| self.old.node(id));
+        made.is_some_and(|node| matches!(node.op, Op::broadcast { .. }) && self.old.ty(node.operands[0]).dims.iter().all(|d| d.is(1)))
     }
 
     /// A product of flattened channels-last data has the rows of its weights in the same order: `[c*s, k]` as `[s*c, k]`.
@@ -300,6 +306,9 @@ impl<'a> Forms<'a> {
 
     /// Weights `[c*s, k]` as `[s*c, k]`, for data `[n, c, s..]`.
     fn rows_last(&mut self, w: ValueId, data: &[Dim]) -> Result<ValueId, String> {
+        if self.is_uniform(w) {
+            return self.first(w);
+        }
         let shape = self.old.ty(w).dims.clone();
         let apart = vec![data[1].clone(), data[2..].iter().cloned().product(), shape[1].clone()];
         let first = self.first(w)?;

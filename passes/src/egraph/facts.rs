@@ -15,11 +15,17 @@ pub fn value(op: &Op, operands: &[&Value], ty: TensorType, constant: bool) -> Va
     Value {
         splat: splat(op, operands),
         constant,
-        data: None,
+        data: data(op, operands, &ty),
         twice: twice(op, operands, &ty),
         counts: counts(op, operands, &ty),
         ty: Arc::new(ty),
     }
+}
+
+/// The elements, where they are those of a known tensor in the same order.
+fn data(op: &Op, operands: &[&Value], result: &TensorType) -> Option<Arc<Tensor>> {
+    let (Op::reshape { .. }, [x]) = (op, operands) else { return None };
+    x.data.as_ref()?.reshaped(result.static_dims()?).ok().map(Arc::new)
 }
 
 /// The value of all elements of the result, if it follows from such values of the operands.

@@ -26,6 +26,15 @@ crate::rules! {
         => attention[1.0, false](q, transpose[swapped(kt)](kt), v, mask),           if innermost(axes, kt) && same_rank(q, kt);
     reassoc attention_scaled_masked: matmul(softmax[axes](add(mul(matmul(q, kt), scale), mask)), v)
         => attention[scale, false](q, transpose[swapped(kt)](kt), v, mask),         if innermost(axes, kt) && same_rank(q, kt) && number(scale);
+    // ---- the whole, where the exporter puts zeros into rows that see nothing; so does `attention`
+    reassoc(finite) attention_guarded: matmul(select(is_nan(softmax[axes](matmul(q, kt))), 0, softmax[axes](matmul(q, kt))), v)
+        => attention[1.0, false](q, transpose[swapped(kt)](kt), v),                 if innermost(axes, kt) && same_rank(q, kt);
+    reassoc(finite) attention_guarded_scaled: matmul(select(is_nan(softmax[axes](mul(matmul(q, kt), scale))), 0, softmax[axes](mul(matmul(q, kt), scale))), v)
+        => attention[scale, false](q, transpose[swapped(kt)](kt), v),               if innermost(axes, kt) && same_rank(q, kt) && number(scale);
+    reassoc(finite) attention_guarded_masked: matmul(select(is_nan(softmax[axes](add(matmul(q, kt), mask))), 0, softmax[axes](add(matmul(q, kt), mask))), v)
+        => attention[1.0, false](q, transpose[swapped(kt)](kt), v, mask),           if innermost(axes, kt) && same_rank(q, kt);
+    reassoc(finite) attention_guarded_scaled_masked: matmul(select(is_nan(softmax[axes](add(mul(matmul(q, kt), scale), mask))), 0, softmax[axes](add(mul(matmul(q, kt), scale), mask))), v)
+        => attention[scale, false](q, transpose[swapped(kt)](kt), v, mask),         if innermost(axes, kt) && same_rank(q, kt) && number(scale);
     reassoc attention_columns:   matmul(v, transpose[p](softmax[axes](s)))
         => transpose[p](matmul(softmax[axes](s), transpose[p](v))),                 if swaps(p, s) && same_rank(v, s);
 

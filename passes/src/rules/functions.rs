@@ -152,6 +152,11 @@ pub fn narrows(to: DType, x: Value) -> bool {
     to.is_float() && x.ty.dtype.is_float() && to.size() < x.ty.dtype.size()
 }
 
+/// Sums of integers of the type of `x` wrap around as sums in `up`, cut down to `to`, do.
+pub fn wraps_alike(up: DType, to: DType, x: Value) -> bool {
+    to == x.ty.dtype && to.is_int() && up.is_int() && to.size() <= up.size()
+}
+
 /// A cast of `x` to `up` and, after something else, to `to` comes back to the type of `x`, through a wider one.
 pub fn there_and_back(up: DType, to: DType, x: Value) -> bool {
     to == x.ty.dtype && narrows(to, Value::unknown(x.ty.with_dtype(up)))

@@ -10,7 +10,8 @@ crate::rules! {
     functions: [
         compose, permuted, slice_start, slice_step, unpermuted, unpermuted_steps, through_units, steps_through_units,
         permuted_extents, joined_perm, split_shape, split_perm, with_rows_of, start_behind, run_start, run_shape, run_step,
-        gathered_shape, axis_after_units, axis_after_broadcast, outer, outer_of
+        gathered_shape, axis_after_units, axis_after_broadcast, outer, outer_of,
+        innermost_axis, split_batch, batch_of, reshaped_beside
     ];
 
     // ---- transpose
@@ -46,6 +47,12 @@ crate::rules! {
     exact   matmul_reshape_sink:        reshape[s](matmul(x, w))                => matmul(reshape[with_rows_of(s, x)](x), w), if matrix(w) && keeps_rows(s, w) && keeps_matrices(s, x);
     exact   matmul_reshape_rise:        matmul(reshape[s](x), w)                => reshape[with_rows_of(s, w)](matmul(x, w)), if matrix(w) && keeps_rows(s, x) && keeps_matrices(s, x);
 
+    // ---- batches and heads, one axis in what is multiplied and two where the mask is added
+    exact   softmax_reshape:            softmax[axes](reshape[s](x))            => reshape[s](softmax[innermost_axis(x)](x)), if is_last(axes, s) && keeps_rows(s, x);
+    exact   matmul_batch_split:         reshape[s](matmul(x, y))                => matmul(reshape[split_batch(s, x)](x), reshape[split_batch(s, y)](y)), if splits_batch(s, x, y);
+    exact   matmul_batch_joined:        matmul(reshape[s](x), y)                => reshape[with_rows_of(s, y)](matmul(x, reshape[batch_of(x, y)](y))), if joins_batch(s, x, y);
+    exact   reshape_sink_outer<f: binary>: reshape[s](f(x, y))                  => f(reshape[reshaped_beside(s, x, y)](x), reshape[reshaped_beside(s, y, x)](y)), if splits_outer(s, x, y);
+
     // ---- axes are split before a transpose, and joined after it
     exact   split_first:                reshape[s](transpose[p](x))             => transpose[split_perm(s, p, x)](reshape[split_shape(s, p, x)](x)), if splits(s, p, x);
     exact   join_last:                  transpose[p](reshape[s](x))             => reshape[permuted_extents(p, s)](transpose[joined_perm(p, s, x)](x)), if moves_wide(p, s);
@@ -69,6 +76,7 @@ crate::rules! {
     // ---- gather at evenly spaced indices
     exact   gather_run:                 gather[axis](x, i)
         => reshape[gathered_shape(x, axis, i)](slice[run_start(x, axis, i), run_shape(x, axis, i), run_step(x, axis, i)](x));
+    exact   gather_single:              gather_nd[0](x, i)                      => gather[0](x, reshape[outer_of(i)](i)), if of_columns(i);
     exact   gather_every:               gather_nd[0](x, i)                      => reshape[outer_of(i)](x),   if enumerates(i, x);
     exact   gather_matrix:              gather_nd[0](x, concat[axis](iota[s, i, d](), iota[s, j, d]())) => reshape[outer(s)](x), if takes_all(x, s, i, j);
 
@@ -83,5 +91,6 @@ crate::rules! {
 
     // ---- cast
     exact   cast_fuse:                  cast[to](cast[between](x))              => cast[to](x),             if holds(between, x);
+    exact   cumsum_narrow:              cast[to](cumsum[..](cast[up](x)))       => cumsum[..](x),           if wraps_alike(up, to, x);
     exact   cast_drop:                  cast[to](x)                             => x;
 }

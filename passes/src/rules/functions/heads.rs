@@ -8,6 +8,26 @@ pub fn twice(c: Value) -> bool {
     c.twice
 }
 
+/// It is known, and each element of its rows at an even place is followed by its equal.
+pub fn paired(c: Value) -> bool {
+    let (Some(data), Some(inner)) = (&c.data, c.ty.dims.last().and_then(Dim::as_const)) else { return false };
+    let size = data.dtype().size();
+    inner % 2 == 0 && data.bytes().chunks_exact(2 * size).all(|pair| pair[..size] == pair[size..])
+}
+
+/// `c`, a column of single elements, is broadcast to pairs that a reshape then joins to rows.
+pub fn doubles(joined: Vec<Dim>, wide: Vec<Dim>, c: Value) -> bool {
+    let (Some((half, outer)), Some((two, columns))) = (outer_parts(&c), wide.split_last()) else { return false };
+    let rows = joined.split_last().is_some_and(|(inner, rest)| rest == outer && *inner == half.clone() * 2);
+    two.is(2) && columns.split_last() == Some((half, outer)) && rows
+}
+
+/// The innermost extent but one, and those before it, where the innermost is 1.
+fn outer_parts(c: &Value) -> Option<(&Dim, &[Dim])> {
+    let (unit, outer) = c.ty.dims.split_last()?;
+    outer.split_last().filter(|_| unit.is(1))
+}
+
 /// Slices at `low` and `high` are the first and the second half of the rows of `x`; `axis` is the innermost.
 pub fn halves(axis: usize, low: Vec<Dim>, high: Vec<Dim>, shape: Vec<Dim>, step: Vec<i64>, x: Value) -> bool {
     let half = shape.last().cloned().unwrap_or(Dim::ONE);
@@ -49,6 +69,13 @@ pub fn half_shape(c: Value) -> Option<Vec<Dim>> {
 /// Its steps.
 pub fn half_step(c: Value) -> Option<Vec<i64>> {
     Some(vec![1; c.ty.rank()])
+}
+
+/// Steps that take every other element of a row.
+pub fn even_step(c: Value) -> Option<Vec<i64>> {
+    let mut step = half_step(c)?;
+    *step.last_mut()? = 2;
+    Some(step)
 }
 
 /// A reshape of `x` to `shape` joins all its axes but the two innermost into one.

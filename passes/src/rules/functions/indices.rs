@@ -84,6 +84,11 @@ pub fn takes_all(x: Value, shape: Vec<Dim>, i: usize, j: usize) -> bool {
     i < j && others && extents
 }
 
+/// Its rows have one element.
+pub fn of_columns(x: Value) -> bool {
+    x.ty.dims.last().is_some_and(|d| d.is(1))
+}
+
 /// All extents but the innermost.
 pub fn outer(shape: Vec<Dim>) -> Option<Vec<Dim>> {
     Some(shape.split_last()?.1.to_vec())

@@ -96,6 +96,68 @@ pub fn keeps_matrices(shape: Vec<Dim>, x: Value) -> bool {
     shape.len() > 1 && x.ty.rank() > 1
 }
 
+/// The innermost axis alone.
+pub fn innermost_axis(x: Value) -> Option<Vec<usize>> {
+    Some(vec![x.ty.rank().checked_sub(1)?])
+}
+
+/// The axes are the last of `shape` alone.
+pub fn is_last(axes: Vec<usize>, shape: Vec<Dim>) -> bool {
+    axes.len() == 1 && axes[0] + 1 == shape.len()
+}
+
+/// The extents of all matrices, and of one.
+fn matrices(dims: &[Dim]) -> Option<(&[Dim], &[Dim; 2])> {
+    dims.split_last_chunk::<2>().filter(|(outer, _)| !outer.is_empty())
+}
+
+/// A reshape of the product of `x` and `y` to `shape` splits the axes of its batch, which neither is repeated along.
+pub fn splits_batch(shape: Vec<Dim>, x: Value, y: Value) -> bool {
+    let (Some((outer, [m, n])), Some((xo, [xm, _])), Some((yo, [_, yn]))) = (matrices(&shape), matrices(&x.ty.dims), matrices(&y.ty.dims))
+    else {
+        return false;
+    };
+    xo == yo && outer.len() > xo.len() && m == xm && n == yn
+}
+
+/// A reshape of `x` to `shape` joins the axes of its batch, those of what `y` is multiplied with.
+pub fn joins_batch(shape: Vec<Dim>, x: Value, y: Value) -> bool {
+    let (Some((outer, matrix)), Some((xo, of_x)), Some((yo, _))) = (matrices(&shape), matrices(&x.ty.dims), matrices(&y.ty.dims)) else {
+        return false;
+    };
+    outer == yo && outer.len() < xo.len() && matrix == of_x
+}
+
+/// The extents of `y` with the batch of `shape`.
+pub fn split_batch(shape: Vec<Dim>, y: Value) -> Option<Vec<Dim>> {
+    Some([matrices(&shape)?.0, matrices(&y.ty.dims)?.1].concat())
+}
+
+/// The extents of `y` with the batch of `x`.
+pub fn batch_of(x: Value, y: Value) -> Option<Vec<Dim>> {
+    split_batch(x.ty.dims.clone(), y)
+}
+
+/// A reshape of what `x` and `y`, of different extents, broadcast to splits axes before the two innermost.
+pub fn splits_outer(shape: Vec<Dim>, x: Value, y: Value) -> bool {
+    let Some(both) = together(x.clone(), y.clone()) else { return false };
+    let inner = matrices(&shape).zip(matrices(&both)).is_some_and(|((_, new), (_, old))| new == old);
+    inner && shape.len() > both.len() && x.ty.dims != y.ty.dims
+}
+
+/// The extents of `x` for which it broadcasts with `y`, reshaped in the same way, to `shape`: each axis is split or stays of
+/// extent 1.
+pub fn reshaped_beside(shape: Vec<Dim>, x: Value, y: Value) -> Option<Vec<Dim>> {
+    let both = together(x.clone(), y)?;
+    let missing = both.len().checked_sub(x.ty.rank())?;
+    let whole = |axis: usize| axis >= missing && x.ty.dims[axis - missing] == both[axis];
+    let pieces = parts(&both, &shape)?.into_iter().enumerate().map(|(axis, part)| match whole(axis) {
+        true => shape[part].to_vec(),
+        false => vec![Dim::ONE; part.len()],
+    });
+    Some(pieces.flatten().collect())
+}
+
 /// The extents `shape` with rows as long as those of `x`.
 pub fn with_rows_of(shape: Vec<Dim>, x: Value) -> Option<Vec<Dim>> {
     let (_, outer) = shape.split_last()?;

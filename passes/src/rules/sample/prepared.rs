@@ -24,6 +24,17 @@ impl Sampler {
             }
             "gather_run" => self.evenly_spaced(),
             "gather_every" => self.every_element(),
+            "matmul_batch_split" | "matmul_batch_joined" | "reshape_sink_outer" => self.split_batch(rule),
+            "gather_single" => {
+                let (n, [inner]) = (1 + self.positive(), self.some());
+                let indices: Vec<i64> = (0..self.positive()).map(|_| self.below(2 * n) as i64 - n as i64).collect();
+                self.tensor("x", &[Dim::from(n), inner]);
+                self.constant("i", Tensor::from_i64s(vec![indices.len(), 1], &indices));
+            }
+            "cumsum_narrow" => {
+                self.attr_of("to", self.dtype);
+                self.attr_of("up", DType::I64);
+            }
             "gather_matrix" => self.all_of_a_matrix(),
             "softmax_hidden_below" | "softmax_hidden_where" => {
                 let low = self.pick(&[-1e4, -1e9, -3e38, f64::NEG_INFINITY]);
@@ -42,9 +53,19 @@ impl Sampler {
             | "attention_triangle_add"
             | "attention_causal"
             | "attention_causal_masked" => self.masked(rule),
+            "attention_guarded" | "attention_guarded_scaled" | "attention_guarded_masked" | "attention_guarded_scaled_masked" => {
+                let [outer, m, n, d, e] = self.some();
+                self.tensor("q", &[outer.clone(), m.clone(), d.clone()]);
+                self.tensor("kt", &[outer.clone(), d, n.clone()]);
+                self.tensor("v", &[outer, n.clone(), e]);
+                self.tensor("mask", &[m, n]);
+                self.attr_of("axes", vec![2usize]);
+                let scale = self.element(self.dtype);
+                self.constant("scale", Tensor::scalar(self.dtype, scale));
+            }
             "attention_joined" | "attention_joined_masked" => self.joined_heads(),
             "attention_grouped" | "attention_grouped_masked" => self.grouped_heads(),
-            "rotary_tables" | "rotary_halves" | "rotary_pairs" => self.rotary(rule),
+            "rotary_tables" | "rotary_halves" | "rotary_pairs" | "rotary_pair_tables" | "rotary_pair_repeats" => self.rotary(rule),
             _ => {}
         }
     }
@@ -109,6 +130,31 @@ impl Sampler {
         let counted = self.pick(&[DType::I64, DType::I32]);
         self.attr_of("d", counted);
         self.attr_of("axis", 3usize);
+    }
+
+    /// Matrices of `[b, h, m, n]` and `[b*h, m, n]`.
+    fn split_batch(&mut self, rule: &str) {
+        let [b, h, m, k, n] = self.some();
+        let joined = b.clone() * h.clone();
+        match rule {
+            "matmul_batch_split" => {
+                self.tensor("x", &[joined.clone(), m.clone(), k.clone()]);
+                self.tensor("y", &[joined, k, n.clone()]);
+                self.attr_of("s", vec![b, h, m, n]);
+            }
+            "matmul_batch_joined" => {
+                self.tensor("x", &[b, h, m.clone(), k.clone()]);
+                self.tensor("y", &[joined.clone(), k.clone(), n]);
+                self.attr_of("s", vec![joined, m, k]);
+            }
+            _ => {
+                let repeated = [vec![Dim::ONE, m.clone(), n.clone()], vec![joined.clone(), Dim::ONE, n.clone()], vec![n.clone()]];
+                let repeated = self.pick(&repeated);
+                self.tensor("x", &[joined, m.clone(), n.clone()]);
+                self.tensor("y", &repeated);
+                self.attr_of("s", vec![b, h, m, n]);
+            }
+        }
     }
 
     /// Operands of an attention of rank 3, and a mask of the kind that the rule is about.
@@ -193,28 +239,34 @@ impl Sampler {
     /// `x` with an even number of channels, the attributes of its halves, and tables.
     fn rotary(&mut self, rule: &str) {
         let (half, [rows]) = (self.positive(), self.some());
-        let step = if rule == "rotary_pairs" { 2 } else { 1 };
-        let second = if rule == "rotary_pairs" { 1 } else { half };
+        let pairs = rule.starts_with("rotary_pair");
+        let (step, second) = if pairs { (2, 1) } else { (1, half) };
         self.tensor("x", &[rows.clone(), Dim::from(2 * half)]);
         ["low", "even"].into_iter().for_each(|name| self.attr_of(name, vec![Dim::from(0), Dim::from(0)]));
         ["high", "odd"].into_iter().for_each(|name| self.attr_of(name, vec![Dim::from(0), Dim::from(second)]));
         self.attr_of("shape", vec![rows.clone(), Dim::from(half)]);
         self.attr_of("step", vec![1i64, step]);
-        self.attr_of("axis", if rule == "rotary_pairs" { 2usize } else { 1 });
+        self.attr_of("axis", if pairs { 2usize } else { 1 });
         self.attr_of("column", vec![rows.clone(), Dim::from(half), Dim::ONE]);
         self.attr_of("whole", vec![rows.clone(), Dim::from(2 * half)]);
-        for name in ["c", "s"] {
+        for (name, joined, wide) in [("c", "t", "b"), ("s", "u", "d")] {
             let rows = if self.chance(30) { Dim::ONE } else { rows.clone() };
             match rule {
-                "rotary_tables" => self.table(name, half),
+                "rotary_tables" => self.table(name, half, |row| row.repeat(2)),
+                "rotary_pair_tables" => self.table(name, half, |row| row.iter().flat_map(|e| [*e, *e]).collect()),
+                "rotary_pair_repeats" => {
+                    self.tensor(name, &[rows.clone(), Dim::from(half), Dim::ONE]);
+                    self.attr_of(wide, vec![rows.clone(), Dim::from(half), Dim::from(2)]);
+                    self.attr_of(joined, vec![rows, Dim::from(2 * half)]);
+                }
                 _ => self.tensor(name, &[rows, Dim::from(half)]),
             }
         }
     }
 
-    /// A row whose second half repeats the first.
-    fn table(&mut self, name: &str, half: usize) {
+    /// A row that has every element twice.
+    fn table(&mut self, name: &str, half: usize, twice: impl Fn(&[Element]) -> Vec<Element>) {
         let values: Vec<Element> = (0..half).map(|_| self.element(self.dtype)).collect();
-        self.constant(name, Tensor::from_elements(self.dtype, vec![2 * half], values.repeat(2)));
+        self.constant(name, Tensor::from_elements(self.dtype, vec![2 * half], twice(&values)));
     }
 }
