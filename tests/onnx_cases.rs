@@ -10,6 +10,8 @@
 //! A case that does worse than the table says fails the test, and so does one that does better: then the table is brought up to
 //! date with `EGRET_BLESS=1 cargo test --test onnx_cases`, and its difference is part of the change.
 
+mod archive;
+
 use serde::Deserialize;
 use std::fmt::Write;
 use std::fs;
@@ -67,26 +69,9 @@ fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx_cases")
 }
 
-/// The folder of an archive's cases, unpacked once.
-fn cases(archive: &str) -> PathBuf {
-    let packed = fs::read(data().join(archive)).unwrap();
-    // Tests run in processes of their own: each makes a folder, and the first to be done gives it its name.
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("onnx_cases_{}_{}", packed.len(), checksum(&packed)));
-    if !folder.is_dir() {
-        let fresh = folder.with_extension(std::process::id().to_string());
-        let mut plain = vec![];
-        lzma_rs::xz_decompress(&mut packed.as_slice(), &mut plain).unwrap();
-        tar::Archive::new(plain.as_slice()).unpack(&fresh).unwrap();
-        if fs::rename(&fresh, &folder).is_err() {
-            fs::remove_dir_all(&fresh).unwrap();
-        }
-    }
-    folder
-}
-
-/// Tells archives apart; not meant to withstand anybody.
-fn checksum(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0, |sum: u32, byte| sum.rotate_left(5) ^ u32::from(*byte))
+/// The folder of an archive's cases.
+fn cases(name: &str) -> PathBuf {
+    archive::unpacked(&data().join(name))
 }
 
 fn run(folders: &[PathBuf], options: &[&str]) -> Report {
