@@ -184,6 +184,7 @@ impl Names<'_> {
 }
 
 fn immediate(text: &str) -> Option<u64> {
+    let text = text.strip_suffix('U').unwrap_or(text);
     if let Some(bits) = text.strip_prefix("0f").or(text.strip_prefix("0d")).or(text.strip_prefix("0x")) {
         return u64::from_str_radix(bits, 16).ok();
     }
