@@ -85,7 +85,7 @@ struct Cache {
     /// Positions of the cache that comes in, if one does, and of the one that goes out.
     past: Option<Dim>,
     length: Dim,
-    /// The place of the first new key of each member of the batch, [b], i64; `None` where it is 0 for all.
+    /// The place of the first new key of each member of the batch, `[b]`, i64; `None` where it is 0 for all.
     start: Option<ValueId>,
 }
 

@@ -196,7 +196,7 @@ fn weights(n: &mut Site, at: usize, scale: usize) -> Result<ValueId, Stop> {
     n.transpose(w, vec![0, 2, 1])
 }
 
-/// [d] or [d, 4*h] as [d, 1, 1] or [d, 1, 4*h]
+/// `[d]` or `[d, 4*h]` as `[d, 1, 1]` or `[d, 1, 4*h]`.
 fn by_direction(n: &mut Site, x: ValueId) -> Result<ValueId, Stop> {
     match n.dims(x).as_slice() {
         [directions] => n.reshape(x, [directions.clone(), Dim::ONE, Dim::ONE]),
