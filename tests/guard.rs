@@ -165,8 +165,9 @@ fn product(target: &Target) -> Kernel {
 }
 
 fn with_tile(kernel: &Kernel, tile: Tile) -> Kernel {
-    let Body::Contract(contract) = &kernel.body else { panic!("not a contraction") };
-    Kernel { body: Body::Contract(Contract { tile, ..contract.clone() }), ..kernel.clone() }
+    let Body::Contract(contracts) = &kernel.body else { panic!("not a contraction") };
+    let tiled = contracts.iter().map(|contract| Contract { tile, ..contract.clone() });
+    Kernel { body: Body::Contract(tiled.collect()), ..kernel.clone() }
 }
 
 fn check(kernel: &Kernel, target: &Target) -> Result<(), String> {
@@ -179,7 +180,8 @@ fn check(kernel: &Kernel, target: &Target) -> Result<(), String> {
 
 /// The multiply-adds of one step of the tile that a contraction is divided into: strips of rows are made equally high.
 fn multiply_adds(kernel: &Kernel) -> Option<usize> {
-    let Body::Contract(contract) = &kernel.body else { return None };
+    let Body::Contract(contracts) = &kernel.body else { return None };
+    let [contract] = &contracts[..] else { return None };
     let rows = contract.rows.last().and_then(|axis| axis.extent.as_const()).unwrap_or(1) as usize;
     Some(rows.div_ceil(rows.div_ceil(contract.tile.rows)) * contract.tile.vectors)
 }

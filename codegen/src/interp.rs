@@ -67,7 +67,7 @@ pub fn run(kernel: &Kernel, sizes: &Bindings, lanes: usize, buffers: &mut [Memor
     match &kernel.body {
         Body::Map(map) => machine.pieces(&map.pieces),
         Body::Rows(rows) => machine.rows(rows),
-        Body::Contract(contract) => machine.contract(contract),
+        Body::Contract(contracts) => contracts.iter().try_for_each(|c| machine.contract(c)),
         Body::Winograd(w) => machine.winograd(w),
         Body::Chain(chain) => machine.chain(chain),
         Body::Recur(recur) => machine.recur(recur),

@@ -12,7 +12,7 @@
 //! }
 //! ```
 //!
-//! Invariants: axis names are unique in a body and in its borders; reads come before writes in `buffers`; a load is in bounds for every
+//! Invariants: axis names are unique in a contraction, in any other body, and in the borders; reads come before writes in `buffers`; a load is in bounds for every
 //! point of its loops (padding is written, never read out of bounds); parts of a kernel write disjoint elements.
 
 use egret_ir::scalar::{BinOp, UnOp};
@@ -137,8 +137,9 @@ pub enum Body {
     Map(Map),
     /// Reductions, norms, softmax, pooling, depthwise convolution: passes over rows.
     Rows(Rows),
-    /// Matrix products and convolutions.
-    Contract(Contract),
+    /// Matrix products and convolutions, one after another: none reads what another writes, and what they write is disjoint.
+    /// Parts divide each of them.
+    Contract(Vec<Contract>),
     /// 3x3 convolutions in the transformed domain.
     Winograd(Winograd),
     /// Attention: two matrix products with a softmax between them.
@@ -530,7 +531,7 @@ impl Kernel {
                     pass.reduces.iter().for_each(|r| collect_dims(&r.value, &mut dims));
                 }
             }
-            Body::Contract(c) => {
+            Body::Contract(contracts) => contracts.iter().for_each(|c| {
                 for group in [&c.batch, &c.rows, &c.k] {
                     axes(group, &mut dims);
                 }
@@ -539,7 +540,7 @@ impl Kernel {
                 let (Panels::Packed(_, offset) | Panels::Strided(_, offset)) = &c.b;
                 dims.push(offset.clone());
                 block(&c.epilogue, &mut dims);
-            }
+            }),
             Body::Winograd(w) => {
                 axes(&w.batch, &mut dims);
                 axes(&w.rows, &mut dims);
@@ -754,7 +755,12 @@ impl fmt::Display for Kernel {
         match &self.body {
             Body::Map(map) => self.write_pieces(f, "map", &map.pieces),
             Body::Rows(rows) => self.write_rows(f, rows),
-            Body::Contract(contract) => self.write_contract(f, contract),
+            Body::Contract(contracts) => contracts.iter().enumerate().try_for_each(|(i, contract)| {
+                if i > 0 {
+                    writeln!(f)?;
+                }
+                self.write_contract(f, contract)
+            }),
             Body::Winograd(winograd) => self.write_winograd(f, winograd),
             Body::Chain(chain) => self.write_chain(f, chain),
             Body::Recur(r) => {

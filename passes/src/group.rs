@@ -16,6 +16,10 @@
 //! that its siblings share (see `group/merge.rs`), the groups that do so are alternatives, too. So sharing, recomputing what two
 //! kernels read, which of two contractions takes a sum, and merging are settled together, by the cheapest plan.
 //!
+//! Products of one operand whose results lie apart may still be one kernel, with a result for each (see `group/joint.rs`): keys and
+//! values that leave the graph are stored in their own order by the kernel that makes the queries. Such a kernel is a class that its
+//! results need and cost nothing beyond.
+//!
 //! The groups are not written into an e-graph as kernels that rules compose: that was tried in a prototype, and made 4,163
 //! e-nodes of the 176 ops of ResNet-50, most of which are the same kernel composed in another order. Growing from the root in
 //! one fixed order makes each group once.
@@ -30,8 +34,10 @@
 mod choose;
 mod emit;
 mod grow;
+mod joint;
 mod merge;
 mod neighbours;
+mod part;
 #[cfg(test)]
 mod tests;
 
@@ -41,7 +47,7 @@ use crate::pass::Context;
 use choose::Choices;
 use egret_ir::Graph;
 use emit::emit;
-use grow::Group;
+use grow::{Group, Kernel};
 use merge::Network;
 pub use neighbours::{Neighbours, neighbours};
 
@@ -60,7 +66,7 @@ pub fn group(graph: &Graph, context: &Context) -> Result<Graph, String> {
     if !plan.exact || choices.clipped {
         context.remark("there may be a faster way to share kernels");
     }
-    emit(&network, &choices.chosen(&plan))
+    emit(&network, &choices.chosen(&plan, &network))
 }
 
 /// The kernels of a graph as they are chosen.
@@ -85,6 +91,7 @@ impl Planned {
 /// As [`group`].
 pub fn ungrouped(graph: &Graph) -> Result<Graph, String> {
     let network = Network::plain(graph)?;
-    let alone: Vec<Group> = network.needed().into_iter().map(|node| Group::of(&network, node)).collect();
+    let alone = |node| Kernel { groups: vec![Group::of(&network, node)] };
+    let alone: Vec<Kernel> = network.needed().into_iter().map(alone).collect();
     emit(&network, &alone)
 }

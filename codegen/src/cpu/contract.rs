@@ -365,7 +365,8 @@ impl<'c> Gen<'_, 'c> {
     fn epilogue_through_memory(&mut self, c: &Contract, panel: &Panel<'c>, rows: usize, acc: Vec<Value<'c>>) {
         let (lanes, vectors) = (self.e.lanes, panel.masks.len());
         let bytes = c.tile.rows * c.tile.vectors * lanes * F32;
-        let scratch = *self.tile_scratch.get_or_insert_with(|| self.e.scratch(bytes));
+        let known = self.tile_scratch.filter(|(_, has)| *has >= bytes);
+        let (scratch, _) = *self.tile_scratch.insert(known.unwrap_or_else(|| (self.e.scratch(bytes), bytes)));
         for (n, acc) in acc.into_iter().enumerate() {
             self.e.store(acc, self.e.displaced(scratch, (n * lanes * F32) as i64), lanes * F32);
         }

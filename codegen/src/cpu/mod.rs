@@ -224,7 +224,7 @@ fn emitted<'c>(
     match &kernel.body {
         Body::Map(map) => kernel_gen.pieces(&map.pieces),
         Body::Rows(rows) => kernel_gen.rows(rows),
-        Body::Contract(contract) => kernel_gen.contract(contract),
+        Body::Contract(contracts) => contracts.iter().for_each(|c| kernel_gen.contract(c)),
         Body::Winograd(winograd) => kernel_gen.winograd(winograd),
         Body::Chain(chain) => kernel_gen.chain(chain),
         Body::Recur(recur) => kernel_gen.recur(recur),

@@ -72,8 +72,8 @@ pub(crate) struct Gen<'a, 'c> {
     pub(crate) vregs: usize,
     /// The working memory of this part, if the kernel has some.
     pub(crate) scratch: Option<PointerValue<'c>>,
-    /// Where the tiles of a contraction are put for their epilogue.
-    pub(crate) tile_scratch: Option<PointerValue<'c>>,
+    /// Where the tiles of a contraction are put, for their epilogue or on a GPU for all threads of a block, and its bytes.
+    pub(crate) tile_scratch: Option<(PointerValue<'c>, usize)>,
     /// What symbols are known to be multiples of, where that makes an address more aligned than its elements.
     pub(crate) multiples: HashMap<Arc<str>, i64>,
     fresh: usize,

@@ -29,7 +29,7 @@ impl Kernel {
         match &self.body {
             Body::Map(map) => map_units(map, lanes),
             Body::Rows(rows) => units(&row_axes(rows).0),
-            Body::Contract(contract) => units(&contract_axes(contract, lanes)),
+            Body::Contract(contracts) => most(contracts.iter().map(|c| units(&contract_axes(c, lanes)))),
             Body::Winograd(winograd) => winograd.units().extent,
             Body::Chain(chain) => units(&super::chain::unit_axes(chain)),
             Body::Recur(recur) => recur.batch.clone(),
@@ -56,8 +56,12 @@ pub(crate) fn working_bytes(elements: usize) -> usize {
 }
 
 fn map_units(map: &Map, lanes: usize) -> Dim {
-    let pieces: Vec<Dim> = map.pieces.iter().map(|p| units(&piece_axes(p, lanes).outer)).collect();
-    pieces.iter().fold(Dim::ONE, |most, p| p.maximum(&most))
+    most(map.pieces.iter().map(|p| units(&piece_axes(p, lanes).outer)))
+}
+
+/// The largest of some numbers of units, at least 1.
+fn most(units: impl Iterator<Item = Dim>) -> Dim {
+    units.fold(Dim::ONE, |most, u| u.maximum(&most))
 }
 
 /// The product of the outer axes that are numbered through.

@@ -132,12 +132,21 @@ impl<'c> Gen<'_, 'c> {
     /// The operands in shared memory, `a` first, with what each thread brings of them.
     fn staged(&mut self, c: &Contract, tiles: &Tiles, first_row: &Dim, first_col: &Dim) -> [Staged<'c>; 2] {
         let sizes = [tiles.rows, tiles.cols].map(|width| SLICE * (width + PADDING));
-        let memory = self.e.shared(self.e.register_type(DType::F32), (sizes[0] + sizes[1]) as usize, (NEIGHBOURS * F32) as u32);
+        let memory = self.tile_memory((sizes[0] + sizes[1]) as usize);
         let second = self.e.displaced(memory, sizes[0] * F32);
         // Neighbouring threads read neighbours in memory: along `k` in `a`, along the columns in `b`.
         let a = self.parts(tiles.rows, false, &c.rows, first_row);
         let b = self.parts(tiles.cols, true, std::slice::from_ref(&c.cols), first_col);
         [Staged { memory, width: tiles.rows, parts: a }, Staged { memory: second, width: tiles.cols, parts: b }]
+    }
+
+    /// So many f32s of shared memory: a block does a tile of one contraction, so several contractions have the same.
+    fn tile_memory(&mut self, count: usize) -> PointerValue<'c> {
+        let bytes = count * F32 as usize;
+        let known = self.tile_scratch.filter(|(_, has)| *has >= bytes);
+        let new = || (self.e.shared(self.e.register_type(DType::F32), count, (NEIGHBOURS * F32) as u32), bytes);
+        let memory = known.unwrap_or_else(new);
+        self.tile_scratch.insert(memory).0
     }
 
     /// The elements of a slice of `width` points that a thread brings, neighbouring threads along the points or along `k`.

@@ -1,8 +1,8 @@
 //! Which thread blocks do what.
 //!
-//! A [`Job`] is a run of blocks: the loop nests of a map and the borders of any kernel each have theirs, the other skeletons
-//! have one. Blocks are numbered through over the jobs of a kernel. **Invariant.** All blocks of a kernel have [`THREADS`]
-//! threads, and which job a block belongs to is the same for all of them, so a job may use barriers.
+//! A [`Job`] is a run of blocks: the loop nests of a map, contractions and the borders of any kernel each have theirs, the other
+//! skeletons have one. Blocks are numbered through over the jobs of a kernel. **Invariant.** All blocks of a kernel have
+//! [`THREADS`] threads, and which job a block belongs to is the same for all of them, so a job may use barriers.
 //!
 //! ```text
 //! concat of x[8, 100] and y[8, 24]:   blocks 0 to 0 copy x, block 1 copies y
@@ -48,16 +48,18 @@ pub(super) fn jobs(kernel: &Kernel, lanes: usize) -> Result<Vec<Job<'_>>, &'stat
     let mut jobs: Vec<Job> = match &kernel.body {
         Body::Map(map) => map.pieces.iter().map(piece_job).collect(),
         Body::Rows(rows) => vec![Job { blocks: rows.blocks(), work: Work::Rows(rows) }],
-        Body::Contract(c) => {
-            let tiles = Tiles::of(c, lanes);
-            vec![Job { blocks: tiles.blocks(c), work: Work::Contract(c, tiles) }]
-        }
+        Body::Contract(contracts) => contracts.iter().map(|c| contract_job(c, lanes)).collect(),
         Body::Winograd(_) => return Err("winograd convolution"),
         Body::Chain(_) => return Err("attention"),
         Body::Recur(_) => return Err("a recurrent layer"),
     };
     jobs.extend(kernel.borders.iter().map(piece_job));
     Ok(jobs)
+}
+
+fn contract_job(contract: &Contract, lanes: usize) -> Job<'_> {
+    let tiles = Tiles::of(contract, lanes);
+    Job { blocks: tiles.blocks(contract), work: Work::Contract(contract, tiles) }
 }
 
 fn piece_job(piece: &Piece) -> Job<'_> {

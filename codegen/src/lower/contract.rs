@@ -100,7 +100,7 @@ impl Lowering<'_> {
             return Err(Stop::Materialise(product.operands[0]));
         }
         let (contract, places) = self.assemble(built, product, roles, k, reading);
-        Ok((Body::Contract(contract), places))
+        Ok((Body::Contract(vec![contract]), places))
     }
 
     fn is_known(&self, built: &Built, buffer: BufferId) -> bool {

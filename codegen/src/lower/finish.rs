@@ -212,11 +212,11 @@ fn visit_buffers(body: &Body, borders: &[Piece], f: &mut impl FnMut(BufferId, bo
             rows.passes.iter().for_each(|p| take(&p.block));
             exprs.extend(rows.passes.iter().flat_map(|p| &p.reduces).map(|r| r.value.clone()));
         }
-        Body::Contract(c) => {
+        Body::Contract(contracts) => contracts.iter().for_each(|c| {
             f(c.a.0, false);
             f(c.b.buffer(), false);
             take(&c.epilogue);
-        }
+        }),
         Body::Winograd(w) => {
             f(w.a.0, false);
             f(w.weights, false);
@@ -243,7 +243,7 @@ fn visit_buffers(body: &Body, borders: &[Piece], f: &mut impl FnMut(BufferId, bo
 }
 
 /// The body with other numbers for its buffers.
-fn with_buffers(body: Body, number: &dyn Fn(BufferId) -> BufferId) -> Body {
+pub fn with_buffers(body: Body, number: &dyn Fn(BufferId) -> BufferId) -> Body {
     use crate::kernel::{Chain, Contract, Map, Panels, Pass, Recur, Reduce, Rows, Winograd};
     let (same_dim, same_name) = (|d: &Dim| d.clone(), |n: &Arc<str>| n.clone());
     let mut rewrite = Rewrite::new(&same_dim, number, &same_name);
@@ -258,12 +258,15 @@ fn with_buffers(body: Body, number: &dyn Fn(BufferId) -> BufferId) -> Body {
             let passes = rows.passes.iter().map(&mut pass).collect();
             Body::Rows(Rows { passes, ..rows })
         }
-        Body::Contract(c) => {
-            let b = match c.b {
-                Panels::Packed(b, d) => Panels::Packed(number(b), d),
-                Panels::Strided(b, d) => Panels::Strided(number(b), d),
+        Body::Contract(contracts) => {
+            let mut renumbered = |c: Contract| {
+                let b = match c.b {
+                    Panels::Packed(b, d) => Panels::Packed(number(b), d),
+                    Panels::Strided(b, d) => Panels::Strided(number(b), d),
+                };
+                Contract { a: (number(c.a.0), c.a.1), b, epilogue: rewrite.block(&c.epilogue), ..c }
             };
-            Body::Contract(Contract { a: (number(c.a.0), c.a.1), b, epilogue: rewrite.block(&c.epilogue), ..c })
+            Body::Contract(contracts.into_iter().map(&mut renumbered).collect())
         }
         Body::Winograd(w) => {
             Body::Winograd(Winograd { a: (number(w.a.0), w.a.1), weights: number(w.weights), epilogue: rewrite.block(&w.epilogue), ..w })

@@ -15,6 +15,9 @@
 //! }
 //! ```
 //!
+//! Results that need contractions of their own are computed one after another, and what they become is then one kernel (see
+//! `together`).
+//!
 //! Nothing depends on how nodes were grouped: a value that cannot be part of the kernel (a second contraction, a reduction
 //! over other axes, an operand of a contraction that is computed) goes to memory in a kernel of its own before it. Grouping
 //! decides how fast the result is, never whether it is right.
@@ -40,6 +43,7 @@ mod spelled;
 mod tests;
 #[cfg(test)]
 mod text_tests;
+mod together;
 mod value;
 mod winograd;
 
@@ -51,7 +55,7 @@ use crate::pack::Packing;
 use crate::target::Target;
 use crate::winograd::PRODUCTS;
 use domain::Domain;
-use egret_ir::{DType, Dim, Graph, Tensor, ValueId};
+use egret_ir::{DType, Dim, Graph, NodeId, Op, Tensor, ValueId};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use value::{Build, Stop};
@@ -164,20 +168,25 @@ pub fn lower(region: &Region, target: &Target) -> Result<Lowered, Failure> {
     for group in compatible(&region.graph, results.filter(|r| !is_done(r)).collect()) {
         lowering.compute(&group)?;
     }
+    let launches = std::mem::take(&mut lowering.lowered.launches);
+    lowering.lowered.launches = together::together(launches, &|| lowering.names());
     Ok(lowering.lowered)
 }
 
-/// Results in groups that may share a domain: equal extents, or 1 in their place; in the order in which they are made.
+/// Results in groups that may share a domain: equal extents, or 1 in their place, and no contractions of their own; in the order in
+/// which they are made.
 fn compatible(graph: &Graph, mut results: Vec<(ValueId, Place)>) -> Vec<Vec<(ValueId, Place)>> {
     results.sort_by_key(|(v, _)| v.index());
     let fits = |a: &Dim, b: &Dim| a == b || a.is(1) || b.is(1);
     let mut groups: Vec<Vec<(ValueId, Place)>> = vec![];
     for result in results {
         let dims = &graph.ty(result.0).dims;
+        let products = contractions(graph, result.0);
         let shares = |group: &&mut Vec<(ValueId, Place)>| {
             group.iter().all(|(v, _)| {
-                let other = &graph.ty(*v).dims;
-                other.len() == dims.len() && other.iter().zip(dims).all(|(a, b)| fits(a, b))
+                let (other, others) = (&graph.ty(*v).dims, contractions(graph, *v));
+                let apart = !products.is_empty() && !others.is_empty() && products.is_disjoint(&others);
+                !apart && other.len() == dims.len() && other.iter().zip(dims).all(|(a, b)| fits(a, b))
             })
         };
         match groups.iter_mut().find(shares) {
@@ -186,6 +195,17 @@ fn compatible(graph: &Graph, mut results: Vec<(ValueId, Place)>) -> Vec<Vec<(Val
         }
     }
     groups
+}
+
+/// The contractions that a value depends on.
+fn contractions(graph: &Graph, value: ValueId) -> HashSet<NodeId> {
+    let (mut seen, mut values) = (HashSet::new(), vec![value]);
+    while let Some(node) = values.pop().map(|v| graph.producer(v)) {
+        let Some(node) = node.filter(|n| seen.insert(*n)) else { continue };
+        values.extend(&graph.node(node).operands);
+    }
+    seen.retain(|n| matches!(graph.node(*n).op, Op::matmul | Op::conv { .. } | Op::attention { .. }));
+    seen
 }
 
 /// What lies in memory, as a build sees it.

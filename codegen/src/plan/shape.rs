@@ -52,7 +52,7 @@ fn for_each_block(body: &mut Body, borders: &mut [Piece], f: &mut impl FnMut(&mu
     match body {
         Body::Map(map) => map.pieces.iter_mut().for_each(|p| f(&mut p.block)),
         Body::Rows(rows) => rows.passes.iter_mut().for_each(|p| f(&mut p.block)),
-        Body::Contract(c) => f(&mut c.epilogue),
+        Body::Contract(contracts) => contracts.iter_mut().for_each(|c| f(&mut c.epilogue)),
         Body::Winograd(w) => f(&mut w.epilogue),
         Body::Chain(c) => f(&mut c.epilogue),
         Body::Recur(_) => {}
@@ -120,9 +120,13 @@ fn reads_where_it_writes(kernel: &Kernel, read: BufferId, written: BufferId) -> 
         Body::Map(map) if map.pieces.len() == 1 => map.pieces.iter().map(|p| (&p.block, vec![])).collect(),
         _ if !kernel.borders.is_empty() => return false,
         Body::Rows(rows) => rows.passes.iter().map(|p| (&p.block, p.reduces.iter().map(|r| &r.value).collect())).collect(),
-        Body::Contract(c) if c.a.0 != read && c.b.buffer() != read => vec![(&c.epilogue, vec![])],
+        // One of several may be read when another is written: parts do not wait for each other between them.
+        Body::Contract(contracts) => match &contracts[..] {
+            [c] if c.a.0 != read && c.b.buffer() != read => vec![(&c.epilogue, vec![])],
+            _ => return false,
+        },
         Body::Winograd(w) if w.a.0 != read && w.weights != read => vec![(&w.epilogue, vec![])],
-        Body::Map(_) | Body::Contract(_) | Body::Winograd(_) | Body::Chain(_) | Body::Recur(_) => return false,
+        Body::Map(_) | Body::Winograd(_) | Body::Chain(_) | Body::Recur(_) => return false,
     };
     let stores = || blocks.iter().flat_map(|(b, _)| &b.stores).filter(|s| s.buffer == written);
     let Some(offset) = stores().next().map(|s| &s.offset) else { return false };

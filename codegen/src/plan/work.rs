@@ -1,6 +1,6 @@
 //! How much a kernel does: what decides into how many parts it is worth dividing.
 
-use crate::kernel::{Axis, Block, Body, Expr, ExprKind, Kernel};
+use crate::kernel::{Axis, Block, Body, Contract, Expr, ExprKind, Kernel};
 use crate::lower::visit_shared;
 use crate::winograd::{OUTPUTS, PRODUCTS};
 use egret_ir::Dim;
@@ -40,15 +40,7 @@ impl Work {
                     pass.reduces.iter().for_each(|r| work.add_expr(kernel, &r.value, &times));
                 }
             }
-            Body::Contract(c) => {
-                let results = points(&c.batch) * points(&c.rows) * c.cols.extent.clone();
-                let k = points(&c.k);
-                work.operations = results.clone() * k.clone() * 2;
-                let shared = points(&c.batch) * k;
-                let weights = shared.clone() * c.cols.extent.clone() * 4;
-                work.bytes = shared * points(&c.rows) * 4 + weights;
-                work.add_block(kernel, &c.epilogue, &results);
-            }
+            Body::Contract(contracts) => contracts.iter().for_each(|c| work.add_contract(kernel, c)),
             // The products of the transformed form, not the four times as many of the convolution.
             Body::Winograd(w) => {
                 let (pixels, depth) = (points(&w.batch) * points(&w.rows), w.depth.extent.clone());
@@ -76,6 +68,16 @@ impl Work {
             }
         }
         work
+    }
+
+    fn add_contract(&mut self, kernel: &Kernel, c: &Contract) {
+        let results = points(&c.batch) * points(&c.rows) * c.cols.extent.clone();
+        let k = points(&c.k);
+        self.operations = self.operations.clone() + results.clone() * k.clone() * 2;
+        let shared = points(&c.batch) * k;
+        let weights = shared.clone() * c.cols.extent.clone() * 4;
+        self.bytes = self.bytes.clone() + shared * points(&c.rows) * 4 + weights;
+        self.add_block(kernel, &c.epilogue, &results);
     }
 
     fn add_block(&mut self, kernel: &Kernel, block: &Block, times: &Dim) {

@@ -4,6 +4,7 @@ use super::size::{bytes, count, extent, product, scalar_work};
 use crate::role::{Role, moves_innermost};
 use egret_ir::attr::{Algorithm, Layout};
 use egret_ir::{DType, Dim, Graph, Node, NodeId, Op, ValueId};
+use std::collections::BTreeSet;
 
 /// What a kernel does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,10 +111,16 @@ impl Work {
         }
     }
 
+    /// What a node does as a kernel of its own.
+    fn of_one(graph: &Graph, id: NodeId) -> Work {
+        let node = graph.node(id);
+        Work::of(graph, &[id], &node.operands, &node.results, |v| graph.constant(v).is_some())
+    }
+
     /// What a convolution does that is computed in this way; a number of images that is not known counts as one.
     pub fn of_conv(graph: &Graph, id: NodeId, algorithm: Algorithm) -> Work {
         let node = graph.node(id);
-        let mut work = Work::of_node(graph, id);
+        let mut work = Work::of_one(graph, id);
         if let Op::conv { group, layout, .. } = node.op {
             work.kind = Counted { graph, members: &[id] }.conv(node, group, layout, algorithm);
         }
@@ -133,15 +140,50 @@ impl Work {
         self
     }
 
-    /// What a node of a grouped graph does: its region, or the node itself.
-    pub fn of_node(graph: &Graph, id: NodeId) -> Work {
+    /// What a node of a grouped graph does, one thing after another: its region, or the node itself.
+    pub fn of_node(graph: &Graph, id: NodeId) -> Vec<Work> {
         let node = graph.node(id);
+        let Some(region) = &node.region else { return vec![Work::of_one(graph, id)] };
         let is_weight = |v: ValueId| graph.constant(v).is_some();
-        let Some(region) = &node.region else { return Work::of(graph, &[id], &node.operands, &node.results, is_weight) };
-        let members: Vec<NodeId> = region.node_ids().map(|(id, _)| id).collect();
         let outside = |param: ValueId| region.params().iter().position(|&p| p == param).map(|i| node.operands[i]);
-        Work::of(region, &members, region.params(), &region.results, |v| outside(v).is_some_and(is_weight))
+        let work = |Share { members, outputs }: &Share| {
+            let reads = |p: &ValueId| members.iter().any(|&m| region.node(m).operands.contains(p));
+            let inputs: Vec<ValueId> = region.params().iter().copied().filter(reads).collect();
+            Work::of(region, members, &inputs, outputs, |v| outside(v).is_some_and(is_weight))
+        };
+        shares(region).iter().map(work).collect()
     }
+}
+
+/// Nodes of a region, in order, and the results that they compute.
+struct Share {
+    members: Vec<NodeId>,
+    outputs: Vec<ValueId>,
+}
+
+/// The results of a region with what each depends on; one that is made on the way to another shares its loops.
+fn shares(region: &Graph) -> Vec<Share> {
+    let mut shares: Vec<Share> = vec![];
+    let mut results: Vec<(Vec<NodeId>, ValueId)> = region.results.iter().map(|&r| (made_of(region, r), r)).collect();
+    results.sort_by_key(|(members, _)| std::cmp::Reverse(members.len()));
+    for (members, result) in results {
+        match shares.iter_mut().find(|s| members.iter().all(|m| s.members.binary_search(m).is_ok())) {
+            Some(share) => share.outputs.push(result),
+            None => shares.push(Share { members, outputs: vec![result] }),
+        }
+    }
+    shares
+}
+
+/// The nodes that a value depends on, in order.
+fn made_of(region: &Graph, value: ValueId) -> Vec<NodeId> {
+    let (mut members, mut values) = (BTreeSet::new(), vec![value]);
+    while let Some(value) = values.pop() {
+        if let Some(node) = region.producer(value).filter(|&n| members.insert(n)) {
+            values.extend(&region.node(node).operands);
+        }
+    }
+    members.into_iter().collect()
 }
 
 /// A kernel that is being counted.

@@ -1,30 +1,31 @@
 //! From chosen groups to a graph of kernels.
 
-use super::grow::Group;
+use super::grow::{Group, Kernel};
 use super::merge::Network;
 use egret_ir::{Copy, Def, Graph, NodeId, Op, ValueId};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-/// The graph in which each group is a kernel. Groups are in an order in which they can run.
+/// The graph of some kernels, which are in an order in which they can run.
 ///
 /// # Errors
 /// Only if a region does not type-check, which would be a bug of this pass.
-pub fn emit(network: &Network, groups: &[Group]) -> Result<Graph, String> {
+pub fn emit(network: &Network, kernels: &[Kernel]) -> Result<Graph, String> {
     let mut copy = Copy::new(&network.graph, Clone::clone);
-    for (i, group) in groups.iter().enumerate() {
-        let root = network.graph.node(group.root);
-        if group.members.len() == 1 && matches!(root.op, Op::reshape { .. }) {
+    for (i, kernel) in kernels.iter().enumerate() {
+        let whole = kernel.whole();
+        let root = network.graph.node(whole.root);
+        if whole.members.len() == 1 && matches!(root.op, Op::reshape { .. }) {
             copy.node(root)?;
             continue;
         }
-        let inputs = group.inputs(network);
+        let inputs = whole.inputs(network);
         known(network, &mut copy, &inputs)?;
-        let region = region(network, group, &inputs)?;
+        let region = region(network, kernel, &whole, &inputs)?;
         let operands = copy.values(&inputs);
-        let made = &network.graph.node(group.stands_for).results;
+        let made: Vec<ValueId> = kernel.groups.iter().flat_map(|g| &network.graph.node(g.stands_for).results).copied().collect();
         let names: Vec<&str> = made.iter().map(|&r| &*network.graph.value(r).name).collect();
-        let results = copy.new.add_kernel(&format!("k{i}"), region, &operands, &names, origin(network, group))?;
+        let results = copy.new.add_kernel(&format!("k{i}"), region, &operands, &names, origin(network, &whole))?;
         made.iter().zip(results).for_each(|(&old, new)| copy.set(old, new));
     }
     Ok(copy.finish())
@@ -44,8 +45,8 @@ fn known(network: &Network, copy: &mut Copy, values: &[ValueId]) -> Result<(), S
     Ok(())
 }
 
-/// The group's nodes as a graph of their own, with the outer names.
-fn region(network: &Network, group: &Group, inputs: &[ValueId]) -> Result<Graph, String> {
+/// The kernel's nodes as a graph of their own, with the outer names.
+fn region(network: &Network, kernel: &Kernel, whole: &Group, inputs: &[ValueId]) -> Result<Graph, String> {
     let graph = &network.graph;
     let mut region = Graph::new("");
     let mut map: HashMap<ValueId, ValueId> = HashMap::new();
@@ -53,7 +54,7 @@ fn region(network: &Network, group: &Group, inputs: &[ValueId]) -> Result<Graph,
         let value = graph.value(input);
         map.insert(input, region.add_param(&value.name, value.ty.clone()));
     }
-    for &member in &group.members {
+    for &member in &whole.members {
         let node = graph.node(member);
         let mut operands = vec![];
         for &v in &node.operands {
@@ -72,7 +73,7 @@ fn region(network: &Network, group: &Group, inputs: &[ValueId]) -> Result<Graph,
             map.insert(old, new);
         });
     }
-    for &result in &graph.node(group.root).results {
+    for &result in kernel.groups.iter().flat_map(|g| &graph.node(g.root).results) {
         let name = graph.value(result).name.clone();
         region.add_result(map[&result], &name);
     }

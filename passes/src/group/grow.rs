@@ -17,6 +17,9 @@ use std::collections::{BTreeSet, HashSet};
 /// A kernel has at most so many ops: its code grows with them, and beyond some dozens values no longer fit in registers.
 const MOST_MEMBERS: usize = 64;
 
+/// A group does at most so many ops again that others do, too: without a bound a norm could add up the sums of all layers before it.
+const MOST_AGAIN: usize = 3;
+
 /// At most so many groups are looked at per class: with six choices that do not depend on each other there are as many.
 const MOST_GROUPS: usize = 64;
 
@@ -29,13 +32,30 @@ pub struct Group {
     pub members: BTreeSet<NodeId>,
     /// The node for whose results those of the root stand: the root, but for a twin.
     pub stands_for: NodeId,
-    anchor: Option<NodeId>,
+    /// Its member of which a kernel has at most one, if there is one.
+    pub anchor: Option<NodeId>,
     /// Members that compute exactly one element per element of the root, at the same index.
     aligned: HashSet<NodeId>,
     /// Members of which each element is computed at most once.
     once: HashSet<NodeId>,
     /// Members between the anchor of a contraction and its operands: views only.
     operand_views: HashSet<NodeId>,
+}
+
+/// Groups that are done by one kernel, in the order of their roots: what leaves it is what leaves each of them.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// One at least.
+    pub groups: Vec<Group>,
+}
+
+impl Kernel {
+    /// All of it as one group.
+    pub fn whole(&self) -> Group {
+        let mut whole = self.groups[self.groups.len() - 1].clone();
+        whole.members.extend(self.groups.iter().flat_map(|g| &g.members));
+        whole
+    }
 }
 
 impl Group {
@@ -69,8 +89,8 @@ impl Group {
         if network.role(self.root) == Role::Alone {
             return Some(Refusal::ReaderAlone);
         }
-        // What a twin reads is a merged value, of which each sibling takes its part.
-        if self.stands_for != self.root {
+        // Each sibling takes its part of a merged value.
+        if network.takes_part(self.root) {
             return Some(Refusal::ReadElsewhere);
         }
         let joins = InGroup { network, group: self }.may_join(producer);
@@ -89,12 +109,12 @@ impl Group {
     }
 }
 
-/// All groups with this root, and whether there are no more than were looked at.
-pub fn grow(network: &Network, root: NodeId) -> (Vec<Group>, bool) {
-    let first = Growing { group: Group::of(network, root), asked: BTreeSet::new() };
-    if network.role(root) == Role::Alone {
-        return (vec![first.group], true);
+/// All groups that grow from one, and whether there are no more than were looked at.
+pub fn grow(network: &Network, group: Group) -> (Vec<Group>, bool) {
+    if network.role(group.root) == Role::Alone || network.takes_part(group.root) {
+        return (vec![group], true);
     }
+    let first = Growing { group, asked: BTreeSet::new(), again: 0 };
     let (mut groups, mut growing) = (vec![], vec![first]);
     while let Some(at) = growing.pop() {
         at.grow(network, &mut growing, &mut groups);
@@ -111,6 +131,8 @@ pub fn grow(network: &Network, root: NodeId) -> (Vec<Group>, bool) {
 struct Growing {
     group: Group,
     asked: BTreeSet<NodeId>,
+    /// Members whose values others read, too, and that take time.
+    again: usize,
 }
 
 /// What can become of a producer that a group reads.
@@ -149,12 +171,16 @@ impl Growing {
 
     fn steps(&self, network: &Network, producer: NodeId) -> Vec<Step> {
         let view = InGroup { network, group: &self.group };
+        let (twin, readers) = (network.twin_of(producer), view.readers_of(producer));
+        // A slice that is stored by itself may be worth reading from there.
+        let is_stored = network.is_stored(producer);
         let mut steps = match view.may_join(producer) {
             Err(_) => vec![Step::Outside],
-            Ok(()) if view.costs_nothing(producer) => vec![Step::Joins],
+            Ok(()) if view.is_done_again(producer) && self.again >= MOST_AGAIN => vec![Step::Outside],
+            Ok(()) if view.costs_nothing(producer) && !is_stored => vec![Step::Joins],
             Ok(()) => vec![Step::Joins, Step::Outside],
         };
-        if network.twin_of(producer).is_some_and(|twin| view.may_feed(twin, &view.readers_of(producer)).is_ok()) {
+        if twin.is_some_and(|twin| view.may_feed(twin, &readers).is_ok()) && !(is_stored && view.feeds_contraction(&readers)) {
             steps.push(Step::TwinJoins);
         }
         steps
@@ -163,7 +189,10 @@ impl Growing {
     fn after(mut self, network: &Network, producer: NodeId, step: Step) -> Growing {
         match (step, network.twin_of(producer)) {
             (Step::Outside, _) | (Step::TwinJoins, None) => {}
-            (Step::Joins, _) => self.join(network, producer, producer),
+            (Step::Joins, _) => {
+                self.again += usize::from(InGroup { network, group: &self.group }.is_done_again(producer));
+                self.join(network, producer, producer);
+            }
             (Step::TwinJoins, Some(twin)) => self.join(network, producer, twin),
         }
         self
@@ -222,10 +251,10 @@ impl InGroup<'_> {
     }
 
     /// Whether `reader` reads each element of `producer` once, and neighbours as neighbours: an elementwise op without
-    /// broadcasting, the tensor inside a pad, or a view that keeps the innermost axis where it is (the heads of an attention).
+    /// broadcasting, the tensor inside a pad, a part of a concat, or a view that keeps the innermost axis where it is (the heads of an attention).
     fn reads_aligned(&self, reader: NodeId, producer: NodeId) -> bool {
         let neighbours = match &self.graph().node(reader).op {
-            Op::pad { .. } | Op::reshape { .. } => true,
+            Op::pad { .. } | Op::concat { .. } | Op::reshape { .. } => true,
             Op::transpose { perm } => perm.last() == Some(&(perm.len() - 1)),
             _ => self.role(reader) == Role::Elementwise && self.result_dims(reader) == self.result_dims(producer),
         };
@@ -284,6 +313,11 @@ impl InGroup<'_> {
             };
             self.group.once.contains(r) && asks_once
         })
+    }
+
+    /// Whether taking `producer` in means that its work is done once more.
+    fn is_done_again(&self, producer: NodeId) -> bool {
+        matches!(self.role(producer), Role::Elementwise | Role::Gather) && !self.dies(producer)
     }
 
     /// Whether nothing outside the group reads what the producer makes.

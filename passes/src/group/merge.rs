@@ -5,13 +5,17 @@
 //! k = matmul(x, w); l = add(k, b)       =>     n = add(m, concat[axis=0](a, b))        r ≡ slice of n, l ≡ slice of n
 //! ```
 //!
+//! The other way round, slices of a product are products with slices of its weights (see `part`), each of which can be stored
+//! where it belongs. Products of one operand that are stored apart are a *family*: one kernel can do all of them.
+//!
 //! All contractions of one operand whose shapes agree are merged at once, not in pairs: pairs of pairs have no end. What every
 //! one of them is followed by, such as a bias or an activation, is merged with them. The merged nodes stand beside the old ones;
 //! which are computed is chosen with the groups. It saves reading the operand again and starting a kernel, and costs what the
 //! slices take away from those that read them.
 //!
-//! Invariant: the slice that stands for a value, its *twin*, comes before the node that makes the value.
+//! Invariant: what stands for a value, its *twin*, comes before the node that makes the value.
 
+use super::part::{Parted, all_parted};
 use crate::role::Role;
 use egret_ir::attr::Layout;
 use egret_ir::{Copy, Dim, Graph, Node, NodeId, Op, ValueId};
@@ -24,12 +28,14 @@ pub struct Network {
     pub graph: Graph,
     roles: Vec<Role>,
     results: HashSet<ValueId>,
-    /// The slice that makes the same as a node.
+    /// What makes the same as a node: a slice of a merged value, or the product of which a slice is the result.
     twins: HashMap<NodeId, NodeId>,
-    /// The value for which a slice stands.
+    /// The value for which a twin stands.
     stands_for: HashMap<NodeId, ValueId>,
-    /// Nodes that join weights.
+    /// Nodes that join or take apart weights.
     known: HashSet<NodeId>,
+    /// Contractions of one operand.
+    families: Vec<Vec<NodeId>>,
 }
 
 impl Network {
@@ -38,7 +44,7 @@ impl Network {
     /// # Errors
     /// Never; as [`Network::with_merged`].
     pub fn plain(graph: &Graph) -> Result<Network, String> {
-        Network::merging(graph, &[])
+        Network::merging(graph, &[], &[])
     }
 
     /// The graph with what can be merged in it.
@@ -46,19 +52,24 @@ impl Network {
     /// # Errors
     /// Only if a merged node does not type-check, which would be a bug of this module.
     pub fn with_merged(graph: &Graph) -> Result<Network, String> {
-        Network::merging(graph, &all_siblings(graph))
+        Network::merging(graph, &all_siblings(graph), &all_parted(graph))
     }
 
-    fn merging(old: &Graph, all: &[Siblings]) -> Result<Network, String> {
+    fn merging(old: &Graph, all: &[Siblings], parted: &[Parted]) -> Result<Network, String> {
         let mut copy = Copy::new(old, Clone::clone);
-        let mut pairs = vec![];
-        let mut known = HashSet::new();
+        let (mut pairs, mut families, mut known) = (vec![], vec![], HashSet::new());
         for (id, node) in old.node_ids() {
             for siblings in all.iter().filter(|s| s.nodes[0] == id) {
                 pairs.extend(siblings.merge(&mut copy, &mut known)?);
             }
+            for parted in parted.iter().filter(|p| p.node == id) {
+                let parts = parted.parts(&mut copy, &mut known)?;
+                families.push(parts.iter().map(|part| part.product).collect());
+                pairs.extend(parts.iter().map(|part| (part.slice, part.twin)));
+            }
             copy.node(node)?;
         }
+        families.extend(all.iter().map(|s| s.nodes.iter().map(|&n| copy.value(old.node(n).results[0])).collect::<Vec<_>>()));
         let pairs: Vec<(ValueId, ValueId)> = pairs.into_iter().map(|(old, twin)| (copy.value(old), twin)).collect();
         let graph = copy.finish();
         let maker = |v: ValueId| graph.producer(v).expect("merged values are made by nodes");
@@ -67,9 +78,20 @@ impl Network {
             results: graph.results.iter().copied().collect(),
             twins: pairs.iter().map(|&(value, twin)| (maker(value), maker(twin))).collect(),
             stands_for: pairs.iter().map(|&(value, twin)| (maker(twin), value)).collect(),
+            families: families.iter().map(|f| f.iter().map(|&v| maker(v)).collect()).collect(),
             known,
             graph,
         })
+    }
+
+    /// Contractions of one operand that one kernel can do.
+    pub fn families(&self) -> &[Vec<NodeId>] {
+        &self.families
+    }
+
+    /// Whether a node is a twin that takes a part of a merged value.
+    pub fn takes_part(&self, node: NodeId) -> bool {
+        self.stands_for.contains_key(&node) && matches!(self.graph.node(node).op, Op::slice { .. })
     }
 
     /// The role of a node.
@@ -82,17 +104,35 @@ impl Network {
         self.results.contains(&value)
     }
 
-    /// The slice that makes the same as a node.
+    /// What makes the same as a node.
     pub fn twin_of(&self, node: NodeId) -> Option<NodeId> {
         self.twins.get(&node).copied()
     }
 
-    /// The value for which a slice stands.
+    /// Whether a slice that is the result of a product of its own would be stored as it is, and not as what follows it.
+    pub fn is_stored(&self, slice: NodeId) -> bool {
+        let mut value = self.graph.node(slice).results[0];
+        let is_result_of_product = self.twin_of(slice).is_some_and(|twin| !self.takes_part(twin));
+        let several = |value: ValueId| self.graph.readers(value).len() != 1;
+        if !is_result_of_product || several(value) {
+            return is_result_of_product;
+        }
+        while let Some(reader) = only_reader(&self.graph, value) {
+            match Role::of(&self.graph, reader) {
+                Role::View => value = reader.results[0],
+                Role::Elementwise | Role::Join => return false,
+                Role::Gather | Role::Rows | Role::Contract | Role::Window | Role::Alone => return true,
+            }
+        }
+        false
+    }
+
+    /// The value for which a twin stands.
     pub fn stands_for(&self, twin: NodeId) -> Option<ValueId> {
         self.stands_for.get(&twin).copied()
     }
 
-    /// Whether a node joins weights, and is computed by the compiler.
+    /// Whether a node joins or takes apart weights, and is computed by the compiler.
     pub fn is_known(&self, node: NodeId) -> bool {
         self.known.contains(&node)
     }
@@ -160,7 +200,7 @@ fn all_siblings(graph: &Graph) -> Vec<Siblings> {
 }
 
 /// Whether a node is a contraction with weights whose columns are their innermost axis.
-fn is_mergeable(graph: &Graph, node: &Node) -> bool {
+pub fn is_mergeable(graph: &Graph, node: &Node) -> bool {
     let is_weight = |v: ValueId| graph.constant(v).is_some();
     match &node.op {
         Op::matmul => is_weight(node.operands[1]) && graph.ty(node.operands[1]).rank() == 2,
@@ -264,14 +304,14 @@ fn origins<'a>(nodes: impl Iterator<Item = &'a Node>) -> Vec<Arc<str>> {
 }
 
 /// The node that reads a value, if it is one, and the value does not leave the graph.
-fn only_reader(graph: &Graph, value: ValueId) -> Option<&Node> {
+pub fn only_reader(graph: &Graph, value: ValueId) -> Option<&Node> {
     match graph.readers(value) {
         [reader] if !graph.results.contains(&value) => Some(graph.node(*reader)),
         _ => None,
     }
 }
 
-fn position(node: &Node, value: ValueId) -> Option<usize> {
+pub fn position(node: &Node, value: ValueId) -> Option<usize> {
     node.operands.iter().position(|&v| v == value)
 }
 
@@ -284,6 +324,6 @@ fn join(copy: &mut Copy, values: &[ValueId], known: &mut HashSet<NodeId>) -> Res
     add(copy, Op::concat { axis }, &operands, &name, vec![])
 }
 
-fn add(copy: &mut Copy, op: Op, operands: &[ValueId], name: &str, origin: Vec<Arc<str>>) -> Result<ValueId, String> {
+pub fn add(copy: &mut Copy, op: Op, operands: &[ValueId], name: &str, origin: Vec<Arc<str>>) -> Result<ValueId, String> {
     Ok(copy.new.add_node(op, operands, &[name], origin)?[0])
 }

@@ -29,8 +29,8 @@ pub struct Neighbours {
 /// As [`group`](super::group).
 pub fn neighbours(graph: &Graph) -> Result<Vec<Neighbours>, String> {
     let planned = Planned::of(graph)?;
-    let groups = planned.choices.chosen(&planned.plan);
-    Ok(groups.iter().flat_map(|group| planned.read_by(group)).collect())
+    let kernels = planned.choices.chosen(&planned.plan, &planned.network);
+    Ok(kernels.iter().flat_map(|kernel| &kernel.groups).flat_map(|group| planned.read_by(group)).collect())
 }
 
 impl Planned {

@@ -110,8 +110,8 @@ fn siblings_with_biases_are_one_product() {
 }
 
 #[test]
-fn a_merged_product_that_would_only_be_copied_apart_is_not_made() {
-    // Both leave the graph, so each has to be in memory by itself.
+fn products_that_lie_apart_are_one_kernel() {
+    // Both leave the graph, so each has to be in memory by itself: one merged product would only be copied apart.
     let graph = parse(
         "graph g(x: f32[64, 256]) {
             const v: f32[256, 256] = random(1)
@@ -122,7 +122,70 @@ fn a_merged_product_that_would_only_be_copied_apart_is_not_made() {
         }",
     );
     let found = grouped(&graph.unwrap()).unwrap();
-    assert_eq!(found.nodes().len(), 2, "{found}");
+    assert_eq!(kernels(&found), ["q k = matmul matmul"], "{found}");
+}
+
+/// What each kernel makes, and of which ops but views.
+fn kernels(graph: &Graph) -> Vec<String> {
+    let names = |n: &egret_ir::Node| n.results.iter().map(|&r| graph.value(r).name.to_string()).collect::<Vec<_>>().join(" ");
+    let ops = |n: &egret_ir::Node| {
+        let ops = n.region.as_ref().map_or(vec![], |region| region.nodes().iter().map(|n| n.op.clone()).collect());
+        ops.iter().filter(|op| op.def().kind != egret_ir::Kind::View).map(|op| op.name()).collect::<Vec<_>>().join(" ")
+    };
+    graph.nodes().iter().map(|n| format!("{} = {}", names(n), ops(n))).collect()
+}
+
+#[test]
+fn slices_of_a_product_are_stored_where_they_belong() {
+    let graph = |returned: &str| {
+        let text = format!(
+            "graph g(x: f32[64, 256], past: f32[4, 3, 32]) {{
+                const w: f32[256, 384] = random(1)
+                const b: f32[384] = random(2)
+                m = matmul(x, w)
+                n = add(m, b)
+                q = slice[start=[0, 0], shape=[64, 128], step=[1, 1]](n)
+                k = slice[start=[0, 128], shape=[64, 128], step=[1, 1]](n)
+                v = slice[start=[0, 256], shape=[64, 128], step=[1, 1]](n)
+                qs = reshape[shape=[64, 4, 32]](q)
+                ks = reshape[shape=[64, 4, 32]](k)
+                vs = reshape[shape=[64, 4, 32]](v)
+                qh = transpose[perm=[1, 0, 2]](qs)
+                kh = transpose[perm=[1, 0, 2]](ks)
+                vh = transpose[perm=[1, 0, 2]](vs)
+                kt = transpose[perm=[0, 2, 1]](kh)
+                s = matmul(qh, kt)
+                t = relu(vh)
+                c = concat[axis=1](past, vh)
+                return s, {returned}
+            }}"
+        );
+        parse(&text).unwrap()
+    };
+    let shown = |returned: &str| kernels(&grouped(&graph(returned)).unwrap());
+    // The keys leave the graph in another order, the values behind others.
+    assert_eq!(shown("kh, c"), ["q kh c = matmul add matmul add matmul add concat", "s = matmul"]);
+    assert_eq!(shown("t"), ["q k t = matmul add matmul add matmul add relu", "s = matmul"]);
+    // What nothing reads is not computed.
+    assert_eq!(shown("s"), ["q = matmul add", "k = matmul add", "s = matmul"]);
+}
+
+#[test]
+fn a_kernel_does_not_wait_for_itself() {
+    // What the second product is multiplied by depends on the first.
+    let graph = parse(
+        "graph g(x: f32[64, 256]) {
+            const v: f32[256, 256] = random(1)
+            const w: f32[256, 256] = random(2)
+            q = matmul(x, v)
+            e = softmax[axes=[1]](q)
+            k = matmul(x, w)
+            y = mul(k, e)
+            return q, y
+        }",
+    );
+    let found = grouped(&graph.unwrap()).unwrap();
+    assert_eq!(kernels(&found), ["q = matmul", "e = softmax", "y = matmul mul"], "{found}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn matmul(m: i64, n: i64, k: i64, tile: Tile) -> Kernel {
     Kernel {
         borders: vec![],
         buffers: vec![input("a", F32), input("b", F32), input("bias", F32), output("out", F32)],
-        body: Body::Contract(Contract {
+        body: Body::Contract(vec![Contract {
             batch: vec![],
             rows: vec![axis("i", m)],
             cols: axis("j", n),
@@ -26,7 +26,7 @@ fn matmul(m: i64, n: i64, k: i64, tile: Tile) -> Kernel {
             tile,
             split: Split::Rows,
             epilogue: store(3, i * n + j, value),
-        }),
+        }]),
     }
 }
 

@@ -37,7 +37,7 @@ fn matmul(m: Dim, n: Dim, k: Dim, strided: bool, long: bool, tile: (usize, usize
     Kernel {
         borders: vec![],
         buffers: vec![input("a", F32), input("b", F32), input("bias", F32), output("out", F32)],
-        body: Body::Contract(Contract {
+        body: Body::Contract(vec![Contract {
             batch: vec![],
             rows: vec![axis("i", m)],
             cols: axis("j", n.clone()),
@@ -47,7 +47,7 @@ fn matmul(m: Dim, n: Dim, k: Dim, strided: bool, long: bool, tile: (usize, usize
             tile: Tile { rows: tile.0, vectors: tile.1 },
             split,
             epilogue: epilogue(long, n),
-        }),
+        }]),
     }
 }
 
@@ -72,6 +72,38 @@ fn fixed_sizes() {
             for target in targets() {
                 check_on(&target, &kernel, &[], &data(m, n, k, strided, tile.1 * target.lanes), Within::Equal);
             }
+        }
+    }
+}
+
+/// Two products of one operand in one kernel, each with its own columns, tile, split and epilogue.
+#[test]
+fn several() {
+    let (m, k) = (13, 9);
+    for (n, tiles, long) in [([40, 70], [(4, 1), (3, 4)], true), ([70, 33], [(7, 2), (4, 2)], false), ([16, 1], [(2, 3), (6, 4)], true)] {
+        let product = |i: usize| {
+            let of = matmul(m.into(), n[i].into(), k.into(), false, long, tiles[i], [Split::Rows, Split::Cols][i]);
+            let Body::Contract(mut contracts) = of.body else { panic!("not a contraction") };
+            contracts[0].b = Panels::Packed(BufferId([1, 3][i]), Dim::ZERO);
+            contracts[0].epilogue.stores.iter_mut().for_each(|s| s.buffer = BufferId([4, 5][i]));
+            contracts.remove(0)
+        };
+        let kernel = Kernel {
+            borders: vec![],
+            buffers: vec![input("a", F32), input("b", F32), input("bias", F32), input("c", F32), output("out", F32), output("too", F32)],
+            body: Body::Contract(vec![product(0), product(1)]),
+        };
+        for target in targets() {
+            let mut numbers = Numbers::new(3);
+            let a = numbers.memory(F32, (m * k) as usize);
+            let mut panels = |i: usize| {
+                let (k, n) = (k as usize, n[i] as usize);
+                packed(&numbers.memory(F32, k * n), k, n, tiles[i].1 * target.lanes)
+            };
+            let (b, c) = (panels(0), panels(1));
+            let out = |i: usize| Memory::zeros(F32, (m * n[i]) as usize);
+            let data = [a, b, numbers.memory(F32, 70), c, out(0), out(1)];
+            check_on(&target, &kernel, &[], &data, Within::Equal);
         }
     }
 }
@@ -107,7 +139,7 @@ fn convolution() {
             let kernel = Kernel {
                 borders: vec![],
                 buffers: vec![input("x", F32), input("w", F32), output("out", F32)],
-                body: Body::Contract(Contract {
+                body: Body::Contract(vec![Contract {
                     batch: vec![axis("g", sym("G"))],
                     rows: vec![axis("oh", oh), axis("ow", ow)],
                     cols: axis("j", oc),
@@ -117,7 +149,7 @@ fn convolution() {
                     tile: Tile { rows: 3, vectors: 2 },
                     split,
                     epilogue: store(2, out.clone(), value.clone()),
-                }),
+                }]),
             };
             for groups in [1, 3] {
                 let mut numbers = Numbers::new(1);
@@ -144,7 +176,7 @@ fn vectors() {
         let kernel = Kernel {
             borders: vec![],
             buffers: vec![input("a", F32), input("b", F32), output("out", F32)],
-            body: Body::Contract(Contract {
+            body: Body::Contract(vec![Contract {
                 batch: vec![],
                 rows,
                 cols: axis("j", 75),
@@ -154,7 +186,7 @@ fn vectors() {
                 tile: Tile { rows: 1, vectors: 4 },
                 split: Split::Cols,
                 epilogue: store(2, Dim::from(74 * 3) - sym("j") * 3, var("acc", F32)),
-            }),
+            }]),
         };
         let mut numbers = Numbers::new(1);
         let data = [numbers.memory(F32, 13), numbers.memory(F32, 13 * 75), Memory::zeros(F32, 75 * 3)];
@@ -174,7 +206,7 @@ fn unusual_operands() {
         let kernel = Kernel {
             borders: vec![],
             buffers: vec![input("a", F32), input("b", F32), input("t", DType::I64), input("y", F32), output("out", F32)],
-            body: Body::Contract(Contract {
+            body: Body::Contract(vec![Contract {
                 batch: vec![axis("b", sym("B"))],
                 rows: vec![axis("i", m)],
                 cols: axis("j", n),
@@ -187,7 +219,7 @@ fn unusual_operands() {
                     lets: vec![t.clone(), by_lane.clone()],
                     ..store(4, b.clone() * (m * n) + (Dim::from(m - 1) - i.clone()) * n + j.clone(), value.clone())
                 },
-            }),
+            }]),
         };
         let mut numbers = Numbers::new(1);
         let indices = (0..n).map(|_| Element::Int(i128::from(numbers.below(12)) - 2)).collect();

@@ -33,6 +33,15 @@ const CASES: &[Case] = &[
     ("graph g(x: f32[64, 16], w: f32[16, 64]) { y = matmul(x, w)\n return y }", &[]),
     ("graph g(x: f32[65, 17], w: f32[17, 66]) { y = matmul(x, w)\n z = tanh(y)\n return z }", &[]),
     ("graph g(x: f32[2, N, 33], w: f32[2, 33, 20]) { y = matmul(x, w)\n return y }", &[("N", 70)]),
+    (
+        "graph g(x: f32[N, 20], u: f32[20, 70], v: f32[20, 33]) {
+            q = matmul(x, u)
+            k = matmul(x, v)
+            t = transpose[perm=[1, 0]](k)
+            return q, t
+        }",
+        &[("N", 70)],
+    ),
 ];
 
 /// Runs a program in the emulator.
