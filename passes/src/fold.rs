@@ -18,6 +18,7 @@
 use crate::dce::dce;
 use egret_ir::known::{self, KnownMap};
 use egret_ir::{Copy, DType, Graph, Known, Node, Op, Tensor, TensorType, ValueId};
+use std::collections::HashSet;
 
 /// Results of up to this many bytes are always folded: shape arithmetic, scales, masks. A page of the artifact holds it.
 const SMALL_BYTES: usize = 1 << 16;
@@ -25,6 +26,10 @@ const SMALL_BYTES: usize = 1 << 16;
 /// A larger result may have this many times the bytes of the constants it is made from: as much as an `i8` weight read as
 /// `f32`. What only repeats (a scalar broadcast to a map) grows more and stays an op.
 const GROWTH: usize = 4;
+
+/// Weights of a contraction are folded up to this many bytes, also where they only repeat: they are packed when the model is
+/// compiled, and a product that reads one number in all columns has no columns to keep in registers.
+const MOST_WEIGHTS: usize = 1 << 30;
 
 /// The most multiply-adds that a folded contraction may take: about 0.05 s of the reference evaluator.
 const MOST_PRODUCTS: usize = 1 << 26;
@@ -34,7 +39,7 @@ const MOST_PRODUCTS: usize = 1 << 26;
 /// # Errors
 /// Only if a node does not type-check, which would be a bug of an earlier pass.
 pub fn fold(graph: &Graph) -> Result<Graph, String> {
-    let mut folding = Folding { copy: Copy::new(graph, TensorType::clone), known: KnownMap::new() };
+    let mut folding = Folding { copy: Copy::new(graph, TensorType::clone), known: KnownMap::new(), weights: weights(graph) };
     for node in graph.nodes() {
         folding.node(node)?;
     }
@@ -44,6 +49,22 @@ pub fn fold(graph: &Graph) -> Result<Graph, String> {
 struct Folding<'a> {
     copy: Copy<'a>,
     known: KnownMap,
+    /// What contractions read as weights.
+    weights: HashSet<ValueId>,
+}
+
+/// The right operands of contractions, and what those are made of by moving elements.
+fn weights(graph: &Graph) -> HashSet<ValueId> {
+    let mut weights = HashSet::new();
+    for node in graph.nodes().iter().rev() {
+        let weight = match node.op {
+            Op::matmul | Op::conv { .. } | Op::conv_transpose { .. } => node.operands.get(1),
+            Op::transpose { .. } | Op::reshape { .. } if weights.contains(&node.results[0]) => node.operands.first(),
+            _ => None,
+        };
+        weights.extend(weight.copied());
+    }
+    weights
 }
 
 impl Folding<'_> {
@@ -54,7 +75,7 @@ impl Folding<'_> {
         let operands = self.copy.values(&node.operands);
         if let Some(kept) = self.unchanged(&node.op, &operands, node) {
             self.copy.set(node.results[0], kept);
-        } else if let Some(tensors) = self.constants(&node.op, &operands) {
+        } else if let Some(tensors) = self.constants(node, &operands) {
             for (&result, tensor) in node.results.iter().zip(tensors) {
                 let name = self.copy.old.value(result).name.clone();
                 let constant = self.copy.new.add_const(&name, tensor);
@@ -87,11 +108,13 @@ impl Folding<'_> {
     }
 
     /// The results, if all operands are constants and it is worth it.
-    fn constants(&self, op: &Op, operands: &[ValueId]) -> Option<Vec<Tensor>> {
+    fn constants(&self, node: &Node, operands: &[ValueId]) -> Option<Vec<Tensor>> {
+        let op = &node.op;
         let tensors: Vec<&Tensor> = operands.iter().map(|&v| self.copy.new.constant(v).map(|t| &**t)).collect::<Option<_>>()?;
         let types: Vec<&TensorType> = operands.iter().map(|&v| self.copy.new.ty(v)).collect();
         let results = op.infer(&types).ok()?;
-        if !affordable(op, &types, &results) {
+        let repeated_weights = matches!(op, Op::broadcast { .. }) && self.weights.contains(&node.results[0]);
+        if !(affordable(op, &types, &results) || repeated_weights && bytes(&results[0])? <= MOST_WEIGHTS) {
             return None;
         }
         op.eval(&tensors).ok()
@@ -133,11 +156,14 @@ impl Folding<'_> {
 
 /// Whether an op of constants of these types is worth computing at compile time.
 pub fn affordable(op: &Op, operands: &[&TensorType], results: &[TensorType]) -> bool {
-    let bytes = |ty: &TensorType| count(ty)?.checked_mul(ty.dtype.size());
     let total = |types: &[&TensorType]| types.iter().try_fold(0usize, |sum, ty| sum.checked_add(bytes(ty)?));
     let (Some(made), Some(read)) = (total(&results.iter().collect::<Vec<_>>()), total(operands)) else { return false };
     let fits = made <= SMALL_BYTES || made <= read.saturating_mul(GROWTH);
     fits && products(op, operands, results).is_some_and(|p| p <= MOST_PRODUCTS)
+}
+
+fn bytes(ty: &TensorType) -> Option<usize> {
+    count(ty)?.checked_mul(ty.dtype.size())
 }
 
 fn count(ty: &TensorType) -> Option<usize> {
@@ -212,6 +238,25 @@ mod tests {
                 return y
             }";
         check(fold, text, text);
+    }
+
+    #[test]
+    fn repeated_weights_become_constants() {
+        let folded = fold(
+            &egret_ir::text::parse(
+                "graph g(x: f32[1024, 256]) {
+                    const c: f32[] = 0.5
+                    v = broadcast[shape=[128, 256]](c)
+                    w = transpose[perm=[1, 0]](v)
+                    y = matmul(x, w)
+                    return y
+                }",
+            )
+            .unwrap(),
+        )
+        .unwrap();
+        let w = folded.nodes()[0].operands[1];
+        assert_eq!(folded.constant(w).map(|w| w.bytes().len()), Some(256 * 128 * 4));
     }
 
     #[test]

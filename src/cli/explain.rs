@@ -150,7 +150,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     progress.phase("Explaining");
     let stages = Stages::of(&ready, graph)?;
     let mut explanation = stages.explanation(ready.name(), graph)?;
-    let predicted = Predicted::of(&stages.grouped, &ready.extents())?;
+    let predicted = Predicted::of(&stages.grouped, &ready.extents(&stages.grouped))?;
     explanation.kernels.iter_mut().zip(&predicted.nodes_us).for_each(|(kernel, us)| kernel.predicted_us = *us);
     if args.measure {
         progress.phase("Measuring");
@@ -317,7 +317,7 @@ impl Explanation {
     fn measure(&mut self, ready: &Ready, grouped: &Graph, predicted: &Predicted) -> Result<(), Error> {
         let artifact = ready.compiler(true).generate(grouped)?;
         let session = artifact.session(1)?;
-        let inputs = ready.inputs(&session)?;
+        let inputs = ready.inputs_of(&session, &predicted.dims)?;
         let (_, profiles) = measure::profiled(&mut Side::new(session, ready.named(&inputs))?, MEASURED)?;
         let plan = artifact.plan();
         for (us, node) in profile::medians_us(&profiles, plan.steps.len()).into_iter().zip(predicted.nodes(plan)) {

@@ -23,7 +23,7 @@ use super::options::{CompileOptions, JsonOption};
 use super::predicted::Predicted;
 use super::progress::Progress;
 use super::report;
-use super::source::Ready;
+use super::source::{Ready, named};
 use super::table::{Align, bytes, columns, count, milliseconds, plural};
 use egret::passes::rules::Class;
 use egret::plan::{Place, Plan, Port, Step};
@@ -139,7 +139,8 @@ pub fn run(args: Args) -> Result<(), Error> {
     let (artifact, predicted) = ready.predicted(!args.no_fuse, &progress)?;
     drop(progress);
     let contents = ready.graph("look into").ok().map(|graph| Contents::of(graph, ready.summary()));
-    let mut report = Report::new(ready.name(), &artifact, contents, ready.dims())?;
+    let dims = predicted.as_ref().map_or(ready.dims(), |predicted| named(&predicted.dims));
+    let mut report = Report::new(ready.name(), &artifact, contents, dims)?;
     report.weakest_rule = ready.weakest_rule().map(Class::name);
     if let Some(predicted) = predicted {
         report.predict(&predicted, artifact.plan());
@@ -156,9 +157,9 @@ impl Contents {
         let mut own = BTreeMap::new();
         graph.nodes().iter().for_each(|node| *own.entry(node.op.name().to_string()).or_insert(0) += 1);
         Contents {
-            producer: summary.map(|summary| summary.producer.clone()),
+            producer: summary.map(|summary| summary.producer.clone()).filter(|producer| !producer.is_empty()),
             opset: summary.map(|summary| summary.opset),
-            parameters: summary.map_or_else(|| tensors().map(|tensor| tensor.count() as u64).sum(), |s| s.parameters),
+            parameters: tensors().map(|tensor| tensor.count() as u64).sum(),
             parameter_bytes: tensors().map(|tensor| tensor.bytes().len() as u64).sum(),
             ops: summary.map_or(own, |summary| summary.ops.clone()),
         }
@@ -225,7 +226,8 @@ impl Report {
         if let Some(graph) = &self.graph {
             let size = bytes(graph.parameter_bytes);
             rows.push(("parameters", format!("{} ({size})", count(graph.parameters as f64))));
-            if let (Some(producer), Some(opset)) = (&graph.producer, graph.opset) {
+            if let Some(opset) = graph.opset {
+                let producer = graph.producer.as_deref().unwrap_or("a program that gave no name");
                 rows.push(("made by", format!("{producer}, opset {opset}")));
             }
         }

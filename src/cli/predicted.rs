@@ -1,7 +1,7 @@
 //! What the cost model says of the calls of a plan: the times that grouping chose by, beside those that are measured.
 //!
 //! **Invariant.** A prediction is that of [`egret::passes::cost::predict`] for the grouped graph that the plan was made of, on one
-//! thread; nothing is added or left out on its way to a table. Free dimensions have the extents of the run. The figures that
+//! thread; nothing is added or left out on its way to a table. Free dimensions have the extents of the run, or [`shown`] ones. The figures that
 //! `egret hw` kept change predictions, and never a plan.
 //!
 //! ```text
@@ -13,6 +13,7 @@ use egret::passes::cost::{self, Machine};
 use egret::plan::{Plan, Step};
 use egret::{Error, Graph};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Picoseconds of a microsecond.
 const PER_US: f64 = 1e6;
@@ -23,6 +24,8 @@ pub struct Predicted {
     pub nodes_us: Vec<f64>,
     /// Microseconds of a run.
     pub total_us: f64,
+    /// The extents of the free dimensions.
+    pub dims: Bindings,
     /// The node that each value is a result of.
     makers: HashMap<String, usize>,
 }
@@ -34,7 +37,7 @@ impl Predicted {
         let nodes_us: Vec<f64> = cost::predict(&graph, &machine()).iter().map(|prediction| prediction.time as f64 / PER_US).collect();
         let results = graph.nodes().iter().enumerate().flat_map(|(i, node)| node.results.iter().map(move |&result| (result, i)));
         let makers = results.map(|(result, i)| (graph.value(result).name.to_string(), i)).collect();
-        Ok(Predicted { total_us: nodes_us.iter().sum(), nodes_us, makers })
+        Ok(Predicted { total_us: nodes_us.iter().sum(), nodes_us, dims: dims.clone(), makers })
     }
 
     /// The node that each step of a plan is for: that of the value it writes, or, if it only prepares, of the step after it.
@@ -55,6 +58,17 @@ impl Predicted {
         let is_last = |i: usize| nodes.get(i + 1).is_none_or(|next| *next != nodes[i]);
         (0..nodes.len()).map(|i| nodes[i].filter(|_| is_last(i)).map(|node| self.nodes_us[node])).collect()
     }
+}
+
+/// The most that a free dimension is shown as.
+const MOST_SHOWN: i64 = 1 << 12;
+
+/// Extents to look at a graph with: those that are given, and for all others the least power of two with which it runs. A model
+/// may not run with extents of 1, such as one that halves an image five times and adds what it doubles again.
+pub fn shown(grouped: &Graph, given: &Bindings, free: &[Arc<str>]) -> Bindings {
+    let with = |extent: i64| -> Bindings { free.iter().map(|name| (name.clone(), extent)).chain(given.clone()).collect() };
+    let powers = std::iter::successors(Some(1), |extent| Some(extent * 2)).take_while(|&extent| extent <= MOST_SHOWN);
+    powers.map(with).find(|dims| grouped.bind(dims).is_ok()).unwrap_or_else(|| with(1))
 }
 
 /// The machine whose rates predictions are made with: this one where `egret hw` measured it. Kernels are chosen by the rates of
@@ -94,6 +108,15 @@ mod tests {
         assert!((few.nodes_us.iter().sum::<f64>() - few.total_us).abs() < 1e-9);
         let (many, _) = predicted(text, &[("N", 1000)]);
         assert!(many.total_us > 10.0 * few.total_us, "{} {}", many.total_us, few.total_us);
+    }
+
+    #[test]
+    fn extents_are_shown_with_which_the_graph_runs() {
+        let text = "graph g(x: f32[N, H], y: f32[N, M]) { a = slice[start=[0, 6], shape=[N, 2], step=[1, 1]](x) return a, y }";
+        let graph = egret::parse_text("test", text).unwrap();
+        let free: Vec<Arc<str>> = ["N", "H", "M"].map(Arc::from).to_vec();
+        let shown = shown(&graph, &[("M".into(), 3)].into(), &free);
+        assert_eq!(shown, [("N".into(), 8), ("H".into(), 8), ("M".into(), 3)].into());
     }
 
     #[test]

@@ -10,7 +10,7 @@
 
 use super::inputs::{self, Declared, Given, did_you_mean};
 use super::options::{CompileOptions, DimOptions, FreezeOptions, InputOptions};
-use super::predicted::Predicted;
+use super::predicted::{self, Predicted};
 use super::progress::{Built, Progress};
 use super::{freeze, report};
 use egret::passes::Report;
@@ -202,7 +202,7 @@ impl Ready {
             return Ok((self.as_compiled(artifact, fuse)?, None));
         }
         let Built { compiled, grouped, .. } = self.built(&self.compiler(fuse), progress)?;
-        let predicted = Predicted::of(&grouped, &self.extents())?;
+        let predicted = Predicted::of(&grouped, &self.extents(&grouped))?;
         Ok((Rc::new(Artifact::of(&compiled)?), Some(predicted)))
     }
 
@@ -219,10 +219,9 @@ impl Ready {
         Ok(built)
     }
 
-    /// The extents of all free dimensions; one that was left free is shown as 1.
-    pub fn extents(&self) -> Bindings {
-        let free = inputs::free_dims(&self.declared).into_iter().map(|name| (name, 1));
-        free.chain(self.dims.clone()).collect()
+    /// The extents of all free dimensions; those that were left free are [`shown`](predicted::shown) with.
+    pub fn extents(&self, grouped: &Graph) -> Bindings {
+        predicted::shown(grouped, &self.dims, &inputs::free_dims(&self.declared))
     }
 
     /// The weakest class of the rules that were applied to whatever was compiled so far.
@@ -249,13 +248,17 @@ impl Ready {
 
     /// The tensors to run on, in the order of the model's inputs: those given, or pseudo-random ones.
     pub fn inputs(&self, session: &Session) -> Result<Vec<Tensor>, Error> {
+        self.inputs_of(session, &self.dims)
+    }
+
+    /// The same, the pseudo-random ones of these extents.
+    pub fn inputs_of(&self, session: &Session, dims: &Bindings) -> Result<Vec<Tensor>, Error> {
         if let Some(given) = &self.given {
             return Ok(given.iter().map(|given| given.tensor.clone()).collect());
         }
         let symbols = &session.plan().symbols;
-        let extents = self.extents();
-        let dims: Vec<(&str, i64)> = extents.iter().map(|(name, extent)| (&**name, *extent)).collect();
-        let free: Vec<(&str, i64)> = dims.into_iter().filter(|(name, _)| symbols.iter().any(|symbol| symbol == name)).collect();
+        let all = dims.iter().map(|(name, extent)| (&**name, *extent));
+        let free: Vec<(&str, i64)> = all.filter(|(name, _)| symbols.iter().any(|symbol| symbol == name)).collect();
         Ok(session.random_inputs(self.seed, &free)?)
     }
 
@@ -271,8 +274,13 @@ impl Ready {
 
     /// The free dimensions and their extents.
     pub fn dims(&self) -> BTreeMap<String, i64> {
-        self.dims.iter().map(|(name, extent)| (name.to_string(), *extent)).collect()
+        named(&self.dims)
     }
+}
+
+/// Extents under their names, as reports hold them.
+pub fn named(dims: &Bindings) -> BTreeMap<String, i64> {
+    dims.iter().map(|(name, extent)| (name.to_string(), *extent)).collect()
 }
 
 /// Refuses to compile for another machine what is to be run on this one.
