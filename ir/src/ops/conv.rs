@@ -1,7 +1,6 @@
 //! `conv`: cross-correlation over the spatial axes.
 
 use crate::attr::{Algorithm, Layout};
-use crate::dim::Dim;
 use crate::op::Inferred;
 use crate::ops::check;
 use crate::ops::number::Number;
@@ -24,36 +23,18 @@ pub fn infer(
     operands: &[&TensorType],
 ) -> Inferred {
     let [x, w] = [operands[0], operands[1]];
-    let (window, outputs, inputs) = weights(stride, pad, dilation, *layout, x, w)?;
+    let (window, channels_of_w) = window::of_weights(stride, pad, dilation, *layout, x, w)?;
+    let [outputs, inputs] = match (layout, channels_of_w) {
+        (Layout::First, [outputs, inputs]) | (Layout::Last, [inputs, outputs]) => [outputs, inputs],
+    };
     let (channels, spatial) = window::image(x, window.axes(), *layout)?;
     let group = window::groups(*group)?;
-    check::agree("the channels and group * the weights' input channels", channels, &(inputs * group))?;
+    check::agree("the channels and group * the weights' input channels", channels, &(inputs.clone() * group))?;
     if !outputs.modulo(&group.into()).is(0) {
         return Err(format!("expects output channels that {group} groups divide, found weights {w}"));
     }
     let counts = spatial.iter().enumerate().map(|(a, d)| window.count(a, d, false)).collect::<Result<_, _>>()?;
-    Ok(vec![window::image_type(x, outputs, counts, *layout)])
-}
-
-/// The windows, and the weights' output channels and input channels per group.
-fn weights(
-    stride: &[usize],
-    pad: &[i64],
-    dilation: &[usize],
-    layout: Layout,
-    x: &TensorType,
-    w: &TensorType,
-) -> Result<(Window, Dim, Dim), String> {
-    check::number("x", x)?;
-    check::same_dtype("w", w, x)?;
-    let axes = stride.len();
-    check::rank("w", w, axes + 2)?;
-    let (kernel, outputs, inputs) = match layout {
-        Layout::First => (&w.dims[2..], &w.dims[0], &w.dims[1]),
-        Layout::Last => (&w.dims[..axes], &w.dims[axes + 1], &w.dims[axes]),
-    };
-    let kernel = kernel.iter().map(|k| check::fixed("the kernel's extent", k)).collect::<Result<Vec<_>, _>>()?;
-    Ok((Window::new(&kernel, stride, pad, dilation)?, outputs.clone(), inputs.clone()))
+    Ok(vec![window::image_type(x, outputs.clone(), counts, *layout)])
 }
 
 /// Sums over the input channels, then over the kernel, in f64 for floats.
@@ -68,7 +49,8 @@ pub fn eval(
     results: &[TensorType],
 ) -> Result<Vec<Tensor>, String> {
     let [x, w] = [operands[0], operands[1]];
-    let (window, ..) = weights(stride, pad, dilation, *layout, &x.ty(), &w.ty())?;
+    let (x_type, w_type) = (x.ty(), w.ty());
+    let (window, _) = window::of_weights(stride, pad, dilation, *layout, &x_type, &w_type)?;
     let shape = window::shape_first(&check::allocatable(&results[0])?, *layout);
     let axes = window.axes();
     let w = match layout {

@@ -24,43 +24,22 @@ pub fn infer(
     operands: &[&TensorType],
 ) -> Inferred {
     let [x, w] = [operands[0], operands[1]];
-    let (window, inputs, outputs) = weights(stride, pad, dilation, *layout, x, w)?;
+    let (window, [inputs, outputs]) = window::of_weights(stride, pad, dilation, *layout, x, w)?;
     check::per_axis("output_pad", output_pad, window.axes())?;
     check::extents("output_pad", &output_pad.iter().map(|&p| Dim::from(p)).collect::<Vec<_>>())?;
     let (channels, spatial) = window::image(x, window.axes(), *layout)?;
     let group = window::groups(*group)?;
-    let channels = check::agree("the channels of `x` and the weights' input channels", channels, &inputs)?;
+    let channels = check::agree("the channels of `x` and the weights' input channels", channels, inputs)?;
     if !channels.modulo(&group.into()).is(0) {
         return Err(format!("expects channels that {group} groups divide, found {x}"));
     }
     let spans = spatial.iter().enumerate().map(|(a, d)| span(&window, a, d, output_pad[a])).collect();
-    Ok(vec![window::image_type(x, outputs * group, spans, *layout)])
+    Ok(vec![window::image_type(x, outputs.clone() * group, spans, *layout)])
 }
 
 /// The extent that the windows of `input` positions cover: `(input - 1)*stride + reach - low - high + output_pad`.
 fn span(window: &Window, axis: usize, input: &Dim, output_pad: usize) -> Dim {
     (input.clone() - 1) * window.stride[axis] + window.reach(axis) - window.low[axis] - window.high[axis] + output_pad
-}
-
-/// The windows, and the weights' input channels and output channels per group.
-fn weights(
-    stride: &[usize],
-    pad: &[i64],
-    dilation: &[usize],
-    layout: Layout,
-    x: &TensorType,
-    w: &TensorType,
-) -> Result<(Window, Dim, Dim), String> {
-    check::number("x", x)?;
-    check::same_dtype("w", w, x)?;
-    let axes = stride.len();
-    check::rank("w", w, axes + 2)?;
-    let (kernel, inputs, outputs) = match layout {
-        Layout::First => (&w.dims[2..], &w.dims[0], &w.dims[1]),
-        Layout::Last => (&w.dims[..axes], &w.dims[axes], &w.dims[axes + 1]),
-    };
-    let kernel = kernel.iter().map(|k| check::fixed("the kernel's extent", k)).collect::<Result<Vec<_>, _>>()?;
-    Ok((Window::new(&kernel, stride, pad, dilation)?, inputs.clone(), outputs.clone()))
 }
 
 /// Every input element times every weight is added where the window's element lands; in f64 for floats.
@@ -75,7 +54,8 @@ pub fn eval(
     results: &[TensorType],
 ) -> Result<Vec<Tensor>, String> {
     let [x, w] = [operands[0], operands[1]];
-    let (window, ..) = weights(stride, pad, dilation, *layout, &x.ty(), &w.ty())?;
+    let (x_type, w_type) = (x.ty(), w.ty());
+    let (window, _) = window::of_weights(stride, pad, dilation, *layout, &x_type, &w_type)?;
     let shape = window::shape_first(&check::allocatable(&results[0])?, *layout);
     let axes = window.axes();
     let w = match layout {

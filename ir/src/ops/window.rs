@@ -119,6 +119,31 @@ pub fn image_type(x: &TensorType, channels: Dim, spatial: Vec<Dim>, layout: Layo
     TensorType { dtype: x.dtype, dims }
 }
 
+/// The windows of a convolution, and the two extents of its weights that are numbers of channels, in the order they lie in:
+/// before the window for the layout `first`, behind it for `last`.
+///
+/// # Errors
+/// When the operands and attributes do not fit each other.
+pub fn of_weights<'w>(
+    stride: &[usize],
+    pad: &[i64],
+    dilation: &[usize],
+    layout: Layout,
+    x: &TensorType,
+    w: &'w TensorType,
+) -> Result<(Window, [&'w Dim; 2]), String> {
+    check::number("x", x)?;
+    check::same_dtype("w", w, x)?;
+    let axes = stride.len();
+    check::rank("w", w, axes + 2)?;
+    let (kernel, channels) = match layout {
+        Layout::First => (&w.dims[2..], [&w.dims[0], &w.dims[1]]),
+        Layout::Last => (&w.dims[..axes], [&w.dims[axes], &w.dims[axes + 1]]),
+    };
+    let kernel = kernel.iter().map(|k| check::fixed("the kernel's extent", k)).collect::<Result<Vec<_>, _>>()?;
+    Ok((Window::new(&kernel, stride, pad, dilation)?, channels))
+}
+
 /// The result type of a pooling.
 ///
 /// # Errors
