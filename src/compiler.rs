@@ -137,7 +137,11 @@ impl Compiler {
     /// [`Error::File`] if it cannot be read, [`Error::Unsupported`] with all problems if it cannot be compiled,
     /// [`Error::Usage`] if the target or a dimension does not exist.
     pub fn compile(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
-        self.compile_graph(&self.import(path)?.graph)
+        let import = self.import(path)?;
+        let grouped = self.optimise(&import.graph)?;
+        // Weights of the model that were brought into another order need no memory while those are packed.
+        drop(import);
+        self.generate(&grouped)
     }
 
     /// Compiles a graph.

@@ -5,7 +5,7 @@
 //! of the file that it links to: model caches keep both the model and its weights as links into one folder).
 
 use crate::error::FileError;
-use crate::model::map;
+use crate::mapped::Contents;
 use bytes::Bytes;
 use onnx_protobuf::TensorProto;
 use std::cell::RefCell;
@@ -17,7 +17,7 @@ pub(crate) struct External {
     model: PathBuf,
     /// Whether the model came from this path, and not from memory.
     on_disk: bool,
-    files: RefCell<HashMap<String, Bytes>>,
+    files: RefCell<HashMap<String, Contents>>,
 }
 
 impl External {
@@ -63,11 +63,11 @@ impl External {
                 "the file beside the model is cut off; copy it again",
             )
         })?;
-        Ok(file.slice(offset..end))
+        Ok(file.part(offset..end))
     }
 
     /// A mapped file; on failure the path, what was found, and what to do.
-    fn file(&self, location: &str) -> Result<Bytes, (PathBuf, String, &'static str)> {
+    fn file(&self, location: &str) -> Result<Contents, (PathBuf, String, &'static str)> {
         if let Some(bytes) = self.files.borrow().get(location) {
             return Ok(bytes.clone());
         }
@@ -98,9 +98,9 @@ impl External {
                 "replace the link by the file",
             ));
         }
-        let bytes = map(&real).map_err(|found| (path, found, missing))?;
-        self.files.borrow_mut().insert(location.to_string(), bytes.clone());
-        Ok(bytes)
+        let contents = Contents::map(&real).map_err(|found| (path, found, missing))?;
+        self.files.borrow_mut().insert(location.to_string(), contents.clone());
+        Ok(contents)
     }
 }
 

@@ -36,6 +36,7 @@ mod external;
 mod import;
 mod inputs;
 pub mod limits;
+mod mapped;
 mod model;
 mod ops;
 mod order;

@@ -5,13 +5,12 @@
 
 use crate::error::FileError;
 use crate::external::External;
+use crate::mapped::Contents;
 use crate::scan::{self, Blob};
 use bytes::Bytes;
 use egret_ir::{DType, Element, Tensor};
-use memmap2::Mmap;
 use onnx_protobuf::tensor_proto::DataLocation;
 use onnx_protobuf::{Message, ModelProto, TensorProto};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 const NOT_A_MODEL: &str = "an ONNX model is expected; if this is one, copy or export it again";
@@ -21,7 +20,7 @@ pub(crate) struct Model {
     /// The messages; `raw_data` fields hold [`Blob`]s.
     pub(crate) proto: ModelProto,
     path: PathBuf,
-    file: Bytes,
+    file: Contents,
     external: External,
 }
 
@@ -37,16 +36,16 @@ pub(crate) enum TensorError {
 impl Model {
     /// Maps and reads a file.
     pub(crate) fn open(path: &Path) -> Result<Model, FileError> {
-        let bytes = map(path).map_err(|found| FileError { path: path.into(), found, help: "an ONNX model is expected".into() })?;
-        Model::read(path, bytes, External::beside(path))
+        let file = Contents::map(path).map_err(|found| FileError { path: path.into(), found, help: "an ONNX model is expected".into() })?;
+        Model::read(path, file, External::beside(path))
     }
 
     /// Reads a model from memory; `path` stands in messages, and external data is not looked for.
     pub(crate) fn from_bytes(path: &Path, bytes: Bytes) -> Result<Model, FileError> {
-        Model::read(path, bytes, External::none(path))
+        Model::read(path, Contents::Memory(bytes), External::none(path))
     }
 
-    fn read(path: &Path, file: Bytes, external: External) -> Result<Model, FileError> {
+    fn read(path: &Path, file: Contents, external: External) -> Result<Model, FileError> {
         let bad = |found: String| FileError { path: path.into(), found, help: NOT_A_MODEL.into() };
         if file.is_empty() {
             return Err(bad("the file is empty".into()));
@@ -73,7 +72,7 @@ impl Model {
     fn blob(&self, blob: Blob) -> Option<Bytes> {
         let start = usize::try_from(blob.offset).ok()?;
         let end = start.checked_add(usize::try_from(blob.length).ok()?)?;
-        (end <= self.file.len()).then(|| self.file.slice(start..end))
+        (end <= self.file.len()).then(|| self.file.part(start..end))
     }
 }
 
@@ -117,20 +116,6 @@ pub(crate) fn tensor_file(path: &Path) -> Result<Tensor, TensorError> {
 fn damaged(path: &Path, proto: &TensorProto, found: &str) -> TensorError {
     let help = "the model is damaged or was written wrongly; copy or export it again".into();
     TensorError::File(FileError { path: path.into(), found: format!("tensor `{}`: {found}", proto.name), help })
-}
-
-/// A file as bytes that are read when they are used.
-pub(crate) fn map(path: &Path) -> Result<Bytes, String> {
-    let cannot = |e: std::io::Error| format!("cannot be read: {e}");
-    let file = File::open(path).map_err(cannot)?;
-    if !file.metadata().map_err(cannot)?.is_file() {
-        return Err("is not a file".to_string());
-    }
-    // SAFETY: the mapping is private and read-only, and all access goes through `&[u8]` of the whole file. As with every
-    // mapped file, whoever shortens or rewrites it while the compiler runs changes what is read; nothing here relies on two
-    // reads giving the same bytes: the outline is a copy, and weights are plain numbers.
-    let mapped = unsafe { Mmap::map(&file) }.map_err(cannot)?;
-    Ok(Bytes::from_owner(mapped))
 }
 
 /// The element type of an ONNX number, or a sentence on why there is none.

@@ -8,7 +8,7 @@
 //! `--timings` adds where the time went, phase by phase, and the most memory that was in use.
 
 use super::options::{CompileOptions, rules_words};
-use super::progress::{Built, Progress, Timings};
+use super::progress::{Progress, Timings};
 use super::table::{Align, bytes, columns, plural};
 use super::{report, source};
 use clap::ValueEnum;
@@ -71,7 +71,10 @@ pub fn run(args: Args) -> Result<(), Error> {
     let graph = source::graph(&args.model, &compiler, &args.compile.free, &args.compile.freeze)?.ok_or_else(already_compiled)?;
     let Some(emit) = args.emit else {
         let path = args.output.unwrap_or_else(|| named_after(&args.model, "egret"));
-        let Built { compiled, reports, .. } = progress.compile(&compiler, &graph)?;
+        let (grouped, reports) = progress.optimise(&compiler, &graph)?;
+        // Weights of the model that were brought into another order need no memory while those are packed.
+        drop(graph);
+        let compiled = progress.generate(&compiler, &grouped)?;
         progress.phase("Packing and writing");
         compiled.write(&path)?;
         let timings = progress.finish();

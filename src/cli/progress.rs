@@ -96,11 +96,22 @@ impl Progress {
         self.bar.set_message(phase);
     }
 
-    /// Compiles a graph and shows how far it is.
+    /// Optimises a graph and generates code, showing what is done.
     pub fn compile(&self, compiler: &Compiler, graph: &Graph) -> Result<Built, Error> {
+        let (grouped, reports) = self.optimise(compiler, graph)?;
+        Ok(Built { compiled: self.generate(compiler, &grouped)?, grouped, reports })
+    }
+
+    /// The graph of kernels, and what the passes said.
+    pub fn optimise(&self, compiler: &Compiler, graph: &Graph) -> Result<(Graph, Vec<Report>), Error> {
         self.phase("Optimising");
         let (grouped, reports) = compiler.optimise_in(graph, &compiler.context()?)?;
         self.timings.borrow_mut().passes.extend(reports.iter().map(|pass| (pass.pass, pass.time)));
+        Ok((grouped, reports))
+    }
+
+    /// The code of a graph of kernels.
+    pub fn generate(&self, compiler: &Compiler, grouped: &Graph) -> Result<Compiled, Error> {
         let report = |stage, done, total| {
             let (phase, what) = match stage {
                 Stage::Lower => ("Lowering", "values"),
@@ -109,7 +120,7 @@ impl Progress {
             self.phase(phase);
             self.bar.set_prefix(format!("{done}/{total} {what}"));
         };
-        Ok(Built { compiled: compiler.generate_with(&grouped, &report)?, grouped, reports })
+        compiler.generate_with(grouped, &report)
     }
 }
 
