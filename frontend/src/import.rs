@@ -387,12 +387,14 @@ impl<'m> Importer<'m> {
             return Err(fault(Code::Operand, format!("`{}` does not take an input {input} (counted from 0)", node.op_type), help));
         }
         for name in site.ignored_attributes() {
-            if opset > NEWEST_OPSET {
-                return Err(fault(
-                    Code::Attribute,
-                    format!("attribute `{name}` of `{}` is not known, and may change what it means", node.op_type),
-                    NEWER,
-                ));
+            let help = match domain(&node.domain) {
+                _ if opset > NEWEST_OPSET => Some(NEWER),
+                "" => None,
+                _ => Some("change the operator in the model before the export"),
+            };
+            if let Some(help) = help {
+                let message = format!("attribute `{name}` of `{}` is not known, and may change what it means", node.op_type);
+                return Err(fault(Code::Attribute, message, help));
             }
             if self.warned.insert((node.op_type.clone(), name.to_string())) {
                 self.warnings.push(Warning {

@@ -12,6 +12,15 @@ pub(crate) mod quantize;
 /// What masks add where they hide, unless the node says otherwise.
 const HIDDEN: f64 = -10000.0;
 
+/// Refuses an integer attribute whose value is none of `plain`, those that leave the operator as it is here; the first is the default.
+fn only(n: &Site, name: &str, plain: &[i64]) -> Result<(), Stop> {
+    let found = n.int_or(name, plain[0])?;
+    match plain.contains(&found) {
+        true => Ok(()),
+        false => Err(n.refused(name, found, format!("`{}` with `{name}` {found} is not supported", n.operator))),
+    }
+}
+
 fn with_bias(n: &mut Site, x: ValueId, bias: Option<ValueId>) -> Result<ValueId, Stop> {
     match bias {
         Some(bias) => n.op(Op::add, &[x, bias]),
@@ -210,14 +219,27 @@ pub(crate) fn attention(n: &mut Site) -> Outcome {
             "export the model without a cache",
         ));
     }
+    // What a cache that is shared between calls would need; there is none.
+    n.without_effect(&["past_present_share_buffer"]);
+    only(n, "do_rotary", &[0])?;
     let product = n.op(Op::matmul, &[x, w])?;
     let product = with_bias(n, product, bias)?;
+    same_widths(n, product)?;
     of_product(n, product, mask, added)
+}
+
+/// Refuses values that are narrower or wider than the queries.
+fn same_widths(n: &Site, product: ValueId) -> Result<(), Stop> {
+    let Some(widths) = n.ints("qkv_hidden_sizes")? else { return Ok(()) };
+    let third = n.dims(product).last().map(|width| width.floor_div(&Dim::from(3)));
+    match widths.iter().all(|&width| third == Some(Dim::from(width))) {
+        true => Ok(()),
+        false => Err(n.refused("qkv_hidden_sizes", format!("{widths:?}"), "`Attention` of com.microsoft with several widths is not supported")),
+    }
 }
 
 /// Attention of queries, keys and values that stand side by side: [b, s, 3*h*d] -> [b, s, h*d]
 fn of_product(n: &mut Site, product: ValueId, mask: Option<ValueId>, added: Option<ValueId>) -> Outcome {
-    n.without_effect(&["mask_filter_value"]);
     let count = head_count(n, "num_heads")?;
     n.of_rank(product, 3, "queries, keys and values")?;
     let width = n.dims(product)[2].floor_div(&Dim::from(3));
@@ -226,6 +248,7 @@ fn of_product(n: &mut Site, product: ValueId, mask: Option<ValueId>, added: Opti
         let part = n.slice(product, 2, width.clone() * i, width.clone())?;
         parts.push(split(n, part, &count)?);
     }
+    n.has("mask_filter_value");
     let mask = mask.map(|mask| padding_mask(n, mask, parts[0])).transpose()?;
     let mask = both(n, mask, added)?;
     let meeting = Meeting::new(n, parts[0], mask)?;
@@ -244,6 +267,7 @@ fn split(n: &mut Site, x: ValueId, count: &Dim) -> Result<ValueId, Stop> {
 
 /// What is added to the scores: where the mask [b, s] (or [b, q, s]) is 0, a large negative number.
 fn padding_mask(n: &mut Site, mask: ValueId, q: ValueId) -> Result<ValueId, Stop> {
+    let hidden = n.float_or("mask_filter_value", HIDDEN)?;
     let mut dims = n.dims(mask);
     match dims.len() {
         2 => dims.splice(1..1, [Dim::ONE, Dim::ONE]).for_each(drop),
@@ -253,7 +277,7 @@ fn padding_mask(n: &mut Site, mask: ValueId, q: ValueId) -> Result<ValueId, Stop
     let mask = n.reshape(mask, dims)?;
     let hides = n.with_number(Op::eq, mask, 0.0)?;
     let dtype = n.dtype(q);
-    let (hidden, zero) = (n.scalar(HIDDEN, dtype), n.scalar(0.0, dtype));
+    let (hidden, zero) = (n.scalar(hidden, dtype), n.scalar(0.0, dtype));
     n.op(Op::select, &[hides, hidden, zero])
 }
 
@@ -269,7 +293,6 @@ pub(crate) fn multi_head_attention(n: &mut Site) -> Outcome {
     let (q, k, v) = (n.input(0)?, n.input(1)?, n.input(2)?);
     let (bias, mask, added) = (n.optional(3), n.optional(4), n.optional(5));
     let past = [n.optional(6), n.optional(7)];
-    n.without_effect(&["mask_filter_value"]);
     let mut parts = vec![];
     let mut start = Dim::ZERO;
     for part in [q, k, v] {
@@ -289,6 +312,7 @@ pub(crate) fn multi_head_attention(n: &mut Site) -> Outcome {
             *part = n.concat(&[past, *part], 2)?;
         }
     }
+    n.has("mask_filter_value");
     let mask = mask.map(|mask| padding_mask(n, mask, parts[0])).transpose()?;
     let mask = both(n, mask, added)?;
     let meeting = Meeting::new(n, parts[0], mask)?;
@@ -301,7 +325,11 @@ pub(crate) fn rotary_embedding(n: &mut Site) -> Outcome {
     let (x, positions) = (n.input(0)?, n.input(1)?);
     let tables = [n.input(2)?, n.input(3)?];
     let interleaved = n.flag("interleaved")?;
-    n.without_effect(&["scale", "is_packed_batching"]);
+    only(n, "is_packed_batching", &[0])?;
+    let scale = n.float_or("scale", 1.0)?;
+    if scale != 1.0 {
+        return Err(n.refused("scale", scale, format!("`RotaryEmbedding` of com.microsoft with `scale` {scale} is not supported")));
+    }
     let dims = n.dims(x);
     let flat = dims.len() == 3;
     let half = n.dims(tables[0]).get(1).cloned().unwrap_or(Dim::ONE);

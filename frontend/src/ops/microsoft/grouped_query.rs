@@ -8,7 +8,7 @@
 //! Member `b` of the batch has `seqlens_k[b] + 1` keys, the new ones included. The new ones are written behind those it had, at
 //! `start = max(seqlens_k[b] + 1 - s, 0)`, and query `i`, which stands at `start + i`, sees the keys up to its own place.
 
-use super::turned_by;
+use super::{only, turned_by};
 use crate::error::Code;
 use crate::ops::attention::{Scores, by_parts, composed, head_count, merged, repeated};
 use crate::ops::state::{scale, written};
@@ -40,14 +40,18 @@ fn refuse_variants(n: &mut Site) -> Result<(), Stop> {
         let message = format!("the scores as an output of `{}` are not supported", n.operator);
         return Err(fault(Code::Operand, message, "export the model without them"));
     }
-    for (name, plain) in [("smooth_softmax", &[0, -1][..]), ("qk_output", &[0]), ("kv_cache_bit_width", &[0, 8, 16, 32]), ("causal", &[1])]
-    {
-        let found = n.int_or(name, plain[0])?;
-        if !plain.contains(&found) {
-            return Err(n.refused(name, found, format!("`{}` with `{name}` {found} is not supported", n.operator)));
-        }
+    let switches = [
+        ("smooth_softmax", &[0, -1][..]),
+        ("qk_output", &[0]),
+        ("kv_cache_bit_width", &[0, 8, 16, 32]),
+        ("causal", &[1]),
+        ("sliding_window_cache", &[0]),
+    ];
+    switches.iter().try_for_each(|(name, plain)| only(n, name, plain))?;
+    for name in ["k_quant_type", "v_quant_type"] {
+        n.word(name, "NONE", &[("NONE", ())])?;
     }
-    n.without_effect(&["qk_norm_epsilon", "k_quant_type", "v_quant_type", "sliding_window_cache"]);
+    n.without_effect(&["qk_norm_epsilon"]); // Normalised queries and keys are refused above.
     Ok(())
 }
 
