@@ -7,6 +7,7 @@ use crate::error::Error;
 use egret_codegen::Compiled;
 use egret_ir::{Dim, TensorType};
 use egret_runtime::artifact::Header;
+use egret_runtime::gpu::Image;
 use egret_runtime::plan::{Plan, Port, Size, SizeOp};
 use egret_runtime::{Options, Session, TargetInfo, WeightsCheck};
 use std::path::Path;
@@ -76,19 +77,42 @@ impl Artifact {
         Ok(Session::from_artifact(self.inner.clone(), options)?)
     }
 
-    /// What it does: inputs, outputs, kernels, the order of their calls.
+    /// What it does: inputs, outputs, kernels, the order of their calls; of several programs the first.
     pub fn plan(&self) -> &Plan {
         self.inner.plan()
     }
 
-    /// Target, sections and hashes.
+    /// The same of a program, by its number in the [header](Artifact::header).
+    ///
+    /// # Panics
+    ///
+    /// If there are not so many programs.
+    pub fn plan_of(&self, program: usize) -> &Plan {
+        self.inner.plan_of(program)
+    }
+
+    /// The code of a program for a GPU, by its number; `None` for a processor.
+    ///
+    /// # Panics
+    ///
+    /// If there are not so many programs.
+    pub fn image_of(&self, program: usize) -> Option<&Image> {
+        self.inner.image_of(program)
+    }
+
+    /// Targets, sections and hashes.
     pub fn header(&self) -> &Header {
         self.inner.header()
     }
 
-    /// The processor that the code is for.
+    /// What the code of the first program is for.
     pub fn target(&self) -> &TargetInfo {
-        &self.header().target
+        &self.header().programs[0].target
+    }
+
+    /// What there is code for.
+    pub fn targets(&self) -> impl Iterator<Item = &TargetInfo> {
+        self.inner.targets()
     }
 
     /// Whether some kernel does the work of several ops.

@@ -80,7 +80,8 @@ impl Compiler {
         self
     }
 
-    /// Chooses the processor: `native`, a level such as `x86-64-v3`, or a name that LLVM knows. See [`Target`].
+    /// Chooses the processor: `native`, a level such as `x86-64-v3`, or a name that LLVM knows; or a GPU, `cuda:sm_80`. See [`Target`].
+    /// Several, with commas between them, become one artifact with code for each: `native,cuda:sm_80`.
     pub fn target(mut self, name: &str) -> Compiler {
         self.target = name.to_string();
         self
@@ -138,10 +139,10 @@ impl Compiler {
     /// [`Error::Usage`] if the target or a dimension does not exist.
     pub fn compile(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
         let import = self.import(path)?;
-        let grouped = self.optimise(&import.graph)?;
+        let optimised = self.optimise_all(&import.graph)?;
         // Weights of the model that were brought into another order need no memory while those are packed.
         drop(import);
-        self.generate(&grouped)
+        Artifact::of(&self.generate_all(&optimised, &|_, _, _| {})?)
     }
 
     /// Compiles a graph.
@@ -150,7 +151,7 @@ impl Compiler {
     ///
     /// [`Error::Unsupported`] if it cannot be compiled, [`Error::Usage`] if the target does not exist.
     pub fn compile_graph(&self, graph: &Graph) -> Result<Artifact, Error> {
-        self.generate(&self.optimise(graph)?)
+        Artifact::of(&self.generate_all(&self.optimise_all(graph)?, &|_, _, _| {})?)
     }
 
     /// Step 1: reads an ONNX model as a graph, with the dimensions fixed that were chosen.
@@ -174,7 +175,7 @@ impl Compiler {
         if self.values.is_empty() { Ok(bound) } else { bound.freeze(&self.values).map_err(Error::Usage) }
     }
 
-    /// Step 2: rewrites a graph and groups its ops into kernels.
+    /// Step 2: rewrites a graph and groups its ops into kernels, for the first of the targets.
     ///
     /// # Errors
     ///
@@ -192,6 +193,24 @@ impl Compiler {
         self.passes()?.run(graph, context, |_, _| ()).map_err(Error::Unsupported)
     }
 
+    /// Step 2 for each target: processors are grouped alike, and so are GPUs.
+    ///
+    /// # Errors
+    ///
+    /// As [`optimise`](Compiler::optimise), and [`Error::Usage`] if a target does not exist.
+    pub fn optimise_all(&self, graph: &Graph) -> Result<Vec<Optimised>, Error> {
+        let mut all: Vec<Optimised> = vec![];
+        for target in self.chosen_targets()? {
+            let alike = all.iter().find(|one| one.target.is_cuda() == target.is_cuda());
+            let (graph, reports) = match alike {
+                Some(one) => (one.graph.clone(), vec![]),
+                None => self.optimise_in(graph, &self.context_for(&target)?)?,
+            };
+            all.push(Optimised { target, graph, reports });
+        }
+        Ok(all)
+    }
+
     /// The passes that a graph goes through.
     ///
     /// # Errors
@@ -204,14 +223,18 @@ impl Compiler {
         }
     }
 
-    /// What passes may know: the rules that were chosen.
+    /// What passes may know: the rules that were chosen, for the first of the targets.
     ///
     /// # Errors
     ///
     /// [`Error::Usage`] if there is no rule, family or optional pass of a name, with those that are near.
     pub fn context(&self) -> Result<Context, Error> {
+        self.context_for(&self.chosen_target()?)
+    }
+
+    fn context_for(&self, target: &Target) -> Result<Context, Error> {
         // Winograd's algorithm has no form for GPUs.
-        let exact_conv = self.exact_conv || self.chosen_target()?.is_cuda();
+        let exact_conv = self.exact_conv || target.is_cuda();
         let mut context = Context { class: self.class, exact_conv, rules: self.rules.clone(), ..Context::default() };
         context.limit = self.limit.map_or_else(Limit::default, Limit::of);
         for name in &self.disabled {
@@ -244,11 +267,11 @@ impl Compiler {
         )))
     }
 
-    /// Step 3: generates code for a graph of kernels.
+    /// Step 3: generates code for a graph of kernels, for the first of the targets.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] names the value that has no kernel, [`Error::Usage`] if the target does not exist or is a GPU.
+    /// [`Error::Unsupported`] names the value that has no kernel, [`Error::Usage`] if the target does not exist.
     pub fn generate(&self, grouped: &Graph) -> Result<Artifact, Error> {
         Artifact::of(&self.generate_with(grouped, &|_, _, _| {})?)
     }
@@ -261,21 +284,58 @@ impl Compiler {
     /// As [`generate`](Compiler::generate).
     pub fn generate_with(&self, grouped: &Graph, progress: &dyn Fn(Stage, usize, usize)) -> Result<Compiled, Error> {
         let options = Options { threads: egret_runtime::default_threads(), progress };
-        let target = self.chosen_target()?;
-        if target.is_cuda() {
-            return Err(Error::Usage(format!("artifacts hold no code for GPUs yet; `{}` is for --emit ptx", target.name)));
-        }
-        Ok(egret_codegen::compile(grouped, &target, &options)?)
+        Ok(egret_codegen::compile(grouped, &self.chosen_target()?, &options)?)
     }
 
-    /// The processor that was chosen by name.
+    /// Step 3 for each target.
     ///
     /// # Errors
     ///
-    /// [`Error::Usage`] if there is none of this name.
-    pub fn chosen_target(&self) -> Result<Target, Error> {
-        Target::named(&self.target).map_err(|error| Error::Usage(error.to_string()))
+    /// As [`generate`](Compiler::generate).
+    pub fn generate_all(&self, optimised: &[Optimised], progress: &dyn Fn(Stage, usize, usize)) -> Result<Compiled, Error> {
+        let options = Options { threads: egret_runtime::default_threads(), progress };
+        let work: Vec<(&Graph, &Target)> = optimised.iter().map(|one| (&one.graph, &one.target)).collect();
+        Ok(egret_codegen::compile_all(&work, &options)?)
     }
+
+    /// The first of the targets.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] if one of the targets does not exist.
+    pub fn chosen_target(&self) -> Result<Target, Error> {
+        Ok(self.chosen_targets()?.swap_remove(0))
+    }
+
+    /// The processors and GPUs that were chosen by name, at least one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] if there is none of a name, or two names stand for the same.
+    pub fn chosen_targets(&self) -> Result<Vec<Target>, Error> {
+        let mut targets: Vec<Target> = vec![];
+        for name in self.target.split(',') {
+            let target = Target::named(name.trim()).map_err(|error| Error::Usage(error.to_string()))?;
+            if let Some(other) =
+                targets.iter().find(|other| (other.arch, other.cpu, &other.tune) == (target.arch, target.cpu, &target.tune))
+            {
+                return Err(Error::Usage(format!("the targets `{}` and `{}` are the same; name each once", other.name, name.trim())));
+            }
+            targets.push(target);
+        }
+        Ok(targets)
+    }
+}
+
+/// A graph of kernels for a target.
+#[derive(Clone, Debug)]
+pub struct Optimised {
+    /// The target.
+    pub target: Target,
+    /// The kernels.
+    pub graph: Graph,
+    /// What the passes said; nothing where a target before it is grouped alike.
+    pub reports: Vec<Report>,
 }
 
 /// How many names are offered for one that does not exist.

@@ -65,10 +65,16 @@ impl From<egret_frontend::ImportError> for Error {
 
 impl From<egret_codegen::Error> for Error {
     fn from(error: egret_codegen::Error) -> Error {
-        use egret_codegen::Error::{Artifact, Compile, Lower, Unbound};
+        use egret_codegen::Error::{Artifact, Compile, Cuda, Image, Lower, Unbound};
+        use egret_codegen::cuda::CudaError;
         match error {
             Lower { .. } | Unbound { .. } => Error::Unsupported(error.to_string()),
             Compile(error) => Error::Bug(error.to_string()),
+            Cuda(error) => match *error {
+                CudaError::Uncovered(_) => Error::Unsupported(error.to_string()),
+                CudaError::Compile(_) => Error::Bug(error.to_string()),
+            },
+            Image(_) => Error::Bug(error.to_string()),
             Artifact(error) => (*error).into(),
         }
     }

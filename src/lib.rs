@@ -73,14 +73,15 @@ pub mod hw;
 
 pub use artifact::Artifact;
 pub use case::{Tolerance, Verdict, run_case};
-pub use compiler::Compiler;
+pub use compiler::{Compiler, Optimised};
 pub use error::Error;
 pub use graph::{evaluate, from_ir, inputs_of, parse_file, parse_text, signature, to_ir};
 
 pub use egret_codegen::{self as codegen, Stage, Target};
 pub use egret_frontend::{Code, Explanation, Import, Summary, operators};
 pub use egret_ir::{self as ir, Bindings, DType, Dim, Graph, TensorType};
-pub use egret_runtime::artifact::Section;
+pub use egret_runtime::artifact::{ProgramHeader, Section};
+pub use egret_runtime::gpu;
 pub use egret_runtime::{Session, Tensor, TensorView, memory, npy, plan, profile};
 
 /// Passes, pipelines and rewrite rules: the crate `egret-passes`.

@@ -160,7 +160,8 @@ fn compile_shows_code_for_a_gpu() {
     let ran = check(&format!("compile {CNN} --target cuda:sm_80 --emit ptx"), &[".target sm_80", ".visible .entry k0("]);
     assert!(ran.out.contains("fma.rn.f32"), "{}", ran.out);
     fails("compile examples/models/digits_lstm.onnx --target cuda --emit ptx", 3, &["there is no PTX", "a recurrent layer"]);
-    fails(&format!("compile {CNN} --target cuda"), 2, &["--emit ptx"]);
+    fails(&format!("compile {CNN} --target native,cuda --emit ptx"), 2, &["one target"]);
+    fails(&format!("compile {CNN} --target cuda,cuda:sm_80"), 2, &["`cuda` and `cuda:sm_80` are the same"]);
     fails(&format!("compile {CNN} --target cuda --emit asm"), 2, &["--emit ptx"]);
     fails(&format!("compile {CNN} --emit ptx"), 2, &["--target cuda"]);
     fails(&format!("compile {CNN} --target cuda:sm_20 --emit ptx"), 2, &["cuda:sm_80"]);

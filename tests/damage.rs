@@ -89,23 +89,51 @@ fn models_vit() {
     damaged_models(MODELS[2]);
 }
 
-#[test]
-fn artifacts() {
+/// A model with code for these targets.
+fn compiled(targets: &str) -> egret::Artifact {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/models/digits_cnn.onnx");
-    let artifact = egret::Compiler::new().compile(model).unwrap();
+    egret::Compiler::new().target(targets).compile(model).unwrap()
+}
+
+fn damaged_artifacts(targets: &str) {
+    let artifact = compiled(targets);
     let whole = artifact.bytes();
     let mut random = Random(1);
     for i in 0..32 {
-        check("run", &format!("truncated-{i}.egret"), &truncated(whole, &mut random));
-        check("run", &format!("flipped-{i}.egret"), &flipped(whole, &mut random, whole.len(), 1));
-        check("run", &format!("swapped-{i}.egret"), &swapped(whole, &mut random, 4096));
+        check("run", &format!("{targets}-truncated-{i}.egret"), &truncated(whole, &mut random));
+        check("run", &format!("{targets}-flipped-{i}.egret"), &flipped(whole, &mut random, whole.len(), 1));
+        check("run", &format!("{targets}-swapped-{i}.egret"), &swapped(whole, &mut random, 4096));
+    }
+}
+
+#[test]
+fn artifacts() {
+    damaged_artifacts("native");
+}
+
+#[test]
+fn artifacts_with_code_for_a_gpu() {
+    damaged_artifacts("native,cuda:sm_80");
+}
+
+/// Code for a GPU is checked even where that for the processor is run.
+#[test]
+fn every_part_of_the_code_for_a_gpu_counts() {
+    let artifact = compiled("native,cuda:sm_80");
+    let program = &artifact.header().programs[1];
+    assert!(program.target.is_gpu() && artifact.image_of(1).is_some());
+    for section in [&program.manifest, &program.code] {
+        for at in (section.offset..section.offset + section.bytes).step_by(section.bytes as usize / 8 - 1) {
+            let mut bytes = artifact.bytes().to_vec();
+            bytes[at as usize] ^= 0x01;
+            check("run", &format!("gpu-{at}.egret"), &bytes);
+        }
     }
 }
 
 #[test]
 fn every_byte_of_the_header_counts() {
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/models/digits_cnn.onnx");
-    let artifact = egret::Compiler::new().compile(model).unwrap();
+    let artifact = compiled("native,cuda:sm_80");
     let whole = artifact.bytes();
     for at in (0..64).chain((64..4096).step_by(503)) {
         let mut bytes = whole.to_vec();

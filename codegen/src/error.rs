@@ -1,6 +1,7 @@
 //! What can go wrong between a grouped graph and an artifact.
 
 use crate::cpu::CompileError;
+use crate::cuda::CudaError;
 
 /// Why a graph did not become an artifact.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,12 @@ pub enum Error {
     /// The kernels did not become code.
     #[error(transparent)]
     Compile(Box<CompileError>),
+    /// The kernels did not become PTX.
+    #[error(transparent)]
+    Cuda(Box<CudaError>),
+    /// The PTX did not become the code of an artifact.
+    #[error("the code for a GPU cannot be written: {0}")]
+    Image(String),
     /// The artifact could not be written.
     #[error(transparent)]
     Artifact(Box<egret_runtime::Error>),
@@ -53,6 +60,12 @@ impl From<CannotLower> for Error {
 impl From<CompileError> for Error {
     fn from(e: CompileError) -> Error {
         Error::Compile(Box::new(e))
+    }
+}
+
+impl From<CudaError> for Error {
+    fn from(e: CudaError) -> Error {
+        Error::Cuda(Box::new(e))
     }
 }
 

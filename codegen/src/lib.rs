@@ -61,7 +61,7 @@ pub mod target;
 mod testing;
 pub mod winograd;
 
-pub use artifact::{Compiled, Options, Stage, compile};
+pub use artifact::{Compiled, Options, Stage, compile, compile_all};
 pub use error::Error;
 pub use interpret::run_interpreted;
 pub use target::Target;

@@ -1,15 +1,21 @@
-//! The file that ships: plan, code and weights of one compiled model.
+//! The file that ships: programs and weights of one compiled model.
 //!
 //! ```text
-//! byte 0        header     4 KiB: magic, format version, target, and where the sections are with their hashes
+//! byte 0        header     4 KiB: magic, format version, targets, and where the sections are with their hashes
 //! byte 4096     manifest   the Plan, in postcard form
-//! next page     code       position-independent machine code, mapped read and execute
+//! next page     code       of a processor: position-independent machine code, mapped read and execute;
+//!                          of a GPU: an Image, in postcard form
+//! ...                      manifest and code of the next target
 //! next page     weights    each tensor at a multiple of 64 bytes, mapped read-only, 64 bytes of slack at the end
 //! ```
 //!
+//! Each target has a program of its own, a plan with its code: processors and GPUs group ops and pack weights differently. They
+//! share one section of weights, in which whatever two of them read in the same order lies once.
+//!
 //! **Invariant.** The same plan, code, target and weights give the same bytes: nothing of time, path or machine gets in. And
-//! an [`Artifact`] that was opened is whole: its header, manifest and code have the hashes they were written with, its
-//! plan passed [`Plan::check`], and its weights were checked as [`WeightsCheck`] says; all before any of its code runs.
+//! an [`Artifact`] that was opened is whole: its header, manifests and code have the hashes they were written with, its
+//! plans passed [`Plan::check`] and its images [`Image::check`], all programs have the same inputs and outputs, and its weights
+//! were checked as [`WeightsCheck`] says; all before any of its code runs.
 //!
 //! # Two checks for weights
 //!
@@ -21,7 +27,8 @@
 
 use crate::cpu::{self, Code, HUGE_PAGE};
 use crate::error::{Error, FileProblem, Result};
-use crate::plan::{ALIGN, Plan, SLACK};
+use crate::gpu::Image;
+use crate::plan::{ALIGN, Plan, Port, SLACK};
 use crate::pool::default_threads;
 use crate::tensor::AlignedBytes;
 use memmap2::Mmap;
@@ -37,7 +44,7 @@ use std::sync::Arc;
 const MAGIC: [u8; 8] = *b"EGRET\0\x1a\n";
 
 /// Version of the file format, the plan and the kernel ABI together; a runtime reads exactly its own.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 
 /// Header length, and what code and weights are aligned to: the page size of the machines this runs on. Where
 /// pages are larger, the mapping begins earlier and the addresses still agree modulo 4 KiB.
@@ -49,15 +56,32 @@ const RECORD_LENGTH_AT: Range<usize> = 12..16;
 const HASH_AT: Range<usize> = 16..48;
 const RECORD_AT: usize = 48;
 
-/// The processor that code was compiled for.
+/// The processor or GPU that code was compiled for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetInfo {
-    /// Architecture, by Rust's name: `x86_64` or `aarch64`.
+    /// Architecture, by Rust's name: `x86_64` or `aarch64`; [`GPU_ARCH`] for GPUs.
     pub arch: String,
-    /// The processor or level compiled for, by LLVM's name: `x86-64-v4`. For reports only.
+    /// The processor or level compiled for, by LLVM's name: `x86-64-v4`, for reports only; of a GPU `sm_80`.
     pub cpu: String,
     /// Features the code needs, by LLVM's names: `avx2`, `fma`. Loading fails where one is missing.
     pub features: Vec<String>,
+}
+
+/// The architecture of NVIDIA's GPUs, by LLVM's name.
+pub const GPU_ARCH: &str = "nvptx64";
+
+impl TargetInfo {
+    /// Whether it is a GPU, whose code is an [`Image`].
+    pub fn is_gpu(&self) -> bool {
+        self.arch == GPU_ARCH
+    }
+}
+
+impl std::fmt::Display for TargetInfo {
+    /// As `--target` takes it: `znver4`, `cuda:sm_80`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", if self.is_gpu() { "cuda:" } else { "" }, self.cpu)
+    }
 }
 
 /// A part of the file.
@@ -74,19 +98,37 @@ pub struct Section {
 /// What the header records.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// The processor the code is for.
-    pub target: TargetInfo,
-    /// The plan.
-    pub manifest: Section,
-    /// The machine code.
-    pub code: Section,
+    /// The programs, at least one.
+    pub programs: Vec<ProgramHeader>,
     /// The weights.
     pub weights: Section,
     /// The quick sum of the weights.
     pub weights_sum: [u8; 32],
 }
 
-/// How thoroughly loading checks the weights; header, manifest and code are always checked by BLAKE3.
+/// What the header records of a program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramHeader {
+    /// What its code is for.
+    pub target: TargetInfo,
+    /// The plan.
+    pub manifest: Section,
+    /// The code.
+    pub code: Section,
+}
+
+/// A program to be written: what runs a model on one target.
+#[derive(Clone, Copy, Debug)]
+pub struct Program<'p> {
+    /// What its code is for.
+    pub target: &'p TargetInfo,
+    /// What to do.
+    pub plan: &'p Plan,
+    /// The code: of a GPU, what [`Image::to_bytes`] gives.
+    pub code: &'p [u8],
+}
+
+/// How thoroughly loading checks the weights; header, manifests and code are always checked by BLAKE3.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WeightsCheck {
     /// A plain sum at the speed of memory; finds accidental damage.
@@ -131,14 +173,9 @@ impl WeightsLayout {
 ///
 /// # Errors
 ///
-/// [`Error::Io`] if the file cannot be written; [`Error::Artifact`] if the plan contradicts itself, the code or the weights.
-pub fn write_file<'a>(
-    path: impl AsRef<Path>,
-    plan: &Plan,
-    code: &[u8],
-    target: &TargetInfo,
-    weights: impl IntoIterator<Item = Cow<'a, [u8]>>,
-) -> Result<()> {
+/// [`Error::Io`] if the file cannot be written; [`Error::Artifact`] if a plan contradicts itself, its code, the weights or another
+/// program.
+pub fn write_file<'a>(path: impl AsRef<Path>, programs: &[Program<'_>], weights: impl IntoIterator<Item = Cow<'a, [u8]>>) -> Result<()> {
     let path = path.as_ref();
     let failed = |e| match e {
         WriteError::Io(source) => Error::io(path, source),
@@ -147,12 +184,11 @@ pub fn write_file<'a>(
     // A device or pipe must not be replaced by a file.
     if path.exists() && !path.is_file() {
         let mut bytes = Cursor::new(Vec::new());
-        write(&mut bytes, plan, code, target, weights).map_err(failed)?;
+        write(&mut bytes, programs, weights).map_err(failed)?;
         return std::fs::write(path, bytes.into_inner()).map_err(|e| Error::io(path, e));
     }
     let partial = partial_name(path);
-    let result =
-        write_partial(&partial, plan, code, target, weights).and_then(|()| std::fs::rename(&partial, path).map_err(WriteError::Io));
+    let result = write_partial(&partial, programs, weights).and_then(|()| std::fs::rename(&partial, path).map_err(WriteError::Io));
     result.map_err(|e| {
         // Best effort: the error that is reported is the one that matters.
         let _ = std::fs::remove_file(&partial);
@@ -164,10 +200,10 @@ pub fn write_file<'a>(
 ///
 /// # Errors
 ///
-/// [`Error::Artifact`] if the plan contradicts itself, the code or the weights.
-pub fn to_bytes<'a>(plan: &Plan, code: &[u8], target: &TargetInfo, weights: impl IntoIterator<Item = Cow<'a, [u8]>>) -> Result<Vec<u8>> {
+/// [`Error::Artifact`] if a plan contradicts itself, its code, the weights or another program.
+pub fn to_bytes<'a>(programs: &[Program<'_>], weights: impl IntoIterator<Item = Cow<'a, [u8]>>) -> Result<Vec<u8>> {
     let mut out = Cursor::new(Vec::new());
-    write(&mut out, plan, code, target, weights).map_err(|e| match e {
+    write(&mut out, programs, weights).map_err(|e| match e {
         WriteError::Io(source) => Error::io(Path::new(IN_MEMORY), source),
         WriteError::Plan(problem) => bad_plan(IN_MEMORY.into(), problem),
     })?;
@@ -198,15 +234,9 @@ impl From<io::Error> for WriteError {
     }
 }
 
-fn write_partial<'a>(
-    partial: &Path,
-    plan: &Plan,
-    code: &[u8],
-    target: &TargetInfo,
-    weights: impl IntoIterator<Item = Cow<'a, [u8]>>,
-) -> Result<(), WriteError> {
+fn write_partial<'a>(partial: &Path, programs: &[Program<'_>], weights: impl IntoIterator<Item = Cow<'a, [u8]>>) -> Result<(), WriteError> {
     let mut out = BlockWriter::new(File::create(partial)?);
-    write(&mut out, plan, code, target, weights)?;
+    write(&mut out, programs, weights)?;
     Ok(out.flush()?)
 }
 
@@ -251,21 +281,42 @@ impl Seek for BlockWriter {
 /// Writes the sections, then goes back and writes the header that describes them.
 fn write<'a>(
     out: &mut (impl Write + Seek),
-    plan: &Plan,
-    code: &[u8],
-    target: &TargetInfo,
+    programs: &[Program<'_>],
     weights: impl IntoIterator<Item = Cow<'a, [u8]>>,
 ) -> Result<(), WriteError> {
-    let manifest = postcard::to_stdvec(plan).map_err(|e| WriteError::Plan(e.to_string()))?;
     let mut out = SectionWriter { out, at: 0 };
     out.write(&[0; PAGE as usize])?;
-    let manifest = out.section(&manifest)?;
-    let code = out.section(code)?;
+    let headers = programs.iter().map(|program| out.program(program)).collect::<Result<Vec<_>, _>>()?;
     let (weights, weights_sum) = out.weights(weights)?;
-    plan.check(code.bytes, weights.bytes).map_err(WriteError::Plan)?;
-    let header = Header { target: target.clone(), manifest, code, weights, weights_sum };
+    for program in programs {
+        program.plan.check(program.code.len() as u64, weights.bytes).map_err(WriteError::Plan)?;
+        image(program.target, program.plan, program.code).map_err(WriteError::Plan)?;
+    }
+    check_agreement(programs.iter().map(|program| program.plan)).map_err(WriteError::Plan)?;
+    let header = Header { programs: headers, weights, weights_sum };
     out.out.seek(SeekFrom::Start(0))?;
     Ok(out.out.write_all(&encode_header(&header).map_err(WriteError::Plan)?)?)
+}
+
+/// The code of a GPU, checked against the plan that calls it; `None` for a processor.
+fn image(target: &TargetInfo, plan: &Plan, code: &[u8]) -> Result<Option<Image>, String> {
+    if !target.is_gpu() {
+        return Ok(None);
+    }
+    let image = Image::from_bytes(code)?;
+    image.check(plan, &target.cpu)?;
+    Ok(Some(image))
+}
+
+/// There is a program, and all have the inputs and outputs of the first.
+fn check_agreement<'p>(mut plans: impl Iterator<Item = &'p Plan>) -> Result<(), String> {
+    let first = plans.next().ok_or("the file holds no program")?;
+    let face = |port: &Port| (port.name.clone(), port.to_string());
+    let same = |a: &[Port], b: &[Port]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| face(a) == face(b));
+    match plans.all(|plan| plan.symbols == first.symbols && same(&plan.inputs, &first.inputs) && same(&plan.outputs, &first.outputs)) {
+        true => Ok(()),
+        false => Err("the programs of the file have different inputs or outputs".to_string()),
+    }
 }
 
 struct SectionWriter<'w, W> {
@@ -291,6 +342,12 @@ impl<W: Write> SectionWriter<'_, W> {
         let section = Section { offset: self.at, bytes: bytes.len() as u64, hash: blake3::hash(bytes).into() };
         self.write(bytes)?;
         Ok(section)
+    }
+
+    fn program(&mut self, program: &Program<'_>) -> Result<ProgramHeader, WriteError> {
+        let manifest = postcard::to_stdvec(program.plan).map_err(|e| WriteError::Plan(e.to_string()))?;
+        let manifest = self.section(&manifest)?;
+        Ok(ProgramHeader { target: program.target.clone(), manifest, code: self.section(program.code)? })
     }
 
     fn weights<'a>(&mut self, tensors: impl IntoIterator<Item = Cow<'a, [u8]>>) -> io::Result<(Section, [u8; 32])> {
@@ -323,7 +380,7 @@ fn encode_header(header: &Header) -> Result<Vec<u8>, String> {
     let mut page = vec![0; PAGE as usize];
     let room = page.len() - RECORD_AT;
     if record.len() > room {
-        return Err(format!("the target description needs {} bytes, the header has room for {room}", record.len()));
+        return Err(format!("the descriptions of the targets need {} bytes, the header has room for {room}", record.len()));
     }
     page[..MAGIC.len()].copy_from_slice(&MAGIC);
     page[VERSION_AT].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -428,7 +485,15 @@ pub struct Artifact {
     path: String,
     bytes: Arc<Bytes>,
     header: Header,
+    programs: Vec<Loaded>,
+}
+
+/// A program that was read.
+#[derive(Clone)]
+struct Loaded {
     plan: Plan,
+    /// Of a GPU.
+    image: Option<Image>,
 }
 
 enum Bytes {
@@ -484,7 +549,7 @@ impl Artifact {
 
     fn read(path: String, bytes: Bytes, check: WeightsCheck) -> Result<Artifact> {
         match read_checked(&bytes, check) {
-            Ok((header, plan)) => Ok(Artifact { path, bytes: Arc::new(bytes), header, plan }),
+            Ok((header, programs)) => Ok(Artifact { path, bytes: Arc::new(bytes), header, programs }),
             Err(problem) => Err(Error::Artifact { path, problem }),
         }
     }
@@ -494,12 +559,35 @@ impl Artifact {
         &self.path
     }
 
-    /// Its plan.
+    /// The plan of its first program. Its inputs and outputs are those of all.
     pub fn plan(&self) -> &Plan {
-        &self.plan
+        self.plan_of(0)
     }
 
-    /// Target, sections and hashes.
+    /// The plan of a program, by its number in the [header](Artifact::header).
+    ///
+    /// # Panics
+    ///
+    /// If there are not so many programs.
+    pub fn plan_of(&self, program: usize) -> &Plan {
+        &self.programs[program].plan
+    }
+
+    /// The code of a program for a GPU, by its number; `None` for a processor.
+    ///
+    /// # Panics
+    ///
+    /// If there are not so many programs.
+    pub fn image_of(&self, program: usize) -> Option<&Image> {
+        self.programs[program].image.as_ref()
+    }
+
+    /// What its programs are compiled for, in their order.
+    pub fn targets(&self) -> impl Iterator<Item = &TargetInfo> {
+        self.header.programs.iter().map(|program| &program.target)
+    }
+
+    /// Targets, sections and hashes.
     pub fn header(&self) -> &Header {
         &self.header
     }
@@ -528,9 +616,13 @@ impl Artifact {
         })
     }
 
-    /// Its machine code.
-    pub fn code(&self) -> &[u8] {
-        &self.bytes.all()[range(&self.header.code)]
+    /// The code of a program, by its number.
+    ///
+    /// # Panics
+    ///
+    /// If there are not so many programs.
+    pub fn code_of(&self, program: usize) -> &[u8] {
+        &self.bytes.all()[range(&self.header.programs[program].code)]
     }
 
     /// Its weights.
@@ -547,16 +639,31 @@ impl Artifact {
         check_hash("weights", self.weights(), &self.header.weights).map_err(|problem| Error::Artifact { path: self.path.clone(), problem })
     }
 
-    /// The kernels, ready to be called.
-    pub(crate) fn map_code(&self) -> Result<Code> {
+    /// The first program that this processor can run, ready to be called.
+    pub(crate) fn map_code(&self) -> Result<(usize, Code)> {
+        let fit: Vec<Result<(), FileProblem>> = self.targets().map(cpu::check_target).collect();
+        let mapped = match fit.iter().position(Result::is_ok) {
+            Some(program) => self.map(program).map(|code| (program, code)),
+            None => Err(self.no_program(fit)),
+        };
+        mapped.map_err(|problem| Error::Artifact { path: self.path.clone(), problem })
+    }
+
+    fn map(&self, program: usize) -> Result<Code, FileProblem> {
         let file = match &*self.bytes {
-            Bytes::Mapped { file, .. } => Some((file, self.header.code.offset)),
+            Bytes::Mapped { file, .. } => Some((file, self.header.programs[program].code.offset)),
             Bytes::Owned(_) => None,
         };
-        let offsets = self.plan.kernels.iter().map(|kernel| kernel.offset);
-        cpu::check_target(&self.header.target)
-            .and_then(|()| Code::map(file, self.code(), offsets))
-            .map_err(|problem| Error::Artifact { path: self.path.clone(), problem })
+        Code::map(file, self.code_of(program), self.plan_of(program).kernels.iter().map(|kernel| kernel.offset))
+    }
+
+    /// Why none of the programs runs here: what keeps the first for a processor, if there is one.
+    fn no_program(&self, fit: Vec<Result<(), FileProblem>>) -> FileProblem {
+        let mut problems = fit.into_iter().zip(self.targets()).filter(|(_, target)| !target.is_gpu());
+        match problems.next() {
+            Some((Err(problem), _)) => problem,
+            _ => FileProblem::OnlyGpu { targets: self.targets().map(TargetInfo::to_string).collect() },
+        }
     }
 }
 
@@ -566,10 +673,10 @@ fn range(section: &Section) -> Range<usize> {
 }
 
 /// Everything but the processor is checked here, from the outside in.
-fn read_checked(bytes: &Bytes, check: WeightsCheck) -> Result<(Header, Plan), FileProblem> {
+fn read_checked(bytes: &Bytes, check: WeightsCheck) -> Result<(Header, Vec<Loaded>), FileProblem> {
     let file = bytes.all();
     let header = read_header(file)?;
-    for (name, section) in [("manifest", &header.manifest), ("code", &header.code), ("weights", &header.weights)] {
+    for (name, section) in sections(&header) {
         check_section(name, section, file.len() as u64)?;
     }
     let end = header.weights.offset + header.weights.bytes;
@@ -577,13 +684,27 @@ fn read_checked(bytes: &Bytes, check: WeightsCheck) -> Result<(Header, Plan), Fi
         return Err(damaged("end", format!("{} bytes follow the weights", file.len() as u64 - end)));
     }
     check_padding(file, &header)?;
-    let manifest = &file[range(&header.manifest)];
-    check_hash("manifest", manifest, &header.manifest)?;
-    check_hash("code", &file[range(&header.code)], &header.code)?;
-    let plan: Plan = postcard::from_bytes(manifest).map_err(|e| FileProblem::Plan(e.to_string()))?;
-    plan.check(header.code.bytes, header.weights.bytes).map_err(FileProblem::Plan)?;
+    let programs = header.programs.iter().map(|program| read_program(file, program, &header.weights));
+    let programs = programs.collect::<Result<Vec<_>, _>>()?;
+    check_agreement(programs.iter().map(|program| &program.plan)).map_err(FileProblem::Plan)?;
     check_weights(bytes, &header, check)?;
-    Ok((header, plan))
+    Ok((header, programs))
+}
+
+fn read_program(file: &[u8], program: &ProgramHeader, weights: &Section) -> Result<Loaded, FileProblem> {
+    let (manifest, code) = (&file[range(&program.manifest)], &file[range(&program.code)]);
+    check_hash("manifest", manifest, &program.manifest)?;
+    check_hash("code", code, &program.code)?;
+    let plan: Plan = postcard::from_bytes(manifest).map_err(|e| FileProblem::Plan(e.to_string()))?;
+    plan.check(program.code.bytes, weights.bytes).map_err(FileProblem::Plan)?;
+    let image = image(&program.target, &plan, code).map_err(FileProblem::Plan)?;
+    Ok(Loaded { plan, image })
+}
+
+/// All sections with their names, in the order of the file.
+fn sections(header: &Header) -> Vec<(&'static str, &Section)> {
+    let programs = header.programs.iter().flat_map(|program| [("manifest", &program.manifest), ("code", &program.code)]);
+    programs.chain([("weights", &header.weights)]).collect()
 }
 
 fn read_header(file: &[u8]) -> Result<Header, FileProblem> {
@@ -630,8 +751,8 @@ fn check_section(name: &'static str, section: &Section, file_bytes: u64) -> Resu
 
 /// The bytes between the sections, which no hash covers, are the zeros that were written.
 fn check_padding(file: &[u8], header: &Header) -> Result<(), FileProblem> {
-    for (before, after) in [(&header.manifest, &header.code), (&header.code, &header.weights)] {
-        let gap = file.get(range(before).end..after.offset as usize);
+    for pair in sections(header).windows(2) {
+        let gap = file.get(range(pair[0].1).end..pair[1].1.offset as usize);
         if gap.is_none_or(|gap| gap.iter().any(|&byte| byte != 0)) {
             let detail = "the bytes between the sections are not zeros".into();
             return Err(damaged("padding", detail));

@@ -1,12 +1,15 @@
 //! The file format: what is written is read, and damage of every kind is found.
 
 use super::*;
-use crate::testing::{Random, chain, host_target};
+use crate::testing::{Random, chain, dynamic_chain, gpu_target, host_target, image, written};
 
-/// A small artifact with weights that nothing reads.
+/// A small artifact, for this processor and a GPU, with weights that nothing reads.
 fn sample() -> Vec<u8> {
     let weights = [vec![1u8; 100], vec![2; 64], vec![3; 7]];
-    to_bytes(&chain(3), b"\xc3\xc3\xc3", &host_target(), weights.iter().map(Cow::from)).unwrap()
+    let plan = chain(3);
+    let (host, gpu, image) = (host_target(), gpu_target(), image(&plan).to_bytes().unwrap());
+    let programs = [Program { target: &host, plan: &plan, code: b"\xc3\xc3\xc3" }, Program { target: &gpu, plan: &plan, code: &image }];
+    to_bytes(&programs, weights.iter().map(Cow::from)).unwrap()
 }
 
 fn problem(bytes: &[u8], check: WeightsCheck) -> String {
@@ -20,8 +23,9 @@ fn what_is_written_is_read_and_the_bytes_are_always_the_same() {
     for check in [WeightsCheck::Quick, WeightsCheck::Full, WeightsCheck::Skip] {
         let artifact = Artifact::from_bytes(&bytes, check).unwrap();
         assert_eq!(*artifact.plan(), chain(3));
-        assert_eq!(artifact.code(), b"\xc3\xc3\xc3");
-        assert_eq!(artifact.header().target, host_target());
+        assert_eq!(artifact.code_of(0), b"\xc3\xc3\xc3");
+        assert_eq!(artifact.targets().cloned().collect::<Vec<_>>(), [host_target(), gpu_target()]);
+        assert_eq!((artifact.image_of(0), artifact.image_of(1)), (None, Some(&image(&chain(3)))));
         assert_eq!(artifact.weights().len(), 128 + 64 + 64 + SLACK);
         assert_eq!((artifact.weights()[99], artifact.weights()[100], artifact.weights()[128]), (1, 0, 2));
         artifact.verify().unwrap();
@@ -32,9 +36,11 @@ fn what_is_written_is_read_and_the_bytes_are_always_the_same() {
 fn files_are_written_whole_or_not_at_all() {
     let dir = crate::testing::TempDir::new("artifact");
     let path = dir.path().join("a.egret");
-    write_file(&path, &chain(1), b"\xc3\xc3", &host_target(), []).unwrap();
+    let (plan, target) = (chain(1), host_target());
+    let program = |code| [Program { target: &target, plan: &plan, code }];
+    write_file(&path, &program(b"\xc3\xc3"), []).unwrap();
     let first = std::fs::read(&path).unwrap();
-    let error = write_file(&path, &chain(1), b"", &host_target(), []).unwrap_err();
+    let error = write_file(&path, &program(b""), []).unwrap_err();
     assert!(error.to_string().contains("of 0 bytes of code"), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), first);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing partial stays behind");
@@ -46,8 +52,10 @@ fn files_of_several_blocks_hold_the_bytes_that_memory_would() {
     let dir = crate::testing::TempDir::new("blocks");
     let path = dir.path().join("a.egret");
     let tensors = || [3, 2 * HUGE_PAGE + 100, 64, HUGE_PAGE / 2].into_iter().zip(1..).map(|(bytes, value)| vec![value; bytes].into());
-    write_file(&path, &chain(1), b"\xc3\xc3", &host_target(), tensors()).unwrap();
-    assert!(std::fs::read(&path).unwrap() == to_bytes(&chain(1), b"\xc3\xc3", &host_target(), tensors()).unwrap());
+    let (plan, target) = (chain(1), host_target());
+    let program = [Program { target: &target, plan: &plan, code: b"\xc3\xc3" }];
+    write_file(&path, &program, tensors()).unwrap();
+    assert!(std::fs::read(&path).unwrap() == to_bytes(&program, tensors()).unwrap());
     Artifact::open(&path, WeightsCheck::Full).unwrap();
 }
 
@@ -104,7 +112,7 @@ fn the_quick_sum_sees_exchanged_blocks() {
     let tensors = [vec![1u8; 64], vec![2u8; 64]];
     let write = |order: [usize; 2]| {
         let weights = order.map(|i| Cow::from(&tensors[i]));
-        to_bytes(&chain(1), b"\xc3\xc3", &host_target(), weights).unwrap()
+        written(&chain(1), b"\xc3\xc3", &host_target(), weights).unwrap()
     };
     let (straight, crossed) = (write([0, 1]), write([1, 0]));
     let at = straight.len() - 192;
@@ -136,5 +144,21 @@ fn the_quick_sum_of_parts_is_that_of_the_whole() {
 fn a_plan_that_lies_is_refused_when_written() {
     let mut plan = chain(1);
     plan.buffers[0].place = crate::plan::Place::Weights { offset: 64 };
-    assert!(to_bytes(&plan, b"\xc3", &host_target(), []).is_err());
+    assert!(written(&plan, b"\xc3", &host_target(), []).is_err());
+}
+
+#[test]
+fn programs_that_contradict_each_other_are_refused_when_written() {
+    let (host, gpu) = (host_target(), gpu_target());
+    let (fixed, free) = (chain(1), dynamic_chain(1));
+    let image = image(&fixed).to_bytes().unwrap();
+    let refused = |programs: &[Program<'_>], words: &str| {
+        let error = to_bytes(programs, []).expect_err(words).to_string();
+        assert!(error.contains(words), "expected `{words}` in `{error}`");
+    };
+    let code: &[u8] = b"\xc3";
+    refused(&[], "holds no program");
+    let different = [Program { target: &host, plan: &fixed, code }, Program { target: &gpu, plan: &free, code: &image }];
+    refused(&different, "different inputs or outputs");
+    refused(&[Program { target: &gpu, plan: &fixed, code: b"\xff\xff" }], "its code for a GPU cannot be read");
 }

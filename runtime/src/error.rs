@@ -106,6 +106,15 @@ pub enum FileProblem {
         /// The architecture of this machine.
         found: String,
     },
+    /// The file has code for GPUs alone.
+    #[error(
+        "the file holds code for {} only; run it on such a GPU with `--device cuda:0`, or compile the model with `--target native,{}`",
+        .targets.join(" and "), .targets.join(",")
+    )]
+    OnlyGpu {
+        /// What there is code for, as `--target` takes it.
+        targets: Vec<String>,
+    },
     /// The code uses instructions this processor does not have.
     #[error(
         "the code needs the processor features {}, which this machine does not have; compile the model again with `--target native` on this machine or with an older `--target`",

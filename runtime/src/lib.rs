@@ -95,6 +95,7 @@ mod binding;
 mod check;
 pub mod cpu;
 pub mod error;
+pub mod gpu;
 pub mod memory;
 pub mod npy;
 pub mod plan;

@@ -57,21 +57,21 @@ pub struct Session {
 
 /// Where plan and weights come from.
 enum Model {
-    Artifact(Box<Artifact>),
+    Artifact { artifact: Box<Artifact>, program: usize },
     Parts { plan: Box<Plan>, weights: AlignedBytes },
 }
 
 impl Model {
     fn plan(&self) -> &Plan {
         match self {
-            Model::Artifact(artifact) => artifact.plan(),
+            Model::Artifact { artifact, program } => artifact.plan_of(*program),
             Model::Parts { plan, .. } => plan,
         }
     }
 
     fn weights(&self) -> &[u8] {
         match self {
-            Model::Artifact(artifact) => artifact.weights(),
+            Model::Artifact { artifact, .. } => artifact.weights(),
             Model::Parts { weights, .. } => weights,
         }
     }
@@ -112,8 +112,8 @@ impl Session {
     ///
     /// [`Error::Artifact`] if the code does not fit this processor, [`Error::Resource`] if memory or threads are lacking.
     pub fn from_artifact(artifact: Artifact, options: Options) -> Result<Session> {
-        let code = artifact.map_code()?;
-        Session::new(Model::Artifact(Box::new(artifact)), code, options)
+        let (program, code) = artifact.map_code()?;
+        Session::new(Model::Artifact { artifact: Box::new(artifact), program }, code, options)
     }
 
     /// Makes a session of a plan whose kernels are functions of this program, in the order of
@@ -176,7 +176,7 @@ impl Session {
     /// The artifact it was loaded from; `None` if it was made of functions.
     pub fn artifact(&self) -> Option<&Artifact> {
         match &self.model {
-            Model::Artifact(artifact) => Some(artifact),
+            Model::Artifact { artifact, .. } => Some(artifact),
             Model::Parts { .. } => None,
         }
     }

@@ -1,10 +1,10 @@
 //! Sessions over kernels written in Rust: pipelines, free dimensions, threads, and every way to call them wrongly.
 
 use super::*;
-use crate::artifact::{self, TargetInfo};
+use crate::artifact::{self, Program, TargetInfo};
 use crate::plan::{Buffer, DType, KernelInfo, Requirement, Size, SizeOp, Step};
 use crate::profile::step_times;
-use crate::testing::{Random, chain, dynamic_chain, host_target, port, step};
+use crate::testing::{Random, chain, dynamic_chain, gpu_target, host_target, image, port, step, written};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
@@ -365,7 +365,7 @@ fn copying_artifact(target: &TargetInfo) -> Vec<u8> {
     let mut plan = chain(3);
     plan.kernels.push(KernelInfo { name: "k1".into(), offset: 0, text: "copy".into(), hash: [1; 32] });
     plan.steps.iter_mut().for_each(|step| step.parts = Size::Const(1));
-    artifact::to_bytes(&plan, COPY, target, [Cow::from(vec![7u8; 1000])]).unwrap()
+    written(&plan, COPY, target, [Cow::from(vec![7u8; 1000])]).unwrap()
 }
 
 #[test]
@@ -385,10 +385,29 @@ fn artifacts_run_from_memory_and_from_files() {
 fn code_for_another_processor_is_refused_but_can_be_inspected() {
     let other = TargetInfo { arch: "riscv64".into(), ..host_target() };
     let bytes = copying_artifact(&other);
-    assert_eq!(Artifact::from_bytes(&bytes, WeightsCheck::Full).unwrap().header().target, other);
+    assert_eq!(Artifact::from_bytes(&bytes, WeightsCheck::Full).unwrap().targets().next(), Some(&other));
     let error = Session::from_bytes(&bytes, options(1)).err().expect("an error");
     assert!(error.to_string().starts_with("<memory>: the code is for riscv64"), "{error}");
     assert_eq!(error.exit_code(), 4);
+}
+
+#[test]
+fn of_several_programs_the_one_for_this_processor_runs() {
+    let (other, host, gpu) = (TargetInfo { arch: "riscv64".into(), ..host_target() }, host_target(), gpu_target());
+    let mut plan = chain(1);
+    plan.steps[0].parts = Size::Const(1);
+    let ptx = image(&plan).to_bytes().unwrap();
+    let program = |target, code| Program { target, plan: &plan, code };
+    let programs = [program(&other, &b"riscv"[..]), program(&gpu, &ptx), program(&host, COPY)];
+    let x = Tensor::random(DType::F32, &[4], 8).unwrap();
+    let session = |programs| Session::from_bytes(&artifact::to_bytes(programs, []).unwrap(), options(1));
+    assert_eq!(session(&programs).unwrap().run(&[("x", x.view())]).unwrap(), std::slice::from_ref(&x));
+    let refused = |programs, words: &str| {
+        let error = session(programs).err().expect("an error").to_string();
+        assert!(error.contains(words), "{error}");
+    };
+    refused(&programs[..2], "the code is for riscv64");
+    refused(&programs[1..2], "the file holds code for cuda:sm_80 only; run it on such a GPU with `--device cuda:0`");
 }
 
 #[test]

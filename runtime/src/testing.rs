@@ -1,8 +1,10 @@
 //! What the tests of several modules share: a generator, small plans, and kernels written in Rust.
 
-use crate::artifact::TargetInfo;
+use crate::artifact::{self, Program, TargetInfo};
 use crate::cpu::host_features;
+use crate::gpu::{Image, Launch};
 use crate::plan::{Buffer, DType, KernelInfo, Place, Plan, Port, Size, SizeOp, Step};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 /// A small generator for test cases.
@@ -45,6 +47,30 @@ impl Drop for TempDir {
 pub(crate) fn host_target() -> TargetInfo {
     let features = host_features().into_iter().map(String::from).collect();
     TargetInfo { arch: std::env::consts::ARCH.into(), cpu: "native".into(), features }
+}
+
+/// An artifact of one program.
+pub(crate) fn written<'a>(
+    plan: &Plan,
+    code: &[u8],
+    target: &TargetInfo,
+    weights: impl IntoIterator<Item = Cow<'a, [u8]>>,
+) -> crate::Result<Vec<u8>> {
+    artifact::to_bytes(&[Program { target, plan, code }], weights)
+}
+
+/// A GPU.
+pub(crate) fn gpu_target() -> TargetInfo {
+    TargetInfo { arch: artifact::GPU_ARCH.into(), cpu: "sm_80".into(), features: vec![] }
+}
+
+/// The frame of a PTX module for a plan whose steps have two buffers and one size each: what the loader looks at.
+pub(crate) fn image(plan: &Plan) -> Image {
+    let entry = |i: usize| format!(".visible .entry k{i}(\n\t.param .u64 a,\n\t.param .u64 b,\n\t.param .u64 n\n)\n{{ ret; }}\n");
+    let bodies: String = (0..plan.kernels.len()).map(entry).collect();
+    let launch = |i: usize| Launch { entry: format!("k{i}"), blocks: Size::symbol(0), threads: 256 };
+    let launches = (0..plan.kernels.len()).map(launch).collect();
+    Image { ptx: format!("//\n.version 7.0\n.target sm_80\n.address_size 64\n{bodies}"), launches }
 }
 
 /// A step that calls kernel 0 with one size argument, 0.

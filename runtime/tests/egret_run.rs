@@ -1,8 +1,9 @@
 //! The runner as a user meets it: outputs, files and exit codes. The model is a few bytes of machine code written by hand.
 #![cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 
+use egret_runtime::artifact::{self, Program};
 use egret_runtime::plan::{Buffer, DType, KernelInfo, Place, Plan, Port, Size, SizeOp, Step};
-use egret_runtime::{TargetInfo, Tensor, artifact, npy};
+use egret_runtime::{TargetInfo, Tensor, npy};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -58,7 +59,8 @@ impl Fixture {
         let dir = std::env::temp_dir().join(format!("egret-run-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let target = TargetInfo { arch: std::env::consts::ARCH.into(), ..TargetInfo::default() };
-        artifact::write_file(dir.join("copy.egret"), &plan(), COPY, &target, []).unwrap();
+        let program = Program { target: &target, plan: &plan(), code: COPY };
+        artifact::write_file(dir.join("copy.egret"), &[program], []).unwrap();
         npy::write(&Tensor::from_slice(&[3], &[1.0f32, 2.0, 4.0]).unwrap(), dir.join("x.npy")).unwrap();
         Fixture(dir)
     }
@@ -129,6 +131,7 @@ fn bad_files_end_with_4() {
     write(&flipped);
     fixture.check(&["bad.egret", "--dim", "N=1"], 4, "the file is damaged in its weights");
     let foreign = TargetInfo { arch: "s390x".into(), ..TargetInfo::default() };
-    artifact::write_file(fixture.path("foreign.egret"), &plan(), COPY, &foreign, []).unwrap();
+    let program = Program { target: &foreign, plan: &plan(), code: COPY };
+    artifact::write_file(fixture.path("foreign.egret"), &[program], []).unwrap();
     fixture.check(&["foreign.egret"], 4, "the code is for s390x");
 }

@@ -5,15 +5,17 @@
 //! Compiled digits_cnn.egret: 13 kernels, 175.9 KiB, weakest rule reassoc, in 0.2 s
 //! ```
 //!
+//! `--target native,cuda:sm_80` writes code for a processor and for a GPU into the one file.
+//!
 //! `--timings` adds where the time went, phase by phase, and the most memory that was in use.
 
 use super::options::{CompileOptions, rules_words};
-use super::progress::{Progress, Timings};
+use super::progress::{Built, Progress, Timings};
 use super::table::{Align, bytes, columns, plural};
 use super::{report, source};
 use clap::ValueEnum;
 use egret::codegen::cpu::{self, Form};
-use egret::codegen::cuda::{self, CudaError};
+use egret::codegen::cuda;
 use egret::codegen::interpret::kernels_text;
 use egret::codegen::plan;
 use egret::ir::text::{Options, print};
@@ -65,28 +67,27 @@ pub fn run(args: Args) -> Result<(), Error> {
     let progress = Progress::start("Importing");
     let compiler = args.compile.compiler(!args.no_fuse);
     // A wrong name of a target or a rule is found before a large model is read.
-    let target = compiler.chosen_target()?;
+    let targets = compiler.chosen_targets()?;
     compiler.context()?;
-    fitting(args.emit, &target)?;
+    fitting(args.emit, &targets)?;
     let graph = source::graph(&args.model, &compiler, &args.compile.free, &args.compile.freeze)?.ok_or_else(already_compiled)?;
     let Some(emit) = args.emit else {
         let path = args.output.unwrap_or_else(|| named_after(&args.model, "egret"));
-        let (grouped, reports) = progress.optimise(&compiler, &graph)?;
+        let optimised = progress.optimise(&compiler, &graph)?;
         // Weights of the model that were brought into another order need no memory while those are packed.
         drop(graph);
-        let compiled = progress.generate(&compiler, &grouped)?;
+        let built = progress.generate(&compiler, optimised)?;
         progress.phase("Packing and writing");
-        compiled.write(&path)?;
+        built.compiled.write(&path)?;
         let timings = progress.finish();
         if args.timings {
             report::aside(timing_table(&timings));
         }
-        let rules = rules_words(reports.iter().filter_map(|report| report.class).max());
-        report::done("Compiled", summary(&path, compiled.kernels.len(), &rules, begin));
+        report::done("Compiled", summary(&path, &built, begin));
         return Ok(());
     };
     progress.phase("Compiling");
-    let content = emitted(emit, &compiler, &target, &graph)?;
+    let content = emitted(emit, &compiler, &targets[0], &graph)?;
     drop(progress);
     match (args.output, emit) {
         (Some(path), _) => write(&path, &content),
@@ -95,11 +96,15 @@ pub fn run(args: Args) -> Result<(), Error> {
     }
 }
 
-/// `model.egret: 12 kernels, 240.1 KiB, weakest rule reassoc, in 0.8 s`.
-fn summary(path: &Path, kernels: usize, rules: &str, begin: Instant) -> String {
+/// `model.egret: 12 kernels, 240.1 KiB, weakest rule reassoc, in 0.8 s`; of several targets, the kernels of each.
+fn summary(path: &Path, built: &Built, begin: Instant) -> String {
     let size = std::fs::metadata(path).map_or(0, |file| file.len());
     let seconds = begin.elapsed().as_secs_f64();
-    format!("{}: {}, {}, {rules}, in {seconds:.1} s", path.display(), plural(kernels, "kernel"), bytes(size))
+    let kernels = match &built.compiled.programs[..] {
+        [only] => plural(only.kernels.len(), "kernel"),
+        all => all.iter().map(|p| format!("{} for {}", plural(p.kernels.len(), "kernel"), p.target)).collect::<Vec<_>>().join(", "),
+    };
+    format!("{}: {kernels}, {}, {}, in {seconds:.1} s", path.display(), bytes(size), rules_words(built.weakest_rule()))
 }
 
 /// A row for each phase, below the optimisation one for each pass, and the most memory that was in use.
@@ -148,25 +153,19 @@ fn emitted(emit: Emit, compiler: &Compiler, target: &Target, graph: &Graph) -> R
         Emit::Llvm => translate(Form::Llvm),
         Emit::Asm => translate(Form::Assembly),
         Emit::Obj => translate(Form::Object),
-        Emit::Ptx => Ok(cuda::compile(&program.kernels, target).map_err(no_ptx)?.ptx.into_bytes()),
-    }
-}
-
-fn no_ptx(error: CudaError) -> Error {
-    match error {
-        CudaError::Uncovered(_) => Error::Unsupported(error.to_string()),
-        CudaError::Compile(_) => Error::Bug(error.to_string()),
+        Emit::Ptx => Ok(cuda::compile(&program.kernels, target).map_err(egret::codegen::Error::from)?.ptx.into_bytes()),
     }
 }
 
 /// Whether code for a target comes in the form that is asked for: PTX for GPUs, everything else for processors.
-fn fitting(emit: Option<Emit>, target: &Target) -> Result<(), Error> {
+fn fitting(emit: Option<Emit>, targets: &[Target]) -> Result<(), Error> {
+    let Some(emit) = emit else { return Ok(()) };
+    let [target] = targets else {
+        return Err(Error::Usage("--emit shows what is made for one target; name one with --target".to_string()));
+    };
     match (emit, target.is_cuda()) {
-        (Some(Emit::Ir | Emit::Kernels), _) | (Some(Emit::Ptx), true) | (None | Some(Emit::Llvm | Emit::Asm | Emit::Obj), false) => Ok(()),
-        (Some(Emit::Ptx), false) => Err(Error::Usage(format!("`{}` is no GPU; add --target cuda for PTX", target.name))),
-        (None, true) => Err(Error::Usage(format!("artifacts hold no code for GPUs yet; add --emit ptx to see that for `{}`", target.name))),
-        (Some(Emit::Llvm | Emit::Asm | Emit::Obj), true) => {
-            Err(Error::Usage(format!("code for `{}` comes as PTX; add --emit ptx", target.name)))
-        }
+        (Emit::Ir | Emit::Kernels, _) | (Emit::Ptx, true) | (Emit::Llvm | Emit::Asm | Emit::Obj, false) => Ok(()),
+        (Emit::Ptx, false) => Err(Error::Usage(format!("`{}` is no GPU; add --target cuda for PTX", target.name))),
+        (Emit::Llvm | Emit::Asm | Emit::Obj, true) => Err(Error::Usage(format!("code for `{}` comes as PTX; add --emit ptx", target.name))),
     }
 }

@@ -27,7 +27,7 @@ use super::source::{Ready, named};
 use super::table::{Align, bytes, columns, count, milliseconds, plural};
 use egret::passes::rules::Class;
 use egret::plan::{Place, Plan, Port, Step};
-use egret::{Artifact, Error, Graph, Summary, memory};
+use egret::{Artifact, Error, Graph, ProgramHeader, Summary, gpu, memory};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -70,6 +70,9 @@ struct Report {
     scratch_bytes: u64,
     kernels: Vec<Call>,
     memory: Vec<Placed>,
+    /// Code for GPUs; absent if there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    gpu: Vec<Gpu>,
     sections: Vec<Section>,
 }
 
@@ -124,9 +127,29 @@ struct Placed {
     last_call: usize,
 }
 
+/// The code for a GPU.
+#[derive(Serialize)]
+struct Gpu {
+    target: String,
+    ptx_version: String,
+    ptx_bytes: usize,
+    launches: Vec<Launched>,
+}
+
+/// A kernel that is started on a GPU.
+#[derive(Serialize)]
+struct Launched {
+    entry: String,
+    computes: String,
+    value: String,
+    /// None where the extents allow no grid.
+    blocks: Option<u32>,
+    threads: u32,
+}
+
 #[derive(Serialize)]
 struct Section {
-    name: &'static str,
+    name: String,
     offset: u64,
     bytes: u64,
     blake3: String,
@@ -172,12 +195,11 @@ impl Report {
         let symbols: Vec<i64> = plan.symbols.iter().map(|name| *dims.entry(name.clone()).or_insert(1)).collect();
         let memory = memory::MemoryMap::of(plan, &symbols, THREADS).map_err(Error::Usage)?;
         let kernels: Vec<Call> = plan.steps.iter().map(|step| Call::of(plan, step, &symbols)).collect();
-        let section =
-            |name, section: &egret::Section| Section { name, offset: section.offset, bytes: section.bytes, blake3: hex(&section.hash) };
+        let target = &header.programs[0].target;
         Ok(Report {
             schema: "egret.inspect/1",
             model: model.to_string(),
-            target: Target { arch: header.target.arch.clone(), cpu: header.target.cpu.clone(), features: header.target.features.clone() },
+            target: Target { arch: target.arch.clone(), cpu: target.cpu.clone(), features: target.features.clone() },
             inputs: typed(&plan.inputs),
             outputs: typed(&plan.outputs),
             graph,
@@ -187,7 +209,8 @@ impl Report {
             scratch_bytes: memory.arena_bytes,
             memory: placed(plan, &symbols, &memory)?,
             kernels,
-            sections: vec![section("manifest", &header.manifest), section("code", &header.code), section("weights", &header.weights)],
+            gpu: (0..header.programs.len()).filter_map(|program| Gpu::of(artifact, program, &symbols)).collect(),
+            sections: sections(artifact),
             dims,
         })
     }
@@ -210,6 +233,11 @@ impl Report {
             section("Operators", counts(&graph.ops));
         }
         section("Kernels, in the order of their calls", self.calls());
+        for gpu in &self.gpu {
+            let Gpu { target, ptx_version, ptx_bytes, launches } = gpu;
+            let calls = plural(launches.len(), "call");
+            section(&format!("Code for {target}: PTX {ptx_version}, {}, {calls}", bytes(*ptx_bytes as u64)), gpu.table());
+        }
         section("Memory map of the intermediate values", self.memory_map());
         section("Sections of the file", self.sections());
         text
@@ -263,9 +291,54 @@ impl Report {
 
     fn sections(&self) -> String {
         let header = [("section", Align::Left), ("offset", Align::Right), ("bytes", Align::Right), ("blake3", Align::Left)];
-        let row = |s: &Section| vec![s.name.to_string(), s.offset.to_string(), s.bytes.to_string(), s.blake3.clone()];
+        let row = |s: &Section| vec![s.name.clone(), s.offset.to_string(), s.bytes.to_string(), s.blake3.clone()];
         columns(&header, self.sections.iter().map(row))
     }
+}
+
+impl Gpu {
+    /// The code of a program, unless that is for a processor.
+    fn of(artifact: &Artifact, program: usize, symbols: &[i64]) -> Option<Gpu> {
+        let (image, plan) = (artifact.image_of(program)?, artifact.plan_of(program));
+        let launched = |step: &Step| {
+            let launch = &image.launches[step.kernel as usize];
+            let sizes: Option<Vec<i64>> = step.sizes.iter().map(|size| size.eval(symbols).ok()).collect();
+            Launched {
+                entry: launch.entry.clone(),
+                computes: plan.kernels[step.kernel as usize].text.clone(),
+                value: step.name.clone(),
+                blocks: sizes.and_then(|sizes| launch.grid(&sizes).ok()),
+                threads: launch.threads,
+            }
+        };
+        Some(Gpu {
+            target: artifact.header().programs[program].target.to_string(),
+            ptx_version: gpu::ptx_header(&image.ptx).map_or_else(|| "?".to_string(), |(version, _)| version.to_string()),
+            ptx_bytes: image.ptx.len(),
+            launches: plan.steps.iter().map(launched).collect(),
+        })
+    }
+
+    fn table(&self) -> String {
+        let header = [("entry", Align::Left), ("blocks", Align::Right), ("threads", Align::Right), ("computes", Align::Left)];
+        let row = |launched: &Launched| {
+            let blocks = launched.blocks.map_or_else(|| "-".to_string(), |blocks| blocks.to_string());
+            vec![launched.entry.clone(), blocks, launched.threads.to_string(), launched.computes.clone()]
+        };
+        columns(&header, self.launches.iter().map(row))
+    }
+}
+
+/// The sections of the file; of several programs, with their targets.
+fn sections(artifact: &Artifact) -> Vec<Section> {
+    let header = artifact.header();
+    let section =
+        |name, section: &egret::Section| Section { name, offset: section.offset, bytes: section.bytes, blake3: hex(&section.hash) };
+    let of_program = |program: &ProgramHeader| {
+        let suffix = if header.programs.len() > 1 { format!(" {}", program.target) } else { String::new() };
+        [section(format!("manifest{suffix}"), &program.manifest), section(format!("code{suffix}"), &program.code)]
+    };
+    header.programs.iter().flat_map(of_program).chain([section("weights".to_string(), &header.weights)]).collect()
 }
 
 impl Call {

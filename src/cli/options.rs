@@ -85,8 +85,9 @@ pub fn rules_words(weakest: Option<Class>) -> String {
 /// How a model is compiled; an artifact was compiled before, and only `--dim` has a meaning for it.
 #[derive(Args, Clone, Debug)]
 pub struct CompileOptions {
-    /// Processor to compile for: native, x86-64-v3, x86-64-v4, an LLVM name (see `egret list targets`), or cuda for a GPU
-    #[arg(long, value_name = "CPU", default_value = "native")]
+    /// What to compile for: native, x86-64-v3, x86-64-v4, an LLVM name (see `egret list targets`), or cuda:sm_80 and its kin for a
+    /// GPU; several, with commas between them, go into one file
+    #[arg(long, value_name = "TARGET", default_value = "native")]
     pub target: String,
     /// Compute convolutions as sums of products only, never by Winograd's algorithm
     #[arg(long)]

@@ -7,8 +7,8 @@
 //! ```
 
 use egret::codegen::Compiled;
-use egret::passes::Report;
-use egret::{Compiler, Error, Graph, Stage};
+use egret::passes::rules::Class;
+use egret::{Compiler, Error, Graph, Optimised, Stage};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::cell::RefCell;
 use std::sync::Mutex;
@@ -64,10 +64,15 @@ impl Timings {
 pub struct Built {
     /// The code.
     pub compiled: Compiled,
-    /// The graph of kernels that it was made of.
-    pub grouped: Graph,
-    /// What the passes said.
-    pub reports: Vec<Report>,
+    /// The graphs of kernels that it was made of, one for each target.
+    pub optimised: Vec<Optimised>,
+}
+
+impl Built {
+    /// The weakest class of the rules that were applied.
+    pub fn weakest_rule(&self) -> Option<Class> {
+        self.optimised.iter().flat_map(|one| &one.reports).filter_map(|report| report.class).max()
+    }
 }
 
 impl Progress {
@@ -98,20 +103,20 @@ impl Progress {
 
     /// Optimises a graph and generates code, showing what is done.
     pub fn compile(&self, compiler: &Compiler, graph: &Graph) -> Result<Built, Error> {
-        let (grouped, reports) = self.optimise(compiler, graph)?;
-        Ok(Built { compiled: self.generate(compiler, &grouped)?, grouped, reports })
+        self.generate(compiler, self.optimise(compiler, graph)?)
     }
 
-    /// The graph of kernels, and what the passes said.
-    pub fn optimise(&self, compiler: &Compiler, graph: &Graph) -> Result<(Graph, Vec<Report>), Error> {
+    /// The graphs of kernels, one for each target.
+    pub fn optimise(&self, compiler: &Compiler, graph: &Graph) -> Result<Vec<Optimised>, Error> {
         self.phase("Optimising");
-        let (grouped, reports) = compiler.optimise_in(graph, &compiler.context()?)?;
-        self.timings.borrow_mut().passes.extend(reports.iter().map(|pass| (pass.pass, pass.time)));
-        Ok((grouped, reports))
+        let optimised = compiler.optimise_all(graph)?;
+        let reports = || optimised.iter().flat_map(|one| &one.reports);
+        self.timings.borrow_mut().passes.extend(reports().map(|pass| (pass.pass, pass.time)));
+        Ok(optimised)
     }
 
-    /// The code of a graph of kernels.
-    pub fn generate(&self, compiler: &Compiler, grouped: &Graph) -> Result<Compiled, Error> {
+    /// Their code.
+    pub fn generate(&self, compiler: &Compiler, optimised: Vec<Optimised>) -> Result<Built, Error> {
         let report = |stage, done, total| {
             let (phase, what) = match stage {
                 Stage::Lower => ("Lowering", "values"),
@@ -120,7 +125,8 @@ impl Progress {
             self.phase(phase);
             self.bar.set_prefix(format!("{done}/{total} {what}"));
         };
-        compiler.generate_with(grouped, &report)
+        let compiled = compiler.generate_all(&optimised, &report)?;
+        Ok(Built { compiled, optimised })
     }
 }
 

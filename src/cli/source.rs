@@ -201,21 +201,22 @@ impl Ready {
         if let Source::Artifact(artifact) = &self.source {
             return Ok((self.as_compiled(artifact, fuse)?, None));
         }
-        let Built { compiled, grouped, .. } = self.built(&self.compiler(fuse), progress)?;
-        let predicted = Predicted::of(&grouped, &self.extents(&grouped))?;
-        Ok((Rc::new(Artifact::of(&compiled)?), Some(predicted)))
+        let Built { compiled, optimised } = self.built(&self.compiler(fuse), progress)?;
+        // What is predicted is the time on a processor.
+        let first = optimised.first().filter(|one| !one.target.is_cuda());
+        let predicted = first.map(|one| Predicted::of(&one.graph, &self.extents(&one.graph))).transpose()?;
+        Ok((Rc::new(Artifact::of(&compiled)?), predicted))
     }
 
     /// What `compiler` makes of the model, and what its passes said.
     pub fn compiled(&self, compiler: &Compiler, progress: &Progress) -> Result<(Rc<Artifact>, Vec<Report>), Error> {
-        let Built { compiled, reports, .. } = self.built(compiler, progress)?;
-        Ok((Rc::new(Artifact::of(&compiled)?), reports))
+        let Built { compiled, mut optimised } = self.built(compiler, progress)?;
+        Ok((Rc::new(Artifact::of(&compiled)?), optimised.swap_remove(0).reports))
     }
 
     fn built(&self, compiler: &Compiler, progress: &Progress) -> Result<Built, Error> {
         let built = progress.compile(compiler, self.graph("compile")?)?;
-        let weakest = built.reports.iter().filter_map(|report| report.class).max();
-        self.weakest.set(self.weakest.get().max(weakest));
+        self.weakest.set(self.weakest.get().max(built.weakest_rule()));
         Ok(built)
     }
 
@@ -288,8 +289,8 @@ fn check_target(source: &Source, options: &CompileOptions) -> Result<(), Error> 
     if let Source::Artifact(_) = source {
         return Ok(());
     }
-    let target = options.compiler(true).chosen_target()?;
-    match target.runs_here() {
+    let targets = options.compiler(true).chosen_targets()?;
+    match targets.iter().any(|target| target.runs_here()) {
         true => Ok(()),
         false => Err(Error::Usage(format!(
             "code for `{}` does not run on this machine; `egret compile` writes it to a file for another",

@@ -156,7 +156,8 @@ impl Bench {
         };
         let Target { arch, tune, .. } = &self.target;
         let target = TargetInfo { arch: arch.to_string(), cpu: tune.clone(), features: self.target.required_features() };
-        let bytes = artifact::to_bytes(&plan, &self.code.code, &target, [])?;
+        let program = artifact::Program { target: &target, plan: &plan, code: &self.code.code };
+        let bytes = artifact::to_bytes(&[program], [])?;
         Ok(Session::from_bytes(&bytes, Options { threads, weights: WeightsCheck::Quick })?)
     }
 }

@@ -18,10 +18,13 @@ mod device;
 #[cfg(any(test, feature = "emu"))]
 pub mod emu;
 mod grid;
+mod image;
 mod map;
 mod rows;
 #[cfg(test)]
 pub(crate) mod tests;
+
+pub use image::image;
 
 use crate::cpu::emit::Emit;
 use crate::cpu::scope::{Arguments, Gen};

@@ -11,7 +11,7 @@
 //! Invariant: a buffer is written before it is read, and by the steps of one node only.
 
 mod shape;
-mod size;
+pub(crate) mod size;
 #[cfg(test)]
 mod tests;
 mod weights;
@@ -48,7 +48,15 @@ pub struct Program {
 /// # Errors
 /// Names the value that cannot be lowered, with its op and types.
 pub fn build(graph: &Graph, target: &Target, done: &dyn Fn(usize, usize)) -> Result<Program, Error> {
-    let mut builder = Builder::new(graph, target);
+    build_with(Weights::default(), graph, target, done)
+}
+
+/// The same, with the constants of programs that were built before: what is among them is not added again.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_with(weights: Weights, graph: &Graph, target: &Target, done: &dyn Fn(usize, usize)) -> Result<Program, Error> {
+    let mut builder = Builder::new(graph, target, weights);
     builder.inputs()?;
     for (i, node) in graph.nodes().iter().enumerate() {
         builder.node(node)?;
@@ -73,7 +81,7 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(graph: &'a Graph, target: &'a Target) -> Builder<'a> {
+    fn new(graph: &'a Graph, target: &'a Target, weights: Weights) -> Builder<'a> {
         let mut names: Vec<Arc<str>> = vec![];
         for dim in graph.params().iter().flat_map(|&p| &graph.ty(p).dims) {
             if let Some(symbol) = dim.as_symbol().filter(|s| !names.contains(s)) {
@@ -89,7 +97,7 @@ impl<'a> Builder<'a> {
             buffers: HashMap::new(),
             weight_buffers: HashMap::new(),
             kernels: IndexMap::new(),
-            weights: Weights::default(),
+            weights,
         }
     }
 
@@ -243,7 +251,8 @@ impl<'a> Builder<'a> {
         let (reads, writes): (Vec<_>, Vec<_>) = buffers.iter().zip(&kernel.buffers).partition(|(_, b)| !b.written);
         let scratch = self.private(launch)?;
         let in_place = shape::shareable(kernel).into_iter().map(|(r, w)| (buffers[r.0], buffers[w.0]));
-        let in_place = in_place.into_iter().find(|(r, w)| self.may_share(*r, *w));
+        // Threads of a GPU run at once: a value must not be written over while others may still read it.
+        let in_place = in_place.into_iter().find(|(r, w)| !self.target.is_cuda() && self.may_share(*r, *w));
         let parts = self.size(&work.parts(&kernel.units(self.target.lanes)))?;
         let flops = self.size(&work.operations)?;
         let (number, hash) = (self.kernels.len(), shape::fingerprint(kernel));
@@ -263,10 +272,10 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// The working memory of a launch, if its kernel needs any.
+    /// The working memory of a launch, if its kernel needs any. What kernels of a GPU need lies in registers and shared memory.
     fn private(&mut self, launch: &Launch) -> Result<Option<u32>, Error> {
         let bytes = launch.kernel.scratch(self.target.lanes);
-        if bytes.is(0) {
+        if bytes.is(0) || self.target.is_cuda() {
             return Ok(None);
         }
         let bytes = self.size(&bytes)?;

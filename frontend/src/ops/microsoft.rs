@@ -234,7 +234,9 @@ fn same_widths(n: &Site, product: ValueId) -> Result<(), Stop> {
     let third = n.dims(product).last().map(|width| width.floor_div(&Dim::from(3)));
     match widths.iter().all(|&width| third == Some(Dim::from(width))) {
         true => Ok(()),
-        false => Err(n.refused("qkv_hidden_sizes", format!("{widths:?}"), "`Attention` of com.microsoft with several widths is not supported")),
+        false => {
+            Err(n.refused("qkv_hidden_sizes", format!("{widths:?}"), "`Attention` of com.microsoft with several widths is not supported"))
+        }
     }
 }
 

@@ -1,0 +1,21 @@
+//! PTX in the form in which an artifact holds it.
+
+use super::Code;
+use crate::kernel::Kernel;
+use crate::plan::size::Symbols;
+use egret_runtime::gpu::{Image, Launch};
+
+/// The image of the code of some kernels: numbers of blocks become programs over the size arguments of their kernels.
+///
+/// # Errors
+/// Names a kernel whose number of blocks does not follow from its size arguments.
+pub fn image(code: Code, kernels: &[Kernel]) -> Result<Image, String> {
+    let launch = |(launch, kernel): (super::Launch, &Kernel)| {
+        let names = kernel.sizes().into_iter().collect();
+        let unknown = |symbol| format!("the blocks of `{}` depend on `{symbol}`, which is no size of it", launch.entry);
+        let blocks = Symbols { names }.size(&launch.blocks).map_err(unknown)?;
+        Ok(Launch { entry: launch.entry, blocks, threads: launch.threads as u32 })
+    };
+    let launches = code.launches.into_iter().zip(kernels).map(launch).collect::<Result<_, String>>()?;
+    Ok(Image { ptx: code.ptx, launches })
+}
