@@ -16,7 +16,8 @@ pub enum Error {
     /// What was asked for does not fit: a name, a shape, a target, a pass.
     #[error("{0}")]
     Usage(String),
-    /// The model is readable but uses what Egret cannot compile; all problems that were found, one after another.
+    /// The model is readable but uses what Egret cannot compile, all problems that were found, one after another; or the GPU that was
+    /// asked for is not there.
     #[error("{0}")]
     Unsupported(String),
     /// A file is missing, damaged, of the wrong kind, or cannot be written.
@@ -45,6 +46,7 @@ impl From<egret_runtime::Error> for Error {
         let message = error.to_string();
         match error.exit_code() {
             2 => Error::Usage(message),
+            3 => Error::Unsupported(message),
             4 => Error::File(message),
             _ => Error::Resource(message),
         }

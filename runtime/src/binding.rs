@@ -30,12 +30,12 @@ pub(crate) struct Binding {
 }
 
 impl Binding {
-    /// Binds the symbols of a checked plan, for a number of threads.
-    pub(crate) fn new(plan: &Plan, symbols: &[i64], threads: usize) -> Result<Binding> {
-        Binding::evaluate(plan, symbols, threads).map_err(|problem| bind_error(plan, symbols, problem))
+    /// Binds the symbols of a checked plan, for a number of threads and an alignment of what lies in the arena.
+    pub(crate) fn new(plan: &Plan, symbols: &[i64], threads: usize, align: u64) -> Result<Binding> {
+        Binding::evaluate(plan, symbols, threads, align).map_err(|problem| bind_error(plan, symbols, problem))
     }
 
-    fn evaluate(plan: &Plan, symbols: &[i64], threads: usize) -> Result<Binding, String> {
+    fn evaluate(plan: &Plan, symbols: &[i64], threads: usize, align: u64) -> Result<Binding, String> {
         let shapes = |ports: &[Port], kind: &str| -> Result<Vec<Vec<usize>>, String> {
             ports.iter().map(|port| port_shape(port, kind, symbols)).collect()
         };
@@ -45,7 +45,7 @@ impl Binding {
         let bytes = buffer_bytes(plan, symbols, threads)?;
         check_ports(&plan.inputs, &input_shapes, &bytes)?;
         check_ports(&plan.outputs, &output_shapes, &bytes)?;
-        let map = MemoryMap::of(plan, symbols, threads)?;
+        let map = MemoryMap::aligned(plan, symbols, threads, align)?;
         let mut sizes = Vec::new();
         for step in &plan.steps {
             for size in &step.sizes {

@@ -42,13 +42,17 @@ pub enum Error {
     /// The machine has not enough memory or threads.
     #[error("{0}")]
     Resource(String),
+    /// The GPU that was asked for is not there, or cannot do what is asked of it.
+    #[error("{0}")]
+    Device(String),
 }
 
 impl Error {
-    /// The exit code of a command that ends with this error: 2 usage, 4 bad file, 1 otherwise.
+    /// The exit code of a command that ends with this error: 2 usage, 3 no such GPU, 4 bad file, 1 otherwise.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) => 2,
+            Error::Device(_) => 3,
             Error::Io { .. } | Error::Artifact { .. } | Error::Npy { .. } => 4,
             Error::Resource(_) => 1,
         }
@@ -114,6 +118,19 @@ pub enum FileProblem {
     OnlyGpu {
         /// What there is code for, as `--target` takes it.
         targets: Vec<String>,
+    },
+    /// The file has no code that a GPU can run.
+    #[error(
+        "the file holds code for {}, of which {device} runs none; compile the model with `--target {}`",
+        .targets.join(" and "), .wanted.map_or("cuda".to_string(), |arch| format!("cuda:{arch}"))
+    )]
+    NoCodeFor {
+        /// What there is code for, as `--target` takes it.
+        targets: Vec<String>,
+        /// What was to run it.
+        device: String,
+        /// The architecture of that, if it has one.
+        wanted: Option<crate::gpu::Arch>,
     },
     /// The code uses instructions this processor does not have.
     #[error(

@@ -127,6 +127,13 @@ pub struct Version {
     pub minor: u32,
 }
 
+impl Version {
+    /// The architecture of a compute capability, and of all later ones.
+    pub fn arch(self) -> Arch {
+        Arch { capability: self, reach: Reach::Later }
+    }
+}
+
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.major, self.minor)

@@ -78,6 +78,7 @@
 //! | [`plan`] | the contract with the compiler: plan types, sizes, kernel ABI |
 //! | [`artifact`] | the file format: writing, reading, hashes |
 //! | [`session`] | loading and running |
+//! | [`gpu`], [`device`] | code for GPUs, and what a session asks of one |
 //! | [`profile`] | when the parts of a run took place |
 //! | [`memory`] | where intermediates live |
 //! | [`tensor`], [`npy`] | tensors and their files |
@@ -94,12 +95,15 @@ pub mod artifact;
 mod binding;
 mod check;
 pub mod cpu;
+pub mod device;
 pub mod error;
+mod executor;
 pub mod gpu;
 pub mod memory;
 pub mod npy;
 pub mod plan;
 mod pool;
+mod processor;
 pub mod profile;
 pub mod session;
 pub mod tensor;
@@ -108,6 +112,7 @@ mod testing;
 
 pub use artifact::{Artifact, TargetInfo, WeightsCheck};
 pub use cpu::KernelFn;
+pub use device::Device;
 pub use error::{Error, FileProblem, Result};
 pub use plan::{DType, Plan};
 pub use pool::default_threads;

@@ -97,7 +97,20 @@ impl MemoryMap {
     ///
     /// If the plan names a buffer that does not exist; [`Plan::check`] excludes that.
     pub fn of(plan: &Plan, symbols: &[i64], threads: usize) -> Result<MemoryMap, String> {
-        let bytes = buffer_bytes(plan, symbols, threads)?;
+        MemoryMap::aligned(plan, symbols, threads, ALIGN as u64)
+    }
+
+    /// The same where every offset is a multiple of `align`, a power of two from [`ALIGN`] to 256.
+    ///
+    /// # Errors
+    ///
+    /// As [`of`](MemoryMap::of).
+    pub fn aligned(plan: &Plan, symbols: &[i64], threads: usize, align: u64) -> Result<MemoryMap, String> {
+        let mut bytes = buffer_bytes(plan, symbols, threads)?;
+        if align > ALIGN as u64 {
+            // Skews are multiples of 256 bytes, so where all lengths are multiples of the alignment, all offsets are.
+            bytes.iter_mut().for_each(|bytes| *bytes = bytes.next_multiple_of(align));
+        }
         let lifetimes = lifetimes(plan);
         let (walked, sorted) = (walk(plan, &bytes, &lifetimes), by_size::place(plan, &bytes, &lifetimes));
         let spans = if top(&sorted) <= top(&walked) / 100 * CLEARLY_FEWER { sorted } else { walked };

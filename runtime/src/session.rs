@@ -4,18 +4,20 @@
 //! no lock; the bits of its outputs do not depend on the number of threads. Inputs are checked by name, type and shape before
 //! any kernel runs.
 //!
-//! A run binds the symbols from the inputs' shapes, looks the binding up (or computes it: memory map, kernel arguments),
-//! points the kernels' pointer tables at arena, weights, inputs and outputs, and walks the steps.
+//! A run binds the symbols from the inputs' shapes, looks the binding up (or computes it: memory map, kernel arguments), and
+//! has the steps walked: by the processor of this machine, or by a GPU ([`Session::on`]). All else is the same for both.
 
 use crate::artifact::{Artifact, WeightsCheck};
 use crate::binding::{Binding, bind_symbols, check_input, port_shape};
-use crate::cpu::{Arena, Code, Frame, KernelFn};
+use crate::cpu::{Code, KernelFn};
+use crate::device::{DEVICE_ALIGN, Device};
 use crate::error::{Error, FileProblem, Result};
-use crate::plan::{Place, Plan, Port, SLACK};
-use crate::pool::{Pool, default_threads};
+use crate::executor::{self, Executor};
+use crate::plan::{ALIGN, Plan, Port, SLACK};
+use crate::pool::default_threads;
+use crate::processor::Processor;
 use crate::profile::{Recorder, Span};
 use crate::tensor::{AlignedBytes, Tensor, TensorView, type_text};
-use std::ops::Range;
 use std::path::Path;
 
 /// Bindings of the free dimensions kept at a time; the one unused for longest makes room. Enough for the buckets of a
@@ -34,18 +36,10 @@ pub struct Options {
 
 /// A model that is loaded and ready to run.
 pub struct Session {
-    // Dropped in this order: the threads end before the code and weights they use are unmapped.
-    pool: Pool,
-    code: Code,
+    // Dropped in this order: the threads end before the weights they use are unmapped.
+    engine: Engine,
     model: Model,
-    calls: Vec<Call>,
-    /// Outputs that no step writes in place: `(output, buffer)`.
-    copies: Vec<(usize, u32)>,
     bindings: Vec<Binding>,
-    frame: Frame,
-    arena: Arena,
-    /// Copies of inputs that are not aligned or lack slack, kept from run to run.
-    staging: Vec<Option<AlignedBytes>>,
     /// Position in the caller's list of each input of the plan.
     order: Vec<usize>,
     /// Values of the symbols, for the binding under way.
@@ -77,13 +71,44 @@ impl Model {
     }
 }
 
-/// One step, as far as it does not depend on the binding.
-struct Call {
-    kernel: usize,
-    /// Where its pointer table begins in the frame.
-    table: usize,
-    /// Where its arguments lie in the sizes of the binding.
-    sizes: Range<usize>,
+/// What runs the steps.
+enum Engine {
+    Processor(Processor),
+    Device(Executor),
+}
+
+impl Engine {
+    /// Threads of this machine's processor.
+    fn threads(&self) -> usize {
+        match self {
+            Engine::Processor(processor) => processor.threads(),
+            Engine::Device(_) => 1,
+        }
+    }
+
+    /// Alignment of what lies in the arena.
+    fn align(&self) -> u64 {
+        match self {
+            Engine::Processor(_) => ALIGN as u64,
+            Engine::Device(_) => DEVICE_ALIGN,
+        }
+    }
+
+    /// Takes note of a binding, the session's number `index` from now on.
+    fn bind(&mut self, index: usize, plan: &Plan, binding: &Binding) -> Result<()> {
+        match self {
+            Engine::Processor(_) => Ok(()),
+            Engine::Device(executor) => executor.bind(index, plan, binding),
+        }
+    }
+
+    /// Makes room for a binding.
+    fn reserve(&mut self, index: usize, binding: &Binding) -> Result<()> {
+        match self {
+            Engine::Processor(processor) => processor.reserve(binding.arena_bytes),
+            Engine::Device(executor) => executor.reserve(index),
+        }
+    }
 }
 
 impl Session {
@@ -113,7 +138,20 @@ impl Session {
     /// [`Error::Artifact`] if the code does not fit this processor, [`Error::Resource`] if memory or threads are lacking.
     pub fn from_artifact(artifact: Artifact, options: Options) -> Result<Session> {
         let (program, code) = artifact.map_code()?;
-        Session::new(Model::Artifact { artifact: Box::new(artifact), program }, code, options)
+        Session::on_processor(Model::Artifact { artifact: Box::new(artifact), program }, code, options)
+    }
+
+    /// Makes a session that runs an artifact on a GPU, with the program in it that is best for that. Inputs, outputs and errors are
+    /// those of a session on the processor.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Artifact`] if the file has no code for this GPU, [`Error::Device`] if the GPU refuses it, [`Error::Resource`] if it
+    /// lacks memory.
+    pub fn on(artifact: Artifact, device: Box<dyn Device>) -> Result<Session> {
+        let program = executor::program_for(&artifact, &*device)?;
+        let engine = Engine::Device(Executor::new(&artifact, program, device)?);
+        Session::new(Model::Artifact { artifact: Box::new(artifact), program }, engine)
     }
 
     /// Makes a session of a plan whose kernels are functions of this program, in the order of
@@ -139,26 +177,24 @@ impl Session {
         // SAFETY: the caller promises what is asked for here.
         let code = unsafe { Code::functions(kernels) };
         let weights = AlignedBytes::copy_of(weights)?;
-        Session::new(Model::Parts { plan: Box::new(plan), weights }, code, options)
+        Session::on_processor(Model::Parts { plan: Box::new(plan), weights }, code, options)
     }
 
-    fn new(model: Model, code: Code, options: Options) -> Result<Session> {
+    fn on_processor(model: Model, code: Code, options: Options) -> Result<Session> {
         let threads = if options.threads == 0 { default_threads() } else { options.threads };
+        let engine = Engine::Processor(Processor::new(model.plan(), code, threads)?);
+        Session::new(model, engine)
+    }
+
+    fn new(model: Model, engine: Engine) -> Result<Session> {
         let plan = model.plan();
-        let (calls, slots) = calls(plan);
         let mut session = Session {
-            pool: Pool::new(threads)?,
-            frame: Frame::new(plan.buffers.len(), slots),
-            copies: copies(plan),
-            staging: plan.inputs.iter().map(|_| None).collect(),
             order: vec![0; plan.inputs.len()],
             symbols: vec![0; plan.symbols.len()],
             bindings: Vec::new(),
-            arena: Arena::default(),
             runs: 0,
             arena_bytes: 0,
-            calls,
-            code,
+            engine,
             model,
         };
         if session.plan().symbols.is_empty() {
@@ -181,9 +217,17 @@ impl Session {
         }
     }
 
-    /// Threads it runs on, the caller's included.
+    /// Threads it runs on, the caller's included; 1 on a GPU.
     pub fn threads(&self) -> usize {
-        self.pool.threads()
+        self.engine.threads()
+    }
+
+    /// The GPU that it runs on; `None` for the processor.
+    pub fn device(&self) -> Option<String> {
+        match &self.engine {
+            Engine::Processor(_) => None,
+            Engine::Device(executor) => Some(executor.device()),
+        }
     }
 
     /// Scratch bytes of the latest binding of the free dimensions: what the intermediates need. 0 before the first.
@@ -213,7 +257,17 @@ impl Session {
     pub fn run_into(&mut self, inputs: &[(&str, TensorView<'_>)], outputs: &mut [Tensor]) -> Result<()> {
         let binding = self.prepare(inputs)?;
         self.check_outputs(binding, outputs)?;
-        self.execute(binding, inputs, outputs, None)
+        self.note_use(binding);
+        let input = |index: usize| inputs[self.order[index]].1;
+        match &mut self.engine {
+            Engine::Device(executor) => executor.run(binding, input, outputs),
+            Engine::Processor(processor) => processor.run(self.model.weights(), &self.bindings[binding], input, outputs, None),
+        }
+    }
+
+    fn note_use(&mut self, binding: usize) {
+        self.runs += 1;
+        self.bindings[binding].last_used = self.runs;
     }
 
     /// Runs the model as [`run_into`](Session::run_into) does, and says when each part of each step ran and where. Slower by two
@@ -225,9 +279,16 @@ impl Session {
     pub fn run_profiled(&mut self, inputs: &[(&str, TensorView<'_>)], outputs: &mut [Tensor]) -> Result<Vec<Span>> {
         let binding = self.prepare(inputs)?;
         self.check_outputs(binding, outputs)?;
-        let recorder = Recorder::new(&self.bindings[binding].parts);
-        self.execute(binding, inputs, outputs, Some(&recorder))?;
-        Ok(recorder.into_spans())
+        self.note_use(binding);
+        let input = |index: usize| inputs[self.order[index]].1;
+        match &mut self.engine {
+            Engine::Device(executor) => executor.run_timed(binding, input, outputs),
+            Engine::Processor(processor) => {
+                let recorder = Recorder::new(&self.bindings[binding].parts);
+                processor.run(self.model.weights(), &self.bindings[binding], input, outputs, Some(&recorder))?;
+                Ok(recorder.into_spans())
+            }
+        }
     }
 
     /// Tensors of the types and shapes that a run with these inputs writes.
@@ -273,22 +334,24 @@ impl Session {
             check_input(port, shape, inputs[self.order[i]].1)?;
         }
         self.arena_bytes = binding.arena_bytes;
-        self.arena.reserve(binding.arena_bytes)?;
+        self.engine.reserve(index, binding)?;
         Ok(index)
     }
 
     /// Computes the binding for the current symbols; returns its index.
     fn bind(&mut self) -> Result<usize> {
-        let binding = Binding::new(self.model.plan(), &self.symbols, self.pool.threads())?;
-        self.arena_bytes = binding.arena_bytes;
-        self.arena.reserve(binding.arena_bytes)?;
-        if self.bindings.len() < MAX_BINDINGS {
-            self.bindings.push(binding);
-            return Ok(self.bindings.len() - 1);
+        let plan = self.model.plan();
+        let binding = Binding::new(plan, &self.symbols, self.engine.threads(), self.engine.align())?;
+        let oldest = || (0..MAX_BINDINGS).min_by_key(|&i| self.bindings[i].last_used).unwrap_or(0);
+        let index = if self.bindings.len() < MAX_BINDINGS { self.bindings.len() } else { oldest() };
+        self.engine.bind(index, plan, &binding)?;
+        match self.bindings.get_mut(index) {
+            Some(old) => *old = binding,
+            None => self.bindings.push(binding),
         }
-        let oldest = (0..MAX_BINDINGS).min_by_key(|&i| self.bindings[i].last_used).unwrap_or(0);
-        self.bindings[oldest] = binding;
-        Ok(oldest)
+        self.arena_bytes = self.bindings[index].arena_bytes;
+        self.engine.reserve(index, &self.bindings[index])?;
+        Ok(index)
     }
 
     fn check_outputs(&self, binding: usize, outputs: &[Tensor]) -> Result<()> {
@@ -304,66 +367,6 @@ impl Session {
         }
         Ok(())
     }
-
-    /// Runs all steps; inputs and outputs fit the binding.
-    fn execute(
-        &mut self,
-        binding: usize,
-        inputs: &[(&str, TensorView<'_>)],
-        outputs: &mut [Tensor],
-        recorder: Option<&Recorder>,
-    ) -> Result<()> {
-        self.runs += 1;
-        self.bindings[binding].last_used = self.runs;
-        let binding = &self.bindings[binding];
-        let input = |index: usize| inputs[self.order[index]].1;
-        stage(&mut self.staging, input)?;
-        let staging = &self.staging;
-        self.frame.aim(
-            &binding.spots,
-            &mut self.arena,
-            self.model.weights(),
-            |index| staged(&staging[index], input(index)),
-            |index| outputs[index].bytes_mut().as_mut_ptr(),
-        );
-        let (frame, calls, kernels) = (&self.frame, &self.calls, self.code.kernels());
-        let work = |step: usize, part: u32, parts: u32| {
-            let call = &calls[step];
-            // SAFETY: the frame was aimed above at memory that this function borrows; the pool runs steps in order; all
-            // indices come from the same step of the plan.
-            let run = || unsafe { frame.call(kernels[call.kernel], call.table, &binding.sizes[call.sizes.clone()], part, parts) };
-            match recorder {
-                None => run(),
-                Some(recorder) => recorder.record(step, part, run),
-            }
-        };
-        self.pool.walk(&binding.parts, &work);
-        for &(output, buffer) in &self.copies {
-            // SAFETY: the frame is still aimed, and the binding checked that port and buffer have the same length. The
-            // buffer is not this output's own bytes, or it would not be copied.
-            unsafe { frame.copy_out(buffer, outputs[output].bytes_mut()) };
-        }
-        Ok(())
-    }
-}
-
-/// The steps of a plan and the concatenation of their buffer lists.
-fn calls(plan: &Plan) -> (Vec<Call>, Vec<u32>) {
-    let (mut slots, mut sizes) = (Vec::new(), 0);
-    let calls = plan.steps.iter().map(|step| {
-        let call = Call { kernel: step.kernel as usize, table: slots.len(), sizes: sizes..sizes + step.sizes.len() };
-        slots.extend(step.reads.iter().chain(&step.writes));
-        sizes = call.sizes.end;
-        call
-    });
-    (calls.collect(), slots)
-}
-
-/// The outputs whose bytes some other buffer holds.
-fn copies(plan: &Plan) -> Vec<(usize, u32)> {
-    let place = |port: &Port| plan.buffers[port.buffer as usize].place;
-    let ports = plan.outputs.iter().enumerate();
-    ports.filter(|(i, port)| place(port) != Place::Output(*i as u32)).map(|(i, port)| (i, port.buffer)).collect()
 }
 
 /// Finds the inputs of the plan in the caller's list. Allocates nothing unless it fails.
@@ -415,31 +418,6 @@ fn named_symbols(plan: &Plan, dims: &[(&str, i64)]) -> Result<Vec<i64>> {
         return Err(Error::Usage(format!("the free dimensions `{what}` have no value; give one with --dim {}=N", missing[0])));
     }
     Ok(plan.symbols.iter().filter_map(value).collect())
-}
-
-/// Copies the inputs that kernels cannot use in place. Allocates only when an input is longer than ever before.
-fn stage<'v>(staging: &mut [Option<AlignedBytes>], input: impl Fn(usize) -> TensorView<'v>) -> Result<()> {
-    for (index, copy) in staging.iter_mut().enumerate() {
-        let view = input(index);
-        if view.is_padded() {
-            continue;
-        }
-        if copy.as_ref().is_none_or(|copy| copy.len() < view.bytes().len()) {
-            *copy = Some(AlignedBytes::zeroed(view.bytes().len())?);
-        }
-        if let Some(copy) = copy {
-            copy[..view.bytes().len()].copy_from_slice(view.bytes());
-        }
-    }
-    Ok(())
-}
-
-/// The bytes kernels read for an input.
-fn staged<'a>(copy: &'a Option<AlignedBytes>, view: TensorView<'a>) -> &'a [u8] {
-    match copy {
-        Some(copy) if !view.is_padded() => copy,
-        _ => view.bytes(),
-    }
 }
 
 #[cfg(test)]

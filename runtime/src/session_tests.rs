@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::artifact::{self, Program, TargetInfo};
-use crate::plan::{Buffer, DType, KernelInfo, Requirement, Size, SizeOp, Step};
+use crate::plan::{Buffer, DType, KernelInfo, Place, Requirement, Size, SizeOp, Step};
 use crate::profile::step_times;
 use crate::testing::{Random, chain, dynamic_chain, gpu_target, host_target, image, port, step, written};
 use std::borrow::Cow;
@@ -461,8 +461,8 @@ fn plans_damaged_before_they_were_written_never_crash_the_loader() {
             read += 1;
             // Never run: what the damaged sizes make of the kernels is not the loader's affair.
             let symbols = vec![5; plan.symbols.len()];
-            let _ = Binding::new(&plan, &symbols, 2);
-            let _ = Binding::new(&plan, &vec![i64::MAX; symbols.len()], 2);
+            let _ = Binding::new(&plan, &symbols, 2, ALIGN as u64);
+            let _ = Binding::new(&plan, &vec![i64::MAX; symbols.len()], 2, ALIGN as u64);
         }
     }
     assert!(read > 300, "only {read} plans passed the check");
