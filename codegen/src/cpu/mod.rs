@@ -8,6 +8,7 @@
 //! kernels --emit--> LLVM module each --TargetMachine, O3--> object each --object::link--> image + entry offsets
 //! ```
 
+pub(crate) mod cell;
 mod chain;
 mod contract;
 pub(crate) mod emit;

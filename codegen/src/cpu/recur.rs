@@ -14,20 +14,18 @@
 //!                 y[t, row, units], c[row, units] = cell(acc)
 //! ```
 //!
-//! A GRU that resets the state before the product needs `r*h` of all units first, so its step has two stages. In between `z`
-//! waits in the row of `y` that the step fills: each of its elements is read just before the new state takes its place. And
-//! `r*h` waits in the row of `h`, which holds nothing else until the last step is done.
+//! Between the two stages of a GRU that resets the state before the product, `z` waits in the row of `y` that the step fills: each of
+//! its elements is read just before the new state takes its place. And `r*h` waits in the row of `h`, which holds nothing else until
+//! the last step is done.
 
-use super::emit::{Emit, Value};
-use super::math;
-use super::ops::extreme;
+use super::cell::{self, Stage};
+use super::emit::Value;
 use super::scope::{Gen, Run};
-use crate::kernel::{Axis, BufferId, Cell, Recur};
+use crate::kernel::{Axis, BufferId, Recur};
 use egret_ir::{DType, Dim};
+use inkwell::IntPredicate;
 use inkwell::types::BasicTypeEnum;
 use inkwell::values::{IntValue, PointerValue};
-use inkwell::{FloatPredicate, IntPredicate};
-use std::ops::Range;
 
 /// Rows of the batch that are computed together: the largest that fits the registers, then smaller ones for what is left.
 const TILE_ROWS: [usize; 3] = [4, 2, 1];
@@ -37,63 +35,6 @@ const LATENCY: usize = 8;
 
 /// Registers beside accumulators and broadcast elements: a loaded weight, and one to spare.
 const OTHER_REGISTERS: usize = 2;
-
-/// A function of one gate.
-type Activation = for<'c> fn(&Emit<'c>, Value<'c>) -> Value<'c>;
-
-/// What one pass over the hidden units computes.
-#[derive(Clone, Copy)]
-enum Stage {
-    /// An LSTM's step.
-    Lstm,
-    /// The step of a GRU that resets after the product.
-    LinearGru,
-    /// The gates `z` and `r` of a GRU that resets before the product, and `r*h`.
-    ResetGates,
-    /// The candidate of such a GRU, and the new state.
-    Candidate,
-    /// The step of a plain cell.
-    Plain(Activation),
-}
-
-impl Stage {
-    /// The stages of a step, in order.
-    fn of(cell: Cell) -> Vec<Stage> {
-        match cell {
-            Cell::Lstm => vec![Stage::Lstm],
-            Cell::Gru { linear_before_reset: true } => vec![Stage::LinearGru],
-            Cell::Gru { linear_before_reset: false } => vec![Stage::ResetGates, Stage::Candidate],
-            Cell::Tanh => vec![Stage::Plain(math::tanh)],
-            Cell::Relu => vec![Stage::Plain(relu)],
-            Cell::Sigmoid => vec![Stage::Plain(sigmoid)],
-        }
-    }
-
-    /// The gates whose products it needs.
-    fn gates(self) -> Range<usize> {
-        match self {
-            Stage::Lstm => 0..4,
-            Stage::LinearGru => 0..3,
-            Stage::ResetGates => 0..2,
-            Stage::Candidate => 2..3,
-            Stage::Plain(_) => 0..1,
-        }
-    }
-}
-
-fn sigmoid<'c>(e: &Emit<'c>, x: Value<'c>) -> Value<'c> {
-    let one = e.float(x, 1.0);
-    e.fdiv(one, e.fadd(one, math::exp(e, e.fneg(x))))
-}
-
-fn relu<'c>(e: &Emit<'c>, x: Value<'c>) -> Value<'c> {
-    extreme(e, FloatPredicate::OGT, x, e.float(x, 0.0), Some(0.0))
-}
-
-/// `z*h + (1 - z)*n`.
-fn blend<'c>(e: &Emit<'c>, z: Value<'c>, h: Value<'c>, n: Value<'c>) -> Value<'c> {
-    e.fma(z, e.fsub(h, n), n)
-}
 
 /// A layer that is being emitted.
 struct Layer<'a> {
@@ -427,30 +368,26 @@ impl Layer<'_> {
             Stage::Lstm => {
                 let Some(c) = r.c.map(|c| self.states(g, c, Dim::ZERO)) else { unreachable!("an LSTM has a cell state") };
                 let old = self.load_lanes(g, tile, c, at);
-                let e = &g.e;
-                let [input, output, forget] = [0, 1, 2].map(|gate| sigmoid(e, acc[gate]));
-                let cell = e.fma(forget, old, e.fmul(input, math::tanh(e, acc[3])));
+                let (cell, state) = cell::lstm(&g.e, acc, old);
                 self.store_lanes(g, tile, cell, c, at);
-                e.fmul(output, math::tanh(e, cell))
+                state
             }
             Stage::LinearGru => {
                 let (input, before) = (self.input(g, 2), self.states_before(g, tile));
                 let (input, h) = (self.load_lanes(g, tile, input, at), self.load_lanes(g, tile, before, at));
-                let e = &g.e;
-                let [z, r] = [0, 1].map(|gate| sigmoid(e, acc[gate]));
-                blend(e, z, h, math::tanh(e, e.fma(r, acc[2], input)))
+                cell::linear_gru(&g.e, acc, input, h)
             }
             Stage::ResetGates => {
                 let (before, reset) = (self.states_before(g, tile), self.states(g, r.h, Dim::ZERO));
                 let h = self.load_lanes(g, tile, before, at);
-                let [z, r] = [0, 1].map(|gate| sigmoid(&g.e, acc[gate]));
-                self.store_lanes(g, tile, g.e.fmul(r, h), reset, at);
+                let (z, product) = cell::reset_gates(&g.e, acc, h);
+                self.store_lanes(g, tile, product, reset, at);
                 z
             }
             Stage::Candidate => {
                 let before = self.states_before(g, tile);
                 let (z, h) = (self.load_lanes(g, tile, y, at), self.load_lanes(g, tile, before, at));
-                blend(&g.e, z, h, math::tanh(&g.e, acc[0]))
+                cell::candidate(&g.e, acc[0], z, h)
             }
             Stage::Plain(activation) => activation(&g.e, acc[0]),
         };
