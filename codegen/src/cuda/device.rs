@@ -79,6 +79,16 @@ impl<'c> Emit<'c> {
         }
     }
 
+    /// Values side by side in a vector.
+    pub(super) fn together(&self, values: &[Value<'c>]) -> Value<'c> {
+        let vector = self.vector_type(values[0].get_type(), values.len()).get_undef();
+        let i32 = self.cx.i32_type();
+        let insert = |vector, (i, value): (usize, &Value<'c>)| {
+            self.builder.build_insert_element(vector, *value, i32.const_int(i as u64, false), "").expect("the builder stands in a block")
+        };
+        values.iter().enumerate().fold(vector, insert).into()
+    }
+
     /// Shared memory of the block; what it holds at first is not known.
     pub(super) fn shared(&self, element: BasicTypeEnum<'c>, count: usize, align: u32) -> PointerValue<'c> {
         let name = format!("{}_shared", self.function.get_name().to_string_lossy());

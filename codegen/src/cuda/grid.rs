@@ -8,9 +8,10 @@
 //! concat of x[8, 100] and y[8, 24]:   blocks 0 to 0 copy x, block 1 copies y
 //! ```
 
+use super::attention::Attention;
 use super::contract::Tiles;
 use crate::cpu::scope::{Gen, Range, Symbol};
-use crate::kernel::{Axis, Body, Contract, Kernel, Piece, Rows};
+use crate::kernel::{Axis, Body, Chain, Contract, Kernel, Piece, Rows};
 use egret_ir::Dim;
 use inkwell::IntPredicate;
 use inkwell::values::IntValue;
@@ -38,6 +39,7 @@ enum Work<'k> {
     Piece(&'k Piece),
     Rows(&'k Rows),
     Contract(&'k Contract, Tiles),
+    Attention(&'k Chain, Attention),
 }
 
 /// The jobs of a kernel whose weights are packed for `lanes` lanes.
@@ -50,7 +52,7 @@ pub(super) fn jobs(kernel: &Kernel, lanes: usize) -> Result<Vec<Job<'_>>, &'stat
         Body::Rows(rows) => vec![Job { blocks: rows.blocks(), work: Work::Rows(rows) }],
         Body::Contract(contracts) => contracts.iter().map(|c| contract_job(c, lanes)).collect(),
         Body::Winograd(_) => return Err("winograd convolution"),
-        Body::Chain(_) => return Err("attention"),
+        Body::Chain(chain) => vec![attention_job(chain)],
         Body::Recur(_) => return Err("a recurrent layer"),
     };
     jobs.extend(kernel.borders.iter().map(piece_job));
@@ -60,6 +62,11 @@ pub(super) fn jobs(kernel: &Kernel, lanes: usize) -> Result<Vec<Job<'_>>, &'stat
 fn contract_job(contract: &Contract, lanes: usize) -> Job<'_> {
     let tiles = Tiles::of(contract, lanes);
     Job { blocks: tiles.blocks(contract), work: Work::Contract(contract, tiles) }
+}
+
+fn attention_job(chain: &Chain) -> Job<'_> {
+    let attention = Attention::of(chain);
+    Job { blocks: attention.blocks(chain), work: Work::Attention(chain, attention) }
 }
 
 fn piece_job(piece: &Piece) -> Job<'_> {
@@ -97,6 +104,7 @@ impl<'c> Gen<'_, 'c> {
             Work::Piece(piece) => self.piece_by_threads(piece, block),
             Work::Rows(rows) => self.rows_by_threads(rows, block),
             Work::Contract(c, tiles) => self.contract_by_tiles(c, tiles, block),
+            Work::Attention(c, attention) => self.attend(c, attention, block),
         }
     }
 

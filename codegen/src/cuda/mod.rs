@@ -9,10 +9,12 @@
 //! map     a thread does 4 neighbours where rows of elements divide so, else 1
 //! rows    a warp or a block does a row, its threads stride along it and combine by shuffles; or a thread does a row
 //! product a block does a tile of rows and columns, k in slices through shared memory
+//! chain   a block does a tile of queries against all their keys; of few queries, its warps share the keys
 //! ```
 //!
 //! What has no PTX yet is an [error](CudaError::Uncovered) that names it, never slow code.
 
+mod attention;
 mod contract;
 mod device;
 #[cfg(any(test, feature = "emu"))]
@@ -20,6 +22,7 @@ pub mod emu;
 mod grid;
 mod image;
 mod map;
+mod product;
 mod rows;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -113,7 +113,12 @@ fn few_rows() {
         for (m, d, e, n) in (1..=17).flat_map(|i| (1..=4).map(move |m| (m, i, 3 * i, 2 * i as usize + 15))) {
             let causal = d % 3 == 0;
             let kernel = attention(&Shape { m: m.into(), n: n.into(), d, e, causal, across, tile: (m, 2) });
-            check(&kernel, &[], &data(m, n, d as usize, e as usize), TOLERANCE);
+            let data = data(m, n, d as usize, e as usize);
+            // Numbers of channels mean less to a GPU.
+            match d % 8 == m as i64 {
+                true => check(&kernel, &[], &data, TOLERANCE),
+                false => targets().iter().for_each(|target| check_on(target, &kernel, &[], &data, TOLERANCE)),
+            }
         }
     }
 }

@@ -22,6 +22,15 @@ fn ptx_of_an_elementwise_kernel() {
     insta::assert_snapshot!(compile(&kernels(BIASED).0, &target()).unwrap().ptx);
 }
 
+const ATTENTION: &str = "graph g(q: f32[2, 64, 64], k: f32[2, 128, 64], v: f32[2, 128, 64]) {
+    y = attention[scale = 0.125](q, k, v)
+    return y
+}";
+const DECODE: &str = "graph g(q: f32[2, 1, 64], k: f32[2, 128, 64], v: f32[2, 128, 64]) {
+    y = attention[scale = 0.125](q, k, v)
+    return y
+}";
+
 /// Sectors of global memory, wavefronts of shared memory and the mix of instructions: these say more of speed than any text.
 #[test]
 fn counters_of_templates() {
@@ -33,7 +42,15 @@ fn counters_of_templates() {
         let counters = Device::new(&code, 5).unwrap().run(0, &kernels[0], &Bindings::new(), &mut memory).unwrap();
         format!("{name}: {} blocks\n{counters}\n", code.launches[0].blocks)
     };
-    let cases = [("biased", BIASED), ("softmax", SOFTMAX), ("long softmax", LONG_SOFTMAX), ("product", PRODUCT)];
+    let cases = [
+        ("biased", BIASED),
+        ("softmax", SOFTMAX),
+        ("long softmax", LONG_SOFTMAX),
+        ("product", PRODUCT),
+        ("attention", ATTENTION),
+        ("decode", DECODE),
+        ("one row", ONE_ROW),
+    ];
     insta::assert_snapshot!(cases.map(counted).concat());
 }
 
