@@ -1,4 +1,4 @@
-//! Matrix products and convolutions: a block does a tile of rows and columns.
+//! Matrix products and convolutions: a block does a tile of rows and columns, or of [few rows](super::narrow) some columns.
 //!
 //! Rows are numbered through, and so is `k`, so that a convolution is a product whose offsets divide. **Invariant.** A sum of a
 //! tile is the interpreter's to the bit, as the kernel IR says; what keeps it so is [`product`](super::product).
@@ -9,6 +9,7 @@
 
 use super::grid::{count, singly};
 use super::map::NEIGHBOURS;
+use super::narrow::Narrow;
 use super::product::{Source, Staged, Tile};
 use crate::cpu::scope::Gen;
 use crate::kernel::{Axis, Contract, Panels};
@@ -17,20 +18,30 @@ use egret_ir::{DType, Dim};
 /// What the blocks of a contraction do.
 #[derive(Clone, Copy)]
 pub(super) struct Tiles {
-    tile: Tile,
+    shape: Shape,
     /// Columns of a panel of packed weights.
     panel: i64,
+}
+
+#[derive(Clone, Copy)]
+enum Shape {
+    Narrow(Narrow),
+    Tile(Tile),
 }
 
 impl Tiles {
     /// The tiles of a contraction whose weights are packed for `lanes` lanes.
     pub(super) fn of(c: &Contract, lanes: usize) -> Tiles {
-        Tiles { tile: Tile::of(&count(&c.rows)), panel: (c.tile.vectors * lanes) as i64 }
+        let shape = Narrow::of(c).map_or_else(|| Shape::Tile(Tile::of(&count(&c.rows))), Shape::Narrow);
+        Tiles { shape, panel: (c.tile.vectors * lanes) as i64 }
     }
 
     /// How many blocks it takes.
     pub(super) fn blocks(&self, c: &Contract) -> Dim {
-        count(&axes(c, self.tile))
+        match &self.shape {
+            Shape::Narrow(narrow) => narrow.blocks(c),
+            Shape::Tile(tile) => count(&axes(c, *tile)),
+        }
     }
 }
 
@@ -41,21 +52,27 @@ fn axes(c: &Contract, tile: Tile) -> [Axis; 3] {
 }
 
 /// The first operand, of which neighbours along `k` are read together.
-fn a_source(c: &Contract) -> Source<'_> {
+pub(super) fn a_source(c: &Contract) -> Source<'_> {
     Source { buffer: c.a.0, offset: &c.a.1, points: &c.rows, depth: &c.k, panel: None, along_points: false }
 }
 
 /// The second operand, of which neighbouring columns are read together.
-fn b_source(c: &Contract, panel: i64) -> Source<'_> {
+pub(super) fn b_source(c: &Contract, panel: i64) -> Source<'_> {
     let (Panels::Packed(_, offset) | Panels::Strided(_, offset)) = &c.b;
     let panel = matches!(c.b, Panels::Packed(..)).then_some(panel);
     Source { buffer: c.b.buffer(), offset, points: std::slice::from_ref(&c.cols), depth: &c.k, panel, along_points: true }
 }
 
 impl<'c> Gen<'_, 'c> {
-    /// Emits the tile of a block of the job.
-    pub(super) fn contract_by_tiles(&mut self, c: &Contract, tiles: &Tiles, block: &Dim) {
-        let Tiles { tile, panel } = *tiles;
+    /// Emits what a block of the job does.
+    pub(super) fn contract_by_blocks(&mut self, c: &Contract, tiles: &Tiles, block: &Dim) {
+        match &tiles.shape {
+            Shape::Narrow(narrow) => self.contract_narrow(c, narrow, tiles.panel, block),
+            Shape::Tile(tile) => self.contract_tile(c, *tile, tiles.panel, block),
+        }
+    }
+
+    fn contract_tile(&mut self, c: &Contract, tile: Tile, panel: i64, block: &Dim) {
         let [batch, row_tile, col_tile] = {
             let found = self.unravelled(&singly(&axes(c, tile)), block);
             <[Dim; 3]>::try_from(found).expect("three axes")

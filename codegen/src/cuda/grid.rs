@@ -103,7 +103,7 @@ impl<'c> Gen<'_, 'c> {
         match work {
             Work::Piece(piece) => self.piece_by_threads(piece, block),
             Work::Rows(rows) => self.rows_by_threads(rows, block),
-            Work::Contract(c, tiles) => self.contract_by_tiles(c, tiles, block),
+            Work::Contract(c, tiles) => self.contract_by_blocks(c, tiles, block),
             Work::Attention(c, attention) => self.attend(c, attention, block),
         }
     }

@@ -8,7 +8,7 @@
 //! ```text
 //! map     a thread does 4 neighbours where rows of elements divide so, else 1
 //! rows    a warp or a block does a row, its threads stride along it and combine by shuffles; or a thread does a row
-//! product a block does a tile of rows and columns, k in slices through shared memory
+//! product a block does a tile of rows and columns, k in slices through shared memory; of few rows, some columns
 //! chain   a block does a tile of queries against all their keys; of few queries, its warps share the keys
 //! ```
 //!
@@ -22,6 +22,7 @@ pub mod emu;
 mod grid;
 mod image;
 mod map;
+mod narrow;
 mod product;
 mod rows;
 #[cfg(test)]

@@ -62,6 +62,15 @@ const TURNED: &str = "graph g(q: f32[3, 9, 16], k: f32[3, 16, 128], v: f32[3, 12
     return y
 }";
 
+/// A result of one sum, and one of few rows and many columns: summed by all threads of a block.
+const NARROW: &str = "graph g(x: f32[2, K], w: f32[K, 70], u: f32[K, 1], v: f32[2, K, 8]) {
+    y = matmul(x, w)
+    z = matmul(x, u)
+    r = reshape[shape = [2, 1, K]](x)
+    s = matmul(r, v)
+    return y, z, s
+}";
+
 /// Runs a program in the emulator.
 fn emulated(program: &Program, inputs: &[Tensor], seed: u64) -> Result<Vec<Tensor>, String> {
     emulated_code(program, &compile(&program.kernels, &target()).map_err(|e| e.to_string())?, inputs, seed)
@@ -142,6 +151,24 @@ fn attention_of_any_shape() {
         agrees(ATTENTION, &[("M", m), ("N", n)]).unwrap_or_else(|e| panic!("{m}, {n} as symbols: {e}"));
     }
     agrees(TURNED, &[]).unwrap();
+}
+
+#[test]
+fn products_of_few_rows() {
+    let source = "graph g(x: f32[M, 33]) {
+        const w: f32[33, 70] = random(1)
+        const b: f32[70] = random(2)
+        h = matmul(x, w)
+        s = add(h, b)
+        y = relu(s)
+        return y
+    }";
+    for m in [1, 2, 3, 4, 0] {
+        agrees(&source.replace('M', &m.to_string()), &[]).unwrap_or_else(|e| panic!("{m}: {e}"));
+    }
+    for k in [0, 1, 31, 129, 1000] {
+        agrees(NARROW, &[("K", k)]).unwrap_or_else(|e| panic!("{k}: {e}"));
+    }
 }
 
 #[test]

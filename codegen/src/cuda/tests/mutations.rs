@@ -32,6 +32,9 @@ const ATTENTION: &str = "graph g(q: f32[70, 20], k: f32[90, 20], v: f32[90, 24])
 /// Few queries: warps share the keys.
 const DECODE: &str = "graph g(q: f32[2, 40], k: f32[37, 40], v: f32[37, 24]) { y = attention[scale = 0.5](q, k, v)\n return y }";
 
+/// Few rows: threads share `k`.
+const FEW_ROWS: &str = "graph g(x: f32[2, 200], w: f32[200, 72]) { y = matmul(x, w)\n return y }";
+
 /// A planted bug: in which graph, what it is, and which occurrence of a text becomes what. An empty text deletes the line.
 struct Bug(&'static str, &'static str, &'static str, usize, &'static str);
 
@@ -76,6 +79,10 @@ const BUGS: &[Bug] = &[
     Bug(DECODE, "a shuffle of some lanes only", "shfl.sync.bfly.b32", 7, ", 65535;"),
     Bug(DECODE, "a maximum not stored", "st.shared.b32", 0, ""),
     Bug(DECODE, "the sum of a warp for its maximum", "ld.shared.b32", 0, "+4];"),
+    Bug(FEW_ROWS, "no barrier before warps meet", "bar.sync", 0, ""),
+    Bug(FEW_ROWS, "steps of some lanes left out", "shfl.sync.bfly.b32", 1, "mov.b32"),
+    Bug(FEW_ROWS, "sums of a warp not stored", "st.shared.v4.b32", 0, ""),
+    Bug(FEW_ROWS, "sums of other columns", "ld.shared.v4.b32", 3, "+16];"),
     Bug(CONCAT, "the wrong job", "setp", 0, "never"),
     Bug(CONCAT, "threads beyond the last element", "setp", 1, "never"),
     Bug(CONCAT, "neighbours stored in one place", "st.global.b32", 0, "+4],"),
@@ -136,7 +143,7 @@ fn verdict(source: &str, change: &dyn Fn(&str) -> Option<String>) -> Option<Stri
 
 #[test]
 fn planted_bugs_are_found() {
-    for source in [PRODUCT, LONG_ROWS, LONG_SUM, SHORT_ROWS, ATTENTION, DECODE, CONCAT] {
+    for source in [PRODUCT, LONG_ROWS, LONG_SUM, SHORT_ROWS, ATTENTION, DECODE, FEW_ROWS, CONCAT] {
         assert_eq!(verdict(source, &|ptx| Some(ptx.to_string())), None, "{source}");
     }
     let missed: Vec<&str> = BUGS.iter().filter(|b| verdict(b.0, &|ptx| b.planted(ptx)).is_none()).map(|b| b.1).collect();

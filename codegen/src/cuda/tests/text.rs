@@ -30,6 +30,7 @@ const DECODE: &str = "graph g(q: f32[2, 1, 64], k: f32[2, 128, 64], v: f32[2, 12
     y = attention[scale = 0.125](q, k, v)
     return y
 }";
+const ONE_ROW: &str = "graph g(x: f32[1, 512], w: f32[512, 128]) { y = matmul(x, w)\n return y }";
 
 /// Sectors of global memory, wavefronts of shared memory and the mix of instructions: these say more of speed than any text.
 #[test]
