@@ -11,7 +11,7 @@
 use super::attention::Attention;
 use super::contract::Tiles;
 use crate::cpu::scope::{Gen, Range, Symbol};
-use crate::kernel::{Axis, Body, Chain, Contract, Kernel, Piece, Rows};
+use crate::kernel::{Axis, Body, Chain, Contract, Kernel, Piece, Recur, Rows};
 use egret_ir::Dim;
 use inkwell::IntPredicate;
 use inkwell::values::IntValue;
@@ -40,6 +40,7 @@ enum Work<'k> {
     Rows(&'k Rows),
     Contract(&'k Contract, Tiles),
     Attention(&'k Chain, Attention),
+    Recur(&'k Recur, usize),
 }
 
 /// The jobs of a kernel whose weights are packed for `lanes` lanes.
@@ -53,7 +54,11 @@ pub(super) fn jobs(kernel: &Kernel, lanes: usize) -> Result<Vec<Job<'_>>, &'stat
         Body::Contract(contracts) => contracts.iter().map(|c| contract_job(c, lanes)).collect(),
         Body::Winograd(_) => return Err("winograd convolution"),
         Body::Chain(chain) => vec![attention_job(chain)],
-        Body::Recur(_) => return Err("a recurrent layer"),
+        Body::Recur(recur) if recur.hidden == 0 => vec![],
+        Body::Recur(recur) if recur.fits(kernel.buffers[recur.y.0].dtype, lanes) => {
+            vec![Job { blocks: recur.batch.clone(), work: Work::Recur(recur, lanes) }]
+        }
+        Body::Recur(_) => return Err("a recurrent layer whose states and sums do not fit 48 KB of shared memory"),
     };
     jobs.extend(kernel.borders.iter().map(piece_job));
     Ok(jobs)
@@ -105,6 +110,7 @@ impl<'c> Gen<'_, 'c> {
             Work::Rows(rows) => self.rows_by_threads(rows, block),
             Work::Contract(c, tiles) => self.contract_by_blocks(c, tiles, block),
             Work::Attention(c, attention) => self.attend(c, attention, block),
+            Work::Recur(r, lanes) => self.recur_by_blocks(r, *lanes, block),
         }
     }
 

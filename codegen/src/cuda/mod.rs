@@ -10,6 +10,7 @@
 //! rows    a warp or a block does a row, its threads stride along it and combine by shuffles; or a thread does a row
 //! product a block does a tile of rows and columns, k in slices through shared memory; of few rows, some columns
 //! chain   a block does a tile of queries against all their keys; of few queries, its warps share the keys
+//! recur   a block does all steps of a row of the batch
 //! ```
 //!
 //! What has no PTX yet is an [error](CudaError::Uncovered) that names it, never slow code.
@@ -24,6 +25,7 @@ mod image;
 mod map;
 mod narrow;
 mod product;
+mod recur;
 mod rows;
 #[cfg(test)]
 pub(crate) mod tests;

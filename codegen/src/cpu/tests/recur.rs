@@ -138,6 +138,21 @@ fn double_precision() {
     }
 }
 
+/// Weights in registers and not, columns of one round of threads and of several, panels that are not whole.
+#[test]
+fn on_a_gpu() {
+    let gpu = Target::named("cuda").unwrap();
+    for (i, cell) in CELLS.into_iter().enumerate() {
+        for (hidden, dtype) in [(1, F32), (18, F32), (64, F32), (131, F32), (19, DType::F64)] {
+            let layer = Layer { cell, hidden, reverse: i % 2 == 0, dtype };
+            for (steps, batch) in [(3, 2), (0, 1)] {
+                let sizes = Bindings::from([(name("T"), steps as i64), (name("B"), batch as i64)]);
+                crate::cuda::tests::check(&layer.kernel(sym("T"), sym("B")), &sizes, &layer.data(steps, batch, gpu.lanes), layer.within());
+            }
+        }
+    }
+}
+
 /// NaN in an input makes the row's states NaN, and only that row's.
 #[test]
 fn not_a_number() {

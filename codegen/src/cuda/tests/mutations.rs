@@ -35,6 +35,12 @@ const DECODE: &str = "graph g(q: f32[2, 40], k: f32[37, 40], v: f32[37, 24]) { y
 /// Few rows: threads share `k`.
 const FEW_ROWS: &str = "graph g(x: f32[2, 200], w: f32[200, 72]) { y = matmul(x, w)\n return y }";
 
+/// The two barriers and the first 16 wide reads of shared memory are those of the projection, a product.
+const LAYER: &str = "graph g(x: f32[3, 2, 5], h: f32[2, 6], c: f32[2, 6], w: f32[24, 5], r: f32[24, 6], b: f32[48]) {
+    y, s, t = lstm(x, w, r, b, h, c)
+    return y, s, t
+}";
+
 /// A planted bug: in which graph, what it is, and which occurrence of a text becomes what. An empty text deletes the line.
 struct Bug(&'static str, &'static str, &'static str, usize, &'static str);
 
@@ -83,6 +89,10 @@ const BUGS: &[Bug] = &[
     Bug(FEW_ROWS, "steps of some lanes left out", "shfl.sync.bfly.b32", 1, "mov.b32"),
     Bug(FEW_ROWS, "sums of a warp not stored", "st.shared.v4.b32", 0, ""),
     Bug(FEW_ROWS, "sums of other columns", "ld.shared.v4.b32", 3, "+16];"),
+    Bug(LAYER, "no barrier before the first step", "bar.sync", 2, ""),
+    Bug(LAYER, "no barrier before cells", "bar.sync", 3, ""),
+    Bug(LAYER, "no barrier before the next step", "bar.sync", 4, ""),
+    Bug(LAYER, "states of other units", "ld.shared.v4.b32", 16, "+16];"),
     Bug(CONCAT, "the wrong job", "setp", 0, "never"),
     Bug(CONCAT, "threads beyond the last element", "setp", 1, "never"),
     Bug(CONCAT, "neighbours stored in one place", "st.global.b32", 0, "+4],"),
@@ -143,7 +153,7 @@ fn verdict(source: &str, change: &dyn Fn(&str) -> Option<String>) -> Option<Stri
 
 #[test]
 fn planted_bugs_are_found() {
-    for source in [PRODUCT, LONG_ROWS, LONG_SUM, SHORT_ROWS, ATTENTION, DECODE, FEW_ROWS, CONCAT] {
+    for source in [PRODUCT, LONG_ROWS, LONG_SUM, SHORT_ROWS, ATTENTION, DECODE, FEW_ROWS, LAYER, CONCAT] {
         assert_eq!(verdict(source, &|ptx| Some(ptx.to_string())), None, "{source}");
     }
     let missed: Vec<&str> = BUGS.iter().filter(|b| verdict(b.0, &|ptx| b.planted(ptx)).is_none()).map(|b| b.1).collect();
