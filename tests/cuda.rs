@@ -1,30 +1,94 @@
-//! Whole models as PTX, kernel by kernel in the emulator, against the reference evaluator.
+//! Whole models as PTX, kernel by kernel in the emulator, against the reference evaluator; and what NVIDIA's assembler says of it.
 
 use egret::codegen::cuda::{compile, emu::Device};
 use egret::codegen::interpret::run_with;
-use egret::codegen::plan;
+use egret::codegen::kernel::Kernel;
+use egret::codegen::{Target, plan};
 use egret::ir::random::random;
-use egret::ir::{Bindings, Tensor, eval};
+use egret::ir::{Bindings, Tensor, eval, text};
 use egret::{Compiler, Graph};
 use std::path::Path;
+use std::process::Command;
 
 /// Most that an output may differ, relative to one more than its size: as for compiled code.
 const TOLERANCE: f64 = 1e-4;
 
-/// Runs a model of `examples/models` on random inputs.
-fn check(name: &str, dims: &[(&str, i64)]) {
-    let mut compiler = Compiler::new().target("cuda:sm_80");
-    for (dim, extent) in dims {
-        compiler = compiler.dim(dim, *extent);
-    }
+/// A model of `examples/models`, with some dimensions fixed.
+type Model = (&'static str, &'static [(&'static str, i64)]);
+
+const MODELS: [Model; 3] =
+    [("digits_cnn.onnx", &[("batch", 3)]), ("digits_lstm.onnx", &[("batch", 2)]), ("digits_vit.onnx", &[("batch", 2)])];
+
+/// Layers of known models: every template, at extents where registers and shared memory are short.
+const LAYERS: &[&str] = &[
+    "graph g(x: f32[128, 768], w: f32[768, 3072], b: f32[3072]) { p = matmul(x, w)\n s = add(p, b)\n y = gelu(s)\n return y }",
+    "graph g(x: f32[1, 768], w: f32[768, 3072], r: f32[1, 3072]) { p = matmul(x, w)\n y = add(p, r)\n return y }",
+    "graph g(x: f32[4, 2048], w: f32[2048, 1000]) { y = matmul(x, w)\n return y }",
+    "graph g(x: f32[B, 64, 768], w: f32[768, 768]) { y = matmul(x, w)\n return y }",
+    "graph g(x: f32[1, 58, 58, 64], r: f32[1, 56, 56, 64]) {
+        const w: f32[3, 3, 64, 64] = random(1)
+        c = conv[stride = [1, 1], pad = [0, 0, 0, 0], dilation = [1, 1], layout = last](x, w)
+        s = add(c, r)
+        y = relu(s)
+        return y
+    }",
+    "graph g(x: f32[1, 30, 30, 96]) {
+        const w: f32[3, 3, 1, 96] = random(1)
+        c = conv[stride = [2, 2], pad = [0, 0, 0, 0], dilation = [1, 1], group = 96, layout = last](x, w)
+        y = silu(c)
+        return y
+    }",
+    "graph g(x: f32[128, 768], s: f32[768], b: f32[768]) { y = layer_norm[axes = [1], epsilon = 0.00001](x, s, b)\n return y }",
+    "graph g(x: f32[16, 50257]) { y = softmax[axes = [1]](x)\n return y }",
+    "graph g(q: f32[12, 128, 64], k: f32[12, 128, 64], v: f32[12, 128, 64], m: f32[1, 1, 128]) {
+        y = attention[scale = 0.125](q, k, v, m)
+        return y
+    }",
+    "graph g(q: f32[2, 4, S, 128], k: f32[2, 1, S, 128], v: f32[2, 1, S, 128]) {
+        y = attention[scale = 0.125, causal = true](q, k, v)
+        return y
+    }",
+    "graph g(q: f32[12, 1, 64], k: f32[12, N, 64], v: f32[12, N, 64], m: f32[1, 1, N]) {
+        y = attention[scale = 0.125](q, k, v, m)
+        return y
+    }",
+    "graph g(q: f32[8, 4, 256], k: f32[8, N, 256], v: f32[8, N, 256]) { y = attention[scale = 0.1](q, k, v)\n return y }",
+    "graph g(x: f32[T, 2, 40], h: f32[2, 64], c: f32[2, 64]) {
+        const w: f32[256, 40] = random(1)
+        const r: f32[256, 64] = random(2)
+        const b: f32[512] = random(3)
+        y, s, t = lstm(x, w, r, b, h, c)
+        return y, s, t
+    }",
+    "graph g(x: f32[T, 1, 40], h: f32[1, 256]) {
+        const w: f32[768, 40] = random(1)
+        const r: f32[768, 256] = random(2)
+        const b: f32[1536] = random(3)
+        y, s = gru(x, w, r, b, h)
+        return y, s
+    }",
+];
+
+/// The compiler for a GPU, and a model's graph.
+fn imported(gpu: &str, (name, dims): Model) -> (Compiler, Graph) {
+    let compiler = dims.iter().fold(Compiler::new().target(gpu), |compiler, (dim, extent)| compiler.dim(dim, *extent));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/models").join(name);
-    let graph: Graph = compiler.import(path).unwrap().graph;
+    let graph = compiler.import(path).unwrap().graph;
+    (compiler, graph)
+}
+
+fn lowered(compiler: &Compiler, graph: &Graph) -> plan::Program {
+    plan::build(&compiler.optimise(graph).unwrap(), &compiler.chosen_target().unwrap(), &|_, _| {}).unwrap()
+}
+
+/// Runs a model on random inputs.
+fn check(model: Model) {
+    let (compiler, graph) = imported("cuda:sm_80", model);
     let bindings = Bindings::new();
     let random = |(seed, p): (usize, &egret::ir::ValueId)| random(seed as u64 + 1, &graph.ty(*p).bind(&bindings)).unwrap();
     let inputs: Vec<Tensor> = graph.params().iter().enumerate().map(random).collect();
     let expected = eval::eval(&graph, &inputs).unwrap();
-    let grouped = compiler.optimise(&graph).unwrap();
-    let program = plan::build(&grouped, &compiler.chosen_target().unwrap(), &|_, _| {}).unwrap();
+    let program = lowered(&compiler, &graph);
     let code = compile(&program.kernels, &compiler.chosen_target().unwrap()).unwrap_or_else(|e| panic!("{e}"));
     let device = Device::new(&code, 1).unwrap();
     let found = run_with(&program, &inputs, &mut |i, sizes, held| device.run(i, &program.kernels[i], sizes, held).map(drop)).unwrap();
@@ -33,11 +97,62 @@ fn check(name: &str, dims: &[(&str, i64)]) {
         let apart = |(x, y): (f64, f64)| (x - y).abs() / (1.0 + x.abs());
         let pairs = expected.elements().zip(found.elements()).map(|(x, y)| (x.as_f64(), y.as_f64()));
         let worst = pairs.map(apart).fold(0.0, f64::max);
-        assert!(worst <= TOLERANCE, "{name}: {worst}");
+        assert!(worst <= TOLERANCE, "{}: {worst}", model.0);
     }
 }
 
 #[test]
 fn digits_cnn_runs_in_the_emulator() {
-    check("digits_cnn.onnx", &[("batch", 3)]);
+    check(MODELS[0]);
+}
+
+#[test]
+fn digits_lstm_runs_in_the_emulator() {
+    check(MODELS[1]);
+}
+
+#[test]
+fn digits_vit_runs_in_the_emulator() {
+    check(MODELS[2]);
+}
+
+/// The kernels of all models and layers for a GPU.
+fn kernels(gpu: &str) -> Vec<Kernel> {
+    let of_models = MODELS.into_iter().map(|model| imported(gpu, model));
+    let of_layers =
+        LAYERS.iter().map(|source| (Compiler::new().target(gpu), text::parse(source).unwrap_or_else(|e| panic!("{source}\n{e}"))));
+    of_models.chain(of_layers).flat_map(|(compiler, graph)| lowered(&compiler, &graph).kernels).collect()
+}
+
+/// The assembler of NVIDIA's Python wheel `nvidia-cuda-nvcc`, or what `PTXAS` names.
+fn ptxas() -> Option<String> {
+    let path = std::env::var("PTXAS").unwrap_or_else(|_| "ptxas".into());
+    Command::new(&path).arg("--version").output().ok().filter(|o| o.status.success()).map(|_| path)
+}
+
+/// All of it becomes PTX, and where there is an assembler, machine code that keeps everything in registers.
+#[test]
+fn everything_is_ptx_that_assembles_without_spills() {
+    let ptxas = ptxas();
+    if ptxas.is_none() {
+        eprintln!("not assembled: there is no ptxas; set PTXAS to that of the Python package nvidia-cuda-nvcc");
+    }
+    let folder = std::env::temp_dir().join(format!("egret-ptxas-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    for gpu in ["sm_80", "sm_90a"] {
+        let name = format!("cuda:{gpu}");
+        let kernels = kernels(&name);
+        let code = compile(&kernels, &Target::named(&name).unwrap()).unwrap_or_else(|e| panic!("{e}"));
+        assert!(code.ptx.contains(&format!(".target {gpu}")));
+        let Some(ptxas) = &ptxas else { continue };
+        let (input, output) = (folder.join("kernels.ptx"), folder.join("kernels.cubin"));
+        std::fs::write(&input, &code.ptx).unwrap();
+        let run = Command::new(ptxas).args(["-v", "-arch", gpu, "-o"]).arg(output).arg(&input).output().unwrap();
+        let said = String::from_utf8_lossy(&run.stderr);
+        assert!(run.status.success(), "{gpu}: {said}");
+        let spills = said.lines().filter(|l| l.contains("spill") && !l.contains("0 bytes spill stores, 0 bytes spill loads"));
+        assert_eq!(spills.collect::<Vec<_>>(), Vec::<&str>::new(), "{gpu}");
+        assert_eq!(said.matches("bytes spill stores").count(), kernels.len(), "{said}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
 }

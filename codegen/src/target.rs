@@ -140,6 +140,7 @@ const CUDA: Level = Level {
         "cuda:sm_87",
         "cuda:sm_89",
         "cuda:sm_90",
+        "cuda:sm_90a",
         "cuda:sm_100",
         "cuda:sm_103",
         "cuda:sm_120",
