@@ -13,11 +13,13 @@
 //! right side is typed before it is inserted, and a merge of two types is recorded as an error that fails the pass.
 
 mod build;
+mod changes;
 mod facts;
 mod pattern;
 mod saturate;
 
 pub use build::{Add, GraphClasses, explained, from_graph};
+pub use changes::Changes;
 pub use pattern::{Compiled, FromFacts, Match};
 pub use saturate::{Budget, Observer, Saturation, saturate, saturate_observed};
 
@@ -162,6 +164,11 @@ impl Value {
         Value { ty: ty.into(), splat: None, constant: false, data: None, twice: false, counts: false }
     }
 
+    /// Which of the facts are known; in time more are, and none is lost.
+    pub fn known(&self) -> Known {
+        [self.splat.is_some(), self.constant, self.data.is_some(), self.twice, self.counts]
+    }
+
     /// A constant.
     pub fn of_constant(tensor: &Arc<Tensor>) -> Value {
         Value {
@@ -173,6 +180,9 @@ impl Value {
         }
     }
 }
+
+/// Which facts of a [`Value`] are known, in the order of its fields.
+pub type Known = [bool; 5];
 
 /// What is known of a class.
 #[derive(Clone, Debug)]
@@ -379,12 +389,11 @@ impl egg::Analysis<Enode> for Analysis {
 
 /// Keeps what either knows. Where both know a value, the first stays: rules may change a value by a rounding.
 fn merge_values(a: &mut Value, b: &Value) -> DidMerge {
-    let known = |v: &Value| (v.splat.is_some(), v.constant, v.data.is_some(), v.twice, v.counts);
-    let before = known(a);
+    let before = a.known();
     a.splat = a.splat.or(b.splat);
     a.constant |= b.constant;
     a.data = a.data.take().or_else(|| b.data.clone());
     a.twice |= b.twice;
     a.counts |= b.counts;
-    DidMerge(before != known(a), known(a) != known(b) || a.splat != b.splat)
+    DidMerge(before != a.known(), a.known() != b.known() || a.splat != b.splat)
 }

@@ -4,7 +4,7 @@
 //! dropped is settled by the types: a right side is inserted only if its type is the type of the class it joins.
 
 use super::build::add_with;
-use super::{Egraph, Enode, Facts, Head, Leaf, OpIndex, Value, build_op};
+use super::{Changes, Discriminant, Egraph, Enode, Facts, Head, Leaf, OpIndex, Value, build_op};
 use crate::rules::Rule;
 use egg::{ENodeOrVar, Id, Language, Pattern, PatternAst, SearchMatches, Searcher, Subst, Symbol, Var};
 use egret_ir::attr::AttrField;
@@ -32,6 +32,10 @@ pub struct Compiled<'r> {
     vars: Vec<(String, Var)>,
     /// Whether the right side has fewer ops than the left.
     shrinks: bool,
+    /// What the left side consists of, its outermost op last.
+    parts: Vec<Discriminant>,
+    /// How many steps down its innermost variables are.
+    depth: usize,
 }
 
 /// The number of ops in an expression.
@@ -39,6 +43,14 @@ fn size(expr: &Expr) -> usize {
     match expr {
         Expr::Var(_) | Expr::Literal(_) => 0,
         Expr::App { operands, .. } => 1 + operands.iter().map(size).sum::<usize>(),
+    }
+}
+
+/// How many ops of an expression stand in each other.
+fn depth(expr: &Expr) -> usize {
+    match expr {
+        Expr::Var(_) | Expr::Literal(_) => 0,
+        Expr::App { operands, .. } => 1 + operands.iter().map(depth).max().unwrap_or(0),
     }
 }
 
@@ -117,7 +129,13 @@ impl<'r> Compiled<'r> {
             return Err(format!("rule `{}`: `{free}` stands on the right side only", rule.name));
         }
         let Translation { ast, numbers, vars } = left;
+        let parts = ast.as_ref().iter().filter_map(|node| match node {
+            ENodeOrVar::ENode(enode) => Some(enode.discriminant()),
+            ENodeOrVar::Var(_) => None,
+        });
         Ok(Compiled {
+            parts: parts.collect(),
+            depth: depth(&rule.lhs),
             rule,
             reason: Symbol::from(rule.name),
             pattern: Pattern::new(ast),
@@ -127,9 +145,27 @@ impl<'r> Compiled<'r> {
         })
     }
 
-    /// Where the left side stands, at most `limit` times. Conditions are checked when the rule is applied.
-    pub fn search(&self, egraph: &Egraph, limit: usize) -> Vec<SearchMatches<'_, Enode>> {
-        self.pattern.search_with_limit(egraph, limit)
+    /// How many steps down from the class where the left side is found it sees.
+    pub fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Where the left side stands, at most `limit` times: anywhere, or only where it may not have stood before some changes. Conditions
+    /// are checked when the rule is applied.
+    pub fn search(&self, egraph: &Egraph, changes: Option<&Changes>, limit: usize) -> Vec<SearchMatches<'_, Enode>> {
+        let mut found: Vec<SearchMatches<Enode>> = vec![];
+        if self.parts.iter().any(|part| egraph.classes_for_op(part).is_none_or(|classes| classes.len() == 0)) {
+            return found;
+        }
+        let (mut left, whole) = (limit, self.parts.last());
+        for class in whole.and_then(|whole| egraph.classes_for_op(whole)).into_iter().flatten() {
+            if left > 0 && changes.is_none_or(|changes| changes.reach(class, self.depth)) {
+                let matches = self.pattern.search_eclass_with_limit(egraph, class, left);
+                left -= matches.as_ref().map_or(0, |m| m.substs.len());
+                found.extend(matches);
+            }
+        }
+        found
     }
 
     /// Makes the right side equal to the class in which the left side was found, if the rule applies and the types agree.

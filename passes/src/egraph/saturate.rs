@@ -3,7 +3,7 @@
 //! Invariant: the outcome depends on the e-graph, the rules and the budget only, never on the clock. egg checks its limits
 //! between iterations, by when a bad rule may have made millions of e-nodes; here the limit holds within one.
 
-use super::{Compiled, Egraph};
+use super::{Changes, Compiled, Egraph};
 use egg::Subst;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -87,11 +87,17 @@ pub fn saturate(egraph: &mut Egraph, rules: &[&Compiled], budget: Budget) -> Res
 pub fn saturate_observed(egraph: &mut Egraph, rules: &[&Compiled], budget: Budget, observe: &mut Observer) -> Result<Saturation, String> {
     let mut report = Saturation::default();
     let mut ended = false;
+    let mut changes = Changes::new(rules.iter().map(|rule| rule.depth()).max().unwrap_or(0));
+    // Rules of which not all matches were found: those that were left out may be anywhere.
+    let mut behind = vec![false; rules.len()];
     egraph.rebuild();
     while !ended && report.iterations < budget.iterations && egraph.total_size() < budget.enodes {
         report.iterations += 1;
-        let found: Vec<_> = rules.iter().map(|rule| rule.search(egraph, budget.matches)).collect();
-        let mut cut_short = found.iter().any(|m| m.iter().map(|m| m.substs.len()).sum::<usize>() >= budget.matches);
+        changes.update(egraph);
+        let near = |behind: &bool| if *behind { None } else { Some(&changes) };
+        let found: Vec<_> = rules.iter().zip(&behind).map(|(rule, b)| rule.search(egraph, near(b), budget.matches)).collect();
+        behind = found.iter().map(|m| m.iter().map(|m| m.substs.len()).sum::<usize>() >= budget.matches).collect();
+        let mut cut_short = behind.contains(&true);
         let mut changed = false;
         for (rule, matches) in rules.iter().zip(&found) {
             let fired = report.fired.entry(rule.rule.name).or_default();
@@ -122,9 +128,10 @@ pub fn saturate_observed(egraph: &mut Egraph, rules: &[&Compiled], budget: Budge
 
 #[cfg(test)]
 mod tests {
-    use super::super::from_graph;
+    use super::super::{Enode, from_graph};
     use super::*;
     use crate::rules::all;
+    use egg::{Id, SearchMatches};
     use egret_ir::text::parse;
 
     fn run(text: &str, budget: Budget) -> Saturation {
@@ -165,6 +172,45 @@ mod tests {
         let report = run(&chain(12), Budget { fires: 50, ..Budget::of(24) });
         assert!(!report.saturated);
         assert!(report.fired.values().all(|&times| times <= 50), "{report:?}");
+    }
+
+    #[test]
+    fn nothing_is_overlooked() {
+        let mixed = "graph g(x: f32[2, 3, 4], w: f32[4, 4]) {
+            const r: f32[] = 1.4142135
+            const half: f32[] = 0.5
+            const one: f32[] = 1.0
+            t = transpose[perm=[2, 0, 1]](x)
+            n = neg(t)
+            u = transpose[perm=[1, 2, 0]](n)
+            m = matmul(u, w)
+            d = div(m, r)
+            f = erf(d)
+            g = add(f, one)
+            h = mul(m, half)
+            a = mul(h, g)
+            s = reshape[shape=[6, 4]](a)
+            p = exp(s)
+            q = reduce_sum[axes=[1]](p)
+            y = div(p, q)
+            return y
+        }";
+        let rules: Vec<Compiled> = all().iter().map(|r| Compiled::new(r).unwrap()).collect();
+        for text in [chain(3), mixed.to_string()] {
+            let mut built = from_graph(&parse(&text).unwrap()).unwrap();
+            let report = saturate(&mut built.egraph, &rules.iter().collect::<Vec<_>>(), Budget::of(20)).unwrap();
+            assert!(report.saturated && report.iterations > 3, "{report:?}");
+            for rule in &rules {
+                let found: Vec<(Id, Subst)> = rule.search(&built.egraph, None, usize::MAX).into_iter().flat_map(everywhere).collect();
+                let news = found.iter().filter(|(class, subst)| rule.apply(&mut built.egraph, *class, subst)).count();
+                built.egraph.rebuild();
+                assert_eq!(news, 0, "{} still says something of {text}", rule.rule);
+            }
+        }
+    }
+
+    fn everywhere(matches: SearchMatches<Enode>) -> Vec<(Id, Subst)> {
+        matches.substs.into_iter().map(|subst| (matches.eclass, subst)).collect()
     }
 
     #[test]
