@@ -12,6 +12,9 @@
 //!
 //! [`Session::on`](crate::Session::on) runs an artifact on a device.
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
+
 use crate::error::Result;
 use crate::gpu::{Image, Version};
 use std::time::Duration;

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Results go to stdout, times and errors to stderr. Exit codes: 0 success, 1 the machine lacks memory or threads,
-//! 2 usage, 4 bad file.
+//! 2 usage, 3 no such GPU, 4 bad file.
 
 use clap::Parser;
 use egret_runtime::{DType, Error, Options, Plan, Session, Tensor, TensorView, WeightsCheck, npy};
@@ -35,6 +35,10 @@ struct Args {
     /// The value of a free dimension for random inputs; repeat for each.
     #[arg(long, value_name = "NAME=N", value_parser = name_and_extent, conflicts_with_all = ["input", "input_dir"])]
     dim: Vec<(String, i64)>,
+    /// The GPU to run on, such as cuda:0; without, the processor.
+    #[cfg(feature = "cuda")]
+    #[arg(long, value_name = "cuda:N", value_parser = gpu)]
+    device: Option<usize>,
     /// Threads to run on; 0 means as many as this process may use.
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -65,6 +69,24 @@ fn name_and_extent(text: &str) -> Result<(String, i64), String> {
     Ok((name, value))
 }
 
+/// The number of a GPU.
+#[cfg(feature = "cuda")]
+fn gpu(text: &str) -> Result<usize, String> {
+    let number = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+    number.ok_or_else(|| format!("`{text}` is no GPU; expected cuda:0 or another number"))
+}
+
+/// Loads the model onto what it is to run on.
+fn load(args: &Args) -> Result<Session, Error> {
+    let weights = if args.verify { WeightsCheck::Full } else { WeightsCheck::Quick };
+    #[cfg(feature = "cuda")]
+    if let Some(ordinal) = args.device {
+        let device = egret_runtime::device::cuda::CudaDevice::open(ordinal)?;
+        return Session::on(egret_runtime::Artifact::open(&args.model, weights)?, Box::new(device));
+    }
+    Session::load(&args.model, Options { threads: args.threads, weights })
+}
+
 fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -77,8 +99,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Error> {
     let begin = Instant::now();
-    let weights = if args.verify { WeightsCheck::Full } else { WeightsCheck::Quick };
-    let mut session = Session::load(&args.model, Options { threads: args.threads, weights })?;
+    let mut session = load(args)?;
     let loaded = begin.elapsed();
     let tensors = inputs(args, &session)?;
     let views: Vec<(&str, TensorView<'_>)> = tensors.iter().map(|(name, tensor)| (&name[..], tensor.view())).collect();
