@@ -9,7 +9,7 @@ use egret_ir::{Dim, TensorType};
 use egret_runtime::artifact::Header;
 use egret_runtime::gpu::Image;
 use egret_runtime::plan::{Plan, Port, Size, SizeOp};
-use egret_runtime::{Options, Session, TargetInfo, WeightsCheck};
+use egret_runtime::{Device, Options, Session, TargetInfo, WeightsCheck};
 use std::path::Path;
 
 /// A compiled model: plan, machine code and weights. Clones share their bytes.
@@ -75,6 +75,16 @@ impl Artifact {
     pub fn session(&self, threads: usize) -> Result<Session, Error> {
         let options = Options { threads, ..Options::default() };
         Ok(Session::from_artifact(self.inner.clone(), options)?)
+    }
+
+    /// Loads it onto a GPU or the emulator of one; see [`DeviceName::open`](crate::DeviceName::open).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] if it has no code for the device, [`Error::Unsupported`] if that refuses it, [`Error::Resource`] if memory is
+    /// lacking.
+    pub fn session_on(&self, device: Box<dyn Device>) -> Result<Session, Error> {
+        Ok(Session::on(self.inner.clone(), device)?)
     }
 
     /// What it does: inputs, outputs, kernels, the order of their calls; of several programs the first.

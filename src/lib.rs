@@ -55,6 +55,7 @@
 //! | [`Compiler`] | how models are compiled, and the steps |
 //! | [`Artifact`] | a compiled model, in memory or in a file |
 //! | [`Session`], [`Tensor`], [`npy`] | running it, and what goes in and out |
+//! | [`DeviceName`], [`gpus`] | what it runs on: the processor, a GPU, or the emulator of one |
 //! | [`ir`] | graphs, types, ops, the text form, the reference evaluator |
 //! | [`passes`] | passes, pipelines and rewrite rules |
 //! | [`codegen`] | kernels, and the code made of them |
@@ -67,6 +68,7 @@
 mod artifact;
 mod case;
 mod compiler;
+mod device;
 mod error;
 mod graph;
 pub mod hw;
@@ -74,6 +76,7 @@ pub mod hw;
 pub use artifact::Artifact;
 pub use case::{Tolerance, Verdict, run_case};
 pub use compiler::{Compiler, Optimised};
+pub use device::{DeviceName, gpus};
 pub use error::Error;
 pub use graph::{evaluate, from_ir, inputs_of, parse_file, parse_text, signature, to_ir};
 
@@ -82,7 +85,7 @@ pub use egret_frontend::{Code, Explanation, Import, Summary, operators};
 pub use egret_ir::{self as ir, Bindings, DType, Dim, Graph, TensorType};
 pub use egret_runtime::artifact::{ProgramHeader, Section};
 pub use egret_runtime::gpu;
-pub use egret_runtime::{Session, Tensor, TensorView, memory, npy, plan, profile};
+pub use egret_runtime::{Device, Session, Tensor, TensorView, memory, npy, plan, profile};
 
 /// Passes, pipelines and rewrite rules: the crate `egret-passes`.
 pub mod passes {

@@ -130,6 +130,60 @@ fn profile_explains_the_latency() {
     fails(&format!("profile {CNN} --trace /nowhere/trace.json --min-time 1ms"), 4, &["/nowhere/trace.json"]);
 }
 
+/// A small graph, so that the emulator is quick.
+fn small_graph() -> PathBuf {
+    let file = scratch("small.egir");
+    std::fs::write(
+        &file,
+        "graph g(x: f32[N, 8]) {\n    const w: f32[8, 4] = random(1)\n    h = matmul(x, w)\n    y = exp(h)\n    return y\n}\n",
+    )
+    .unwrap();
+    file
+}
+
+#[test]
+fn models_run_on_the_emulator_as_on_the_processor() {
+    let (graph, both) = (small_graph(), scratch("both.egret"));
+    let graph = graph.display();
+    let on = |device: &str| check(&format!("run {graph} --dim N=3 --device {device}"), &["f32[3, 4]"]).out;
+    assert_eq!(on("emu"), on("cpu"));
+    check(&format!("run {graph} --dim N=3 --device emu --json"), &["\"target\": \"emulator\""]);
+    check(&format!("bench {graph} --dim N=3 --device emu --threads 1,2 --min-time 1ms"), &["emulator", "p50 ms"]);
+    check(&format!("compare {graph} --dim N=3 --device emu --min-time 1ms"), &["emu", "speed-up"]);
+    check(&format!("profile {graph} --dim N=3 --device emu --min-time 1ms"), &["emulator", "of the latency"]);
+    check(&format!("check {graph} --dim N=3 --device emu"), &["y"]);
+    check(&format!("compile {graph} --target native,cuda:sm_80 -o {}", both.display()), &[]);
+    check(&format!("inspect {}", both.display()), &["Code for cuda:sm_80: PTX 7.0", "blocks", "code cuda:sm_80"]);
+    check(&format!("inspect {} --json", both.display()), &["\"gpu\": [", "\"ptx_bytes\"", "\"threads\": 256"]);
+    for device in ["cpu", "emu"] {
+        check(&format!("run {} --dim N=2 --device {device}", both.display()), &["f32[2, 4]"]);
+    }
+}
+
+#[test]
+fn devices_that_cannot_be_used_are_named() {
+    let graph = small_graph();
+    let (graph, cpu, gpu) = (graph.display(), scratch("cpu.egret"), scratch("gpu.egret"));
+    let (cpu, gpu) = (cpu.display(), gpu.display());
+    check(&format!("compile {graph} -o {cpu}"), &[]);
+    check(&format!("compile {graph} --target cuda -o {gpu}"), &[]);
+    fails(&format!("run {graph} --device gpu"), 2, &["`gpu` is no device; expected cpu, cuda:0 or emu"]);
+    fails(&format!("run {graph} --device emu --target x86-64-v3"), 2, &["`x86-64-v3` is not for GPUs"]);
+    fails(&format!("compare {graph} --device emu --by-rule"), 2, &["--by-rule"]);
+    fails(&format!("run {cpu} --device emu"), 4, &["the file holds code for", "of which emulator runs none", "--target cuda"]);
+    fails(&format!("run {gpu}"), 4, &["the file holds code for cuda:sm_80 only", "--device cuda:0"]);
+    // What follows is for machines without a GPU, as those of CI are.
+    if egret::gpus().is_ok_and(|gpus| gpus.is_empty()) {
+        for verb in ["run", "bench", "compare", "profile"] {
+            let ran = egret(&format!("{verb} {graph} --dim N=1 --device cuda:0"));
+            assert_eq!((ran.code, ran.out.as_str(), ran.err.lines().count()), (Some(3), "", 1), "{}", ran.err);
+            assert!(ran.err.contains("cuda:0 cannot be used: this machine has no NVIDIA driver"), "{}", ran.err);
+        }
+        fails(&format!("run {gpu} --device cuda:1"), 3, &["cuda:1 cannot be used"]);
+        check("hw", &["no GPU: this machine has no NVIDIA driver"]);
+    }
+}
+
 #[test]
 fn hw_measures_and_keeps() {
     let file = scratch("hw.json");

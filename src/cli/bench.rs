@@ -9,8 +9,8 @@
 //! ```
 
 use super::measure::{self, Side};
-use super::options::{CompileOptions, InputOptions, JsonOption, MeasureOptions};
-use super::source::Ready;
+use super::options::{CompileOptions, DeviceOption, InputOptions, JsonOption, MeasureOptions};
+use super::source::{Ready, ran_on};
 use super::stats::Latency;
 use super::table::{Align, columns, milliseconds};
 use super::{progress::Progress, report};
@@ -28,6 +28,8 @@ pub struct Args {
     compile: CompileOptions,
     #[command(flatten)]
     inputs: InputOptions,
+    #[command(flatten)]
+    device: DeviceOption,
     #[command(flatten)]
     measure: MeasureOptions,
     /// Compile every op to a kernel of its own
@@ -69,12 +71,13 @@ impl Row {
 /// Measures each number of threads and prints a row for each.
 pub fn run(args: Args) -> Result<(), Error> {
     let progress = Progress::start("Importing");
-    let ready = Ready::open(&args.model, &args.compile, &args.inputs)?;
+    let ready = Ready::open_for(&args.model, &args.compile, &args.inputs, args.device.device)?;
     let artifact = ready.artifact(!args.no_fuse, &progress)?;
     progress.phase("Measuring");
-    let mut results = Vec::new();
-    for &threads in &args.measure.threads {
-        let session = artifact.session(threads)?;
+    let (mut results, mut target) = (Vec::new(), String::new());
+    for &threads in ready.threads(&args.measure.threads) {
+        let session = ready.session(&artifact, threads)?;
+        target = ran_on(&artifact, &session);
         let inputs = ready.inputs(&session)?;
         let mut side = Side::new(session, ready.named(&inputs))?;
         let latency = Latency::of(&measure::alone(&mut side, args.measure.min_time)?);
@@ -82,7 +85,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         results.push(Row::new(threads, artifact.is_fused(), &latency));
     }
     drop(progress);
-    let (model, target) = (ready.name().to_string(), artifact.target().cpu.clone());
+    let model = ready.name().to_string();
     let weakest_rule = ready.weakest_rule().map(Class::name);
     let report = Report { schema: "egret.bench/1", model, target, weakest_rule, results };
     if !args.json.takes_stdout() {

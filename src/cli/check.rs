@@ -16,7 +16,7 @@
 //!
 //! An output passes when `over std` is within the tolerance, or, if all elements of the reference are the same, `relative`.
 
-use super::options::{CompileOptions, InputOptions, JsonOption, parse_threads};
+use super::options::{CompileOptions, DeviceOption, InputOptions, JsonOption, parse_threads};
 use super::source::Ready;
 use super::table::{Align, columns};
 use super::{progress::Progress, report, rewrites};
@@ -35,6 +35,8 @@ pub struct Args {
     compile: CompileOptions,
     #[command(flatten)]
     inputs: InputOptions,
+    #[command(flatten)]
+    device: DeviceOption,
     /// Largest error that passes, over the standard deviation of the reference output
     #[arg(long, value_name = "E", default_value = "1e-4", value_parser = parse_tolerance)]
     tolerance: f64,
@@ -116,16 +118,16 @@ pub fn run(args: Args) -> Result<(), Error> {
 
 fn compare(args: &Args) -> Result<Report, Error> {
     let progress = Progress::start("Importing");
-    let ready = Ready::open(&args.model, &args.compile, &args.inputs)?;
+    let ready = Ready::open_for(&args.model, &args.compile, &args.inputs, args.device.device)?;
     let graph = ready.graph("check a model")?;
     let (fused, unfused) = (ready.artifact(true, &progress)?, ready.artifact(false, &progress)?);
-    let inputs = ready.inputs(&fused.session(args.threads)?)?;
+    let inputs = ready.inputs(&ready.session(&fused, args.threads)?)?;
     progress.phase("Evaluating the reference");
     let expected = egret::evaluate(graph, &inputs)?;
     progress.phase("Running");
     let mut outputs = Vec::new();
     for (artifact, is_fused) in [(&fused, true), (&unfused, false)] {
-        let found = artifact.session(args.threads)?.run(&ready.named(&inputs))?;
+        let found = ready.session(artifact, args.threads)?.run(&ready.named(&inputs))?;
         let compared = artifact.plan().outputs.iter().zip(&expected).zip(&found);
         outputs.extend(
             compared.map(|((port, expected), found)| Compared::new(&port.name, is_fused, expected, &egret::to_ir(found), args.tolerance)),

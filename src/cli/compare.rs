@@ -16,14 +16,14 @@
 //! the machine is no part of a prediction.
 
 use super::measure::{self, Side};
-use super::options::{CompileOptions, InputOptions, JsonOption, MeasureOptions};
+use super::options::{CompileOptions, DeviceOption, InputOptions, JsonOption, MeasureOptions};
 use super::predicted::{Predicted, error_text};
 use super::source::Ready;
 use super::stats::{Latency, Speedup};
 use super::table::{Align, bytes, columns, milliseconds, plural};
 use super::{bench, by_rule, progress::Progress, report};
 use egret::passes::rules::Class;
-use egret::{Artifact, Error};
+use egret::{Artifact, DeviceName, Error};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -39,6 +39,8 @@ pub struct Args {
     compile: CompileOptions,
     #[command(flatten)]
     inputs: InputOptions,
+    #[command(flatten)]
+    device: DeviceOption,
     #[command(flatten)]
     measure: MeasureOptions,
     /// Switch off each family of rules and each optional pass in turn, and measure what it gained
@@ -91,17 +93,20 @@ struct Measured {
 /// Compiles the model both ways, measures, and prints a table for each number of threads.
 pub fn run(args: Args) -> Result<(), Error> {
     let progress = Progress::start("Importing");
-    let ready = Ready::open(&args.model, &args.compile, &args.inputs)?;
+    let ready = Ready::open_for(&args.model, &args.compile, &args.inputs, args.device.device)?;
     ready.graph("compare fused with unfused")?;
+    if args.by_rule && args.device.device != DeviceName::Cpu {
+        return Err(Error::Usage("--by-rule measures on the processor; leave --device out".to_string()));
+    }
     if args.by_rule {
         return by_rule::run(&ready, &args.measure, &args.json, progress);
     }
     let (unfused, fused) = (ready.predicted(false, &progress)?, ready.predicted(true, &progress)?);
     progress.phase("Measuring");
     let compare = |&threads| compare(&ready, &unfused, &fused, threads, &args);
-    let results = args.measure.threads.iter().map(compare).collect::<Result<Vec<_>, _>>()?;
+    let results = ready.threads(&args.measure.threads).iter().map(compare).collect::<Result<Vec<_>, _>>()?;
     drop(progress);
-    let (model, target) = (ready.name().to_string(), fused.0.target().cpu.clone());
+    let (model, target) = (ready.name().to_string(), ready.device_or(&fused.0));
     let weakest_rule = ready.weakest_rule().map(Class::name);
     let report = Report { schema: "egret.compare/1", model, target, weakest_rule, results };
     if !args.json.takes_stdout() {
@@ -115,7 +120,7 @@ pub fn run(args: Args) -> Result<(), Error> {
 type Built = (Rc<Artifact>, Option<Predicted>);
 
 fn compare(ready: &Ready, unfused: &Built, fused: &Built, threads: usize, args: &Args) -> Result<Comparison, Error> {
-    let (before, after) = (unfused.0.session(threads)?, fused.0.session(threads)?);
+    let (before, after) = (ready.session(&unfused.0, threads)?, ready.session(&fused.0, threads)?);
     let inputs = ready.inputs(&before)?;
     let mut before = Side::new(before, ready.named(&inputs))?;
     let mut after = Side::new(after, ready.named(&inputs))?;

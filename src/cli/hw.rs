@@ -8,6 +8,7 @@
 //! L1 read GB/s      232.4       464.0   32.0 KiB, 1 core
 //! ...
 //! step us            0.01        0.42
+//! no GPU: this machine has no NVIDIA driver
 //! kept for `egret profile` and for predictions in /home/me/.cache/egret/hw-amd-epyc-znver4-2.json
 //! ```
 //!
@@ -17,8 +18,10 @@ use super::options::JsonOption;
 use super::progress::Progress;
 use super::report;
 use super::table::{Align, bytes, columns, plural};
-use egret::Error;
+use egret::gpu::Version;
 use egret::hw::{Level, Machine, Rate};
+use egret::{Error, gpus};
+use serde::Serialize;
 use std::path::PathBuf;
 
 /// Arithmetic on registers shares nothing between cores: all threads that gain less than this over one were not all running.
@@ -50,14 +53,52 @@ pub fn run(args: Args) -> Result<(), Error> {
     if machine.threads > 1 && machine.gflops.all < machine.gflops.one * LEAST_GAIN {
         report::warning("other programs took processors away: the figures for all threads are too low; measure again when they are done");
     }
+    let gpus = gpus();
     if !args.json.takes_stdout() {
-        report::result(text(&machine))?;
+        report::result(text(&machine) + &gpu_lines(&gpus))?;
     }
     match file {
         Some(file) => report::note(format_args!("kept for `egret profile` and for predictions in {}", file.display())),
         None => report::note("not kept: neither XDG_CACHE_HOME nor HOME is set; --save FILE keeps it"),
     }
-    args.json.json.as_deref().map_or(Ok(()), |path| report::json(path, &machine))
+    args.json.json.as_deref().map_or(Ok(()), |path| report::json(path, &Report { machine: &machine, gpus: found(&gpus) }))
+}
+
+/// What was measured, and what else there is.
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    machine: &'a Machine,
+    gpus: Vec<FoundGpu<'a>>,
+}
+
+#[derive(Serialize)]
+struct FoundGpu<'a> {
+    name: &'a str,
+    arch: String,
+    bytes: u64,
+}
+
+/// GPUs by their numbers, or why they cannot be used.
+type Gpus = Result<Vec<(String, Version, u64)>, Error>;
+
+fn found(gpus: &Gpus) -> Vec<FoundGpu<'_>> {
+    let gpus = gpus.as_deref().unwrap_or_default();
+    gpus.iter().map(|(name, capability, bytes)| FoundGpu { name, arch: capability.arch().to_string(), bytes: *bytes }).collect()
+}
+
+/// A line for each GPU, or one that says that there is none.
+fn gpu_lines(gpus: &Gpus) -> String {
+    match gpus {
+        Err(error) => format!("no GPU: {error}\n"),
+        Ok(gpus) if gpus.is_empty() => "no GPU: this machine has no NVIDIA driver\n".to_string(),
+        Ok(gpus) => {
+            let line = |(i, (name, capability, size)): (usize, &(String, Version, u64))| {
+                format!("cuda:{i}   {name}, {}, {}\n", capability.arch(), bytes(*size))
+            };
+            gpus.iter().enumerate().map(line).collect()
+        }
+    }
 }
 
 fn text(machine: &Machine) -> String {

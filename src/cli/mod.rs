@@ -8,7 +8,7 @@
 //! | 0 | done |
 //! | 1 | a check failed: outputs are too far apart, or the machine lacks memory or threads |
 //! | 2 | the command was wrong: a flag, a name, a shape |
-//! | 3 | the model uses what Egret does not support |
+//! | 3 | the model uses what Egret does not support, or this machine has no such GPU |
 //! | 4 | a file cannot be read or written, or is damaged |
 //! | 101 | a bug of Egret |
 
@@ -52,7 +52,7 @@ struct Args {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 a check failed, 2 wrong command, 3 unsupported model, 4 bad file, 101 bug of Egret.
+Exit codes: 0 done, 1 a check failed, 2 wrong command, 3 unsupported model or no such GPU, 4 bad file, 101 bug of Egret.
 Results go to stdout; progress, notes and warnings to stderr (NO_COLOR and CLICOLOR_FORCE are obeyed).";
 
 #[derive(Subcommand)]

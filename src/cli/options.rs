@@ -4,8 +4,8 @@
 //! command line is parsed, with exit code 2.
 
 use clap::Args;
-use egret::Compiler;
 use egret::passes::rules::{Class, Rule};
+use egret::{Compiler, DeviceName};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -106,6 +106,14 @@ impl CompileOptions {
         let compiler = Compiler::new().target(&self.target).fuse(fuse).exact_conv(self.exact_conv);
         self.rules.choose(self.free.bind(compiler))
     }
+}
+
+/// `--device`.
+#[derive(Args, Clone, Debug)]
+pub struct DeviceOption {
+    /// What to run on: cpu, a GPU of this machine (cuda:0), or emu, which emulates a GPU, slowly and with checks
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceName::Cpu)]
+    pub device: DeviceName,
 }
 
 /// Where inputs come from; without any, they are pseudo-random.

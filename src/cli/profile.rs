@@ -18,18 +18,18 @@
 //! are chosen, on one thread.
 
 use super::measure::{self, Profiled, Side};
-use super::options::{CompileOptions, InputOptions, JsonOption, parse_duration, parse_threads};
+use super::options::{CompileOptions, DeviceOption, InputOptions, JsonOption, parse_duration, parse_threads};
 use super::predicted::error_text;
-use super::source::Ready;
+use super::source::{Ready, ran_on};
 use super::stats::Latency;
 use super::table::{Align, columns, milliseconds, plural};
 use super::{progress::Progress, report, trace};
 use clap::ValueEnum;
-use egret::Error;
 use egret::hw::{Machine, Traffic};
 use egret::memory::buffer_bytes;
 use egret::plan::{Place, Plan, Step};
 use egret::profile::step_times;
+use egret::{DeviceName, Error};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -44,6 +44,8 @@ pub struct Args {
     compile: CompileOptions,
     #[command(flatten)]
     inputs: InputOptions,
+    #[command(flatten)]
+    device: DeviceOption,
     /// Threads to run on
     #[arg(long, value_name = "N", default_value = "1", value_parser = parse_threads)]
     threads: usize,
@@ -88,8 +90,9 @@ struct Report {
     steps_us: f64,
     /// Share of the profiled runs' time, on all threads, in which a kernel ran.
     busy: f64,
-    /// Sum of the least times that the machine needs.
-    floor_us: f64,
+    /// Sum of the least times that the machine needs; only for the processor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    floor_us: Option<f64>,
     /// Sum of the predictions; only for one thread.
     predicted_us: Option<f64>,
     steps: Vec<Row>,
@@ -120,31 +123,33 @@ struct Row {
 /// Profiles a model and prints a row for each step.
 pub fn run(args: Args) -> Result<(), Error> {
     let progress = Progress::start("Importing");
-    let ready = Ready::open(&args.model, &args.compile, &args.inputs)?;
+    let ready = Ready::open_for(&args.model, &args.compile, &args.inputs, args.device.device)?;
     let (artifact, predicted) = ready.predicted(!args.no_fuse, &progress)?;
     let predicted = predicted.filter(|_| args.threads == 1);
     progress.phase("Measuring");
-    let machine = machine()?;
-    let session = artifact.session(args.threads)?;
+    // Floors are those of the processor.
+    let machine = if args.device.device == DeviceName::Cpu { Some(machine()?) } else { None };
+    let session = ready.session(&artifact, ready.threads(&[args.threads])[0])?;
+    let target = ran_on(&artifact, &session);
     let inputs = ready.inputs(&session)?;
     let mut side = Side::new(session, ready.named(&inputs))?;
     let (latencies, profiles) = measure::profiled(&mut side, args.min_time)?;
     drop(progress);
-    let plan = artifact.plan();
+    let plan = side.session().plan();
     let symbols: Vec<i64> = plan.symbols.iter().map(|name| ready.dims().get(name).copied().unwrap_or(1)).collect();
-    let work = Work { plan, symbols: &symbols, machine: &machine, threads: args.threads };
+    let work = Work { plan, symbols: &symbols, machine: machine.as_ref(), threads: args.threads };
     let mut report = Report {
         schema: "egret.profile/1",
         model: ready.name().to_string(),
-        target: artifact.target().cpu.clone(),
-        processor: machine.processor.clone(),
+        processor: machine.as_ref().map_or_else(|| target.clone(), |machine| machine.processor.clone()),
+        target,
         threads: args.threads,
         runs: profiles.len(),
         latency_us: Latency::of(&latencies).p50 * 1e3,
         shortest_us: latencies.iter().min().map_or(f64::NAN, |time| time.as_secs_f64() * 1e6),
         steps_us: 0.0,
         busy: median(profiles.iter().map(|profile| busy(profile, args.threads))),
-        floor_us: 0.0,
+        floor_us: None,
         predicted_us: predicted.as_ref().map(|predicted| predicted.total_us),
         steps: work.rows(&profiles)?,
     };
@@ -200,7 +205,7 @@ const ABOVE_FLOOR: f64 = 1.2;
 struct Work<'a> {
     plan: &'a Plan,
     symbols: &'a [i64],
-    machine: &'a Machine,
+    machine: Option<&'a Machine>,
     threads: usize,
 }
 
@@ -222,7 +227,7 @@ impl Work<'_> {
             let kernel = &self.plan.kernels[step.kernel as usize];
             let each = || times.iter().map(|times| times[i].as_secs_f64() * 1e6);
             let us = median(each());
-            let floor = self.machine.floor(self.threads, flops, &traffic) * 1e6;
+            let floor = self.machine.map(|machine| machine.floor(self.threads, flops, &traffic) * 1e6);
             Row {
                 step: i,
                 kernel: kernel.name.clone(),
@@ -234,7 +239,7 @@ impl Work<'_> {
                 share: 0.0,
                 flops,
                 bytes: kept + passing,
-                floor_us: (floor <= us * ABOVE_FLOOR).then_some(floor),
+                floor_us: floor.filter(|floor| *floor <= us * ABOVE_FLOOR),
                 parts: profiles.first().map_or(0, |profile| profile.spans.iter().filter(|span| span.step == i).count()),
                 origins: step.origins.clone(),
             }
@@ -246,7 +251,8 @@ impl Work<'_> {
 impl Report {
     fn add_up(&mut self, sort: Sort) {
         self.steps_us = self.steps.iter().map(|row| row.us).sum();
-        self.floor_us = self.steps.iter().map(|row| row.floor_us.unwrap_or(row.us)).sum();
+        let is_known = self.steps.iter().any(|row| row.floor_us.is_some());
+        self.floor_us = is_known.then(|| self.steps.iter().map(|row| row.floor_us.unwrap_or(row.us)).sum());
         self.steps.iter_mut().for_each(|row| row.share = row.us / self.steps_us);
         if let Sort::Time = sort {
             self.steps.sort_by(|a, b| b.us.total_cmp(&a.us));
@@ -265,16 +271,16 @@ impl Report {
     /// How much of the latency the rows explain, and how much of it the machine needs.
     fn total(&self) -> String {
         let ms = |us: f64| milliseconds(us / 1e3);
+        let roofline = |us| format!("; the roofline of all steps is {} ms ({})", ms(us), percent(us / self.latency_us));
         let predicted = |us| format!("; predicted were {} ms ({})", ms(us), error_text(us, self.steps_us));
         format!(
-            "the steps are {} of the latency: {} of {} ms; kernels ran in {} of it{}; the roofline of all steps is {} ms ({}){}",
+            "the steps are {} of the latency: {} of {} ms; kernels ran in {} of it{}{}{}",
             percent(self.steps_us / self.latency_us),
             ms(self.steps_us),
             ms(self.latency_us),
             percent(self.busy),
             if self.threads > 1 { " on each thread" } else { "" },
-            ms(self.floor_us),
-            percent(self.floor_us / self.latency_us),
+            self.floor_us.map_or(String::new(), roofline),
             self.predicted_us.map_or(String::new(), predicted),
         )
     }

@@ -5,8 +5,8 @@
 //! logits   f32[2, 10]  min -2.48396  max 2.40541  mean -0.64305  [-1.15306, -1.01158, 0.63256, 2.40541, -1.45018, -2.48396, ...]
 //! ```
 
-use super::options::{CompileOptions, InputOptions, JsonOption, parse_threads};
-use super::source::Ready;
+use super::options::{CompileOptions, DeviceOption, InputOptions, JsonOption, parse_threads};
+use super::source::{Ready, ran_on};
 use super::table::{Align, columns};
 use super::{progress::Progress, report};
 use egret::passes::rules::Class;
@@ -24,6 +24,8 @@ pub struct Args {
     compile: CompileOptions,
     #[command(flatten)]
     inputs: InputOptions,
+    #[command(flatten)]
+    device: DeviceOption,
     /// Write output i to DIR/output_<i>.npy, in the order of the model's outputs
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
@@ -69,10 +71,10 @@ struct Output {
 /// Runs the model and prints a line for each output.
 pub fn run(args: Args) -> Result<(), Error> {
     let progress = Progress::start("Importing");
-    let ready = Ready::open(&args.model, &args.compile, &args.inputs)?;
+    let ready = Ready::open_for(&args.model, &args.compile, &args.inputs, args.device.device)?;
     let artifact = ready.artifact(!args.no_fuse, &progress)?;
     progress.phase("Running");
-    let mut session = artifact.session(args.threads.unwrap_or(0))?;
+    let mut session = ready.session(&artifact, args.threads.unwrap_or(0))?;
     let inputs = ready.inputs(&session)?;
     let outputs = session.run(&ready.named(&inputs))?;
     drop(progress);
@@ -87,7 +89,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         let report = Report {
             schema: "egret.run/1",
             model: ready.name(),
-            target: artifact.target().cpu.clone(),
+            target: ran_on(&artifact, &session),
             threads: session.threads(),
             fused: artifact.is_fused(),
             weakest_rule: ready.weakest_rule().map(Class::name),

@@ -15,7 +15,7 @@ use super::progress::{Built, Progress};
 use super::{freeze, report};
 use egret::passes::Report;
 use egret::passes::rules::Class;
-use egret::{Artifact, Bindings, Compiler, Error, Graph, Import, Session, Summary, Tensor, TensorView};
+use egret::{Artifact, Bindings, Compiler, DeviceName, Error, Graph, Import, Session, Summary, Target, Tensor, TensorView};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -123,17 +123,28 @@ pub struct Ready {
     given: Option<Vec<Given>>,
     dims: Bindings,
     seed: u64,
+    device: DeviceName,
     weakest: Cell<Option<Class>>,
 }
 
 impl Ready {
-    /// Reads the model and the inputs given for it, and settles the free dimensions.
+    /// Reads the model and the inputs given for it, to run it on this machine's processor, and settles the free dimensions.
     pub fn open(path: &Path, options: &CompileOptions, inputs: &InputOptions) -> Result<Ready, Error> {
+        Ready::open_for(path, options, inputs, DeviceName::Cpu)
+    }
+
+    /// The same, to run it on a device. Unless a target is named, the model is compiled for that.
+    pub fn open_for(path: &Path, options: &CompileOptions, inputs: &InputOptions, device: DeviceName) -> Result<Ready, Error> {
         let source = Source::open(path)?;
-        check_target(&source, options)?;
+        let mut options = options.clone();
+        // That the device is not there is said before anything else is done.
+        let target = device.target()?;
+        if options.target == NATIVE && !matches!(source, Source::Artifact(_)) {
+            options.target = target;
+        }
+        check_target(&source, &options, device)?;
         options.compiler(true).context()?;
         check_dims(&options.free.dims, &source.declared()?)?;
-        let mut options = options.clone();
         let (declared, compiler) = source.settled(&options.freeze, &mut options.free.dims, Compiler::new())?;
         let given = inputs::read(inputs, &declared)?;
         let dims = match &given {
@@ -152,6 +163,7 @@ impl Ready {
             given,
             dims,
             seed: inputs.seed,
+            device,
             weakest: Cell::new(None),
         })
     }
@@ -175,8 +187,27 @@ impl Ready {
             given: None,
             dims,
             seed: 0,
+            device: DeviceName::Cpu,
             weakest: Cell::new(None),
         })
+    }
+
+    /// A session on the device that was chosen; `threads` are for the processor.
+    pub fn session(&self, artifact: &Artifact, threads: usize) -> Result<Session, Error> {
+        match self.device.open()? {
+            None => artifact.session(threads),
+            Some(device) => artifact.session_on(device),
+        }
+    }
+
+    /// The device that was chosen by its name, or the target of the code for the processor.
+    pub fn device_or(&self, artifact: &Artifact) -> String {
+        if self.device == DeviceName::Cpu { artifact.target().cpu.clone() } else { self.device.to_string() }
+    }
+
+    /// The numbers of threads to measure: on a GPU there is nothing to choose.
+    pub fn threads<'a>(&self, asked: &'a [usize]) -> &'a [usize] {
+        if self.device == DeviceName::Cpu { asked } else { &[1] }
     }
 
     /// The graph, for a verb that needs one; an artifact has none, which is an error.
@@ -284,14 +315,27 @@ pub fn named(dims: &Bindings) -> BTreeMap<String, i64> {
     dims.iter().map(|(name, extent)| (name.to_string(), *extent)).collect()
 }
 
+/// What was run on, for reports: the target of the code, or the GPU.
+pub fn ran_on(artifact: &Artifact, session: &Session) -> String {
+    session.device().unwrap_or_else(|| artifact.target().cpu.clone())
+}
+
+/// The target that stands for whatever the model is to run on.
+const NATIVE: &str = "native";
+
 /// Refuses to compile for another machine what is to be run on this one.
-fn check_target(source: &Source, options: &CompileOptions) -> Result<(), Error> {
+fn check_target(source: &Source, options: &CompileOptions, device: DeviceName) -> Result<(), Error> {
     if let Source::Artifact(_) = source {
         return Ok(());
     }
     let targets = options.compiler(true).chosen_targets()?;
-    match targets.iter().any(|target| target.runs_here()) {
+    let runs = |target: &Target| if device == DeviceName::Cpu { target.runs_here() } else { target.is_cuda() };
+    match targets.iter().any(runs) {
         true => Ok(()),
+        false if device != DeviceName::Cpu => Err(Error::Usage(format!(
+            "`{}` is not for GPUs, and {device} runs code for GPUs only; leave --target out, or name one such as cuda:sm_80",
+            options.target
+        ))),
         false => Err(Error::Usage(format!(
             "code for `{}` does not run on this machine; `egret compile` writes it to a file for another",
             options.target

@@ -28,6 +28,7 @@
 
 mod counters;
 mod flow;
+mod gpu;
 mod launch;
 mod machine;
 mod memory;
@@ -36,6 +37,7 @@ mod text;
 mod value;
 
 pub use counters::Counters;
+pub use gpu::EmuDevice;
 pub use launch::Device;
 pub use machine::{Start, run};
 pub use text::{Entry, Module};
