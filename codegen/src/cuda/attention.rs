@@ -178,14 +178,14 @@ impl<'c> Gen<'_, 'c> {
         let (first_row, first_col) = (Dim::symbol(ROWS) * tile.rows, Dim::symbol(COLS) * (tiles.stripes * tile.cols));
         let rows = (0..tile.of_thread).map(|i| self.row_of_thread(c, tiled, &(first_row.clone() + tile.own_rows() + i))).collect();
         let last = self.row_of_thread(c, tiled, &(first_row.clone() + (tile.rows - 1)));
-        let bytes = [Tile::slice_bytes(tile.rows), Tile::slice_bytes(tile.cols) * tiles.stripes, tile.rows * tiles.pitch() * F32];
+        let bytes = [Tile::operand_bytes(tile.rows), Tile::operand_bytes(tile.cols) * tiles.stripes, tile.rows * tiles.pitch() * F32];
         let queries_at = self.tile_memory(bytes.iter().sum());
         let keys = self.e.displaced(queries_at, bytes[0]);
         let weights = self.e.displaced(keys, bytes[1]);
         let queries = source(&c.q, tiled, &c.depth);
         let queries = self.staged(queries, queries_at, tile.rows, &first_row);
         let stripe = |g: &mut Self, i: i64| {
-            let at = g.e.displaced(keys, i * Tile::slice_bytes(tile.cols));
+            let at = g.e.displaced(keys, i * Tile::operand_bytes(tile.cols));
             g.staged(source(&c.v, &c.cols, &c.keys), at, tile.cols, &(first_col.clone() + i * tile.cols))
         };
         let values = (0..tiles.stripes).map(|i| stripe(self, i)).collect();
@@ -214,6 +214,8 @@ impl<'c> Gen<'_, 'c> {
         let zero = self.f32(0.0);
         let keys = self.staged(source(&c.k, &c.keys, &c.depth), w.keys, tile.cols, first);
         let products = self.product(tile, &w.queries, &keys, vec![zero; tile.sums()]);
+        // The values come where the keys are.
+        self.e.block_barrier();
         let own = first.clone() + tile.own_columns();
         let keys = self.keys_of_thread(c, &own);
         let all_seen = !c.is_causal() && c.keys.extent.split_multiple(tile.cols).1.is(0);
@@ -279,29 +281,25 @@ impl<'c> Gen<'_, 'c> {
     /// Adds the values of the keys from `first` on, weighted by the exponentials in shared memory.
     fn add_values(&mut self, tiles: &Tiles, w: &Work<'_, 'c>, first: &Dim, mut r: Running<'c>) -> Running<'c> {
         let tile = tiles.tile;
-        let slice = self.fresh("%slice");
         let values: Vec<&Staged> = w.values.iter().collect();
         let end = (first.clone() + tile.cols).minimum(&w.seen);
-        let (start, end, range) = (self.index(first), self.index(&end), (0, self.range(&w.seen).1));
-        r.totals = self.repeat(&slice, Run { start, end, step: SLICE, certain: true, range }, r.totals, |g, mut totals| {
-            let at = Dim::symbol(slice.clone());
-            g.bring(&values, &at, &w.seen);
-            g.e.block_barrier();
-            let weights = g.index(&(tile.own_rows() * tiles.pitch() + at - first.clone()));
-            let (weights, own) = (g.e.offset(w.weights, weights, F32 as usize), g.index(&tile.own_columns()));
+        r.totals = self.over_slices(&values, [first, &end, &w.seen], r.totals, |g, slice, mut totals| {
+            let weights = g.index(&(tile.own_rows() * tiles.pitch() + slice.start.clone() - first.clone()));
+            let weights = g.e.offset(w.weights, weights, F32 as usize);
+            let columns: Vec<PointerValue> = values.iter().map(|v| g.slice_at(v, slice, &tile.own_columns())).collect();
             for k in (0..SLICE).step_by(NEIGHBOURS as usize) {
                 let row = |i: i64| g.read_shared(g.e.displaced(weights, (i * tiles.pitch() + k) * F32), NEIGHBOURS);
                 let rows: Vec<Vec<Value>> = (0..tile.of_thread).map(row).collect();
                 for j in 0..NEIGHBOURS as usize {
                     let x: Vec<Value> = rows.iter().map(|row| row[j]).collect();
-                    for (v, totals) in values.iter().zip(totals.chunks_mut(tile.sums())) {
-                        g.outer_product(&x, &g.step_of(v, k + j as i64, own, NEIGHBOURS), totals);
+                    for ((v, at), totals) in values.iter().zip(&columns).zip(totals.chunks_mut(tile.sums())) {
+                        g.outer_product(&x, &g.step_of(v, *at, k + j as i64, NEIGHBOURS), totals);
                     }
                 }
             }
-            g.e.block_barrier();
             totals
         });
+        self.e.block_barrier();
         r
     }
 

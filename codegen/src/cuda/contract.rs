@@ -93,7 +93,7 @@ impl<'c> Gen<'_, 'c> {
 
     /// The operands of a tile in shared memory.
     fn operands<'k>(&mut self, c: &'k Contract, tile: Tile, panel: i64, [first_row, first_col]: [&Dim; 2]) -> [Staged<'k, 'c>; 2] {
-        let bytes = [tile.rows, tile.cols].map(Tile::slice_bytes);
+        let bytes = [tile.rows, tile.cols].map(Tile::operand_bytes);
         let memory = self.tile_memory(bytes[0] + bytes[1]);
         let second = self.e.displaced(memory, bytes[0]);
         [self.staged(a_source(c), memory, tile.rows, first_row), self.staged(b_source(c, panel), second, tile.cols, first_col)]

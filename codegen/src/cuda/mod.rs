@@ -136,6 +136,10 @@ fn emitted<'c>(
 ) -> Result<Module<'c>, CompileError> {
     CURRENT.with(|c| *c.borrow_mut() = kernel.to_string());
     let e = entry(context, kernel, target, machine, &entry_name(i));
+    if let Some(blocks) = jobs.iter().find_map(Job::least_resident) {
+        let attribute = context.create_string_attribute("nvvm.minctasm", &blocks.to_string());
+        e.function.add_attribute(AttributeLoc::Function, attribute);
+    }
     let arguments = arguments(&e, kernel);
     let mut kernel_gen = Gen::on(e, kernel, 0, arguments);
     kernel_gen.jobs(jobs);

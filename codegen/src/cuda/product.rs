@@ -1,10 +1,12 @@
 //! Products of tiles: operands come through shared memory a slice of `k` at a time, sums stay in registers.
 //!
-//! A thread keeps a small tile of sums. **Invariant.** A sum runs over `k` in order, by fused multiply-add in f32. Points beyond
-//! the edge read the last point there is; beyond the end of `k` an element is zero.
+//! A thread keeps a small tile of sums. Shared memory has two slices of an operand in turn: while one is multiplied, the next is on
+//! its way, and one barrier for each is enough. **Invariant.** A sum runs over `k` in order, by fused multiply-add in f32. Points
+//! beyond the edge read the last point there is; beyond the end of `k` an element is zero.
 //!
 //! ```text
-//! for slice of 16 in k:  a[16][64], b[16][64] = ...   barrier   acc[4][4] += a[k][4] * b[k][4] for k in 16   barrier
+//! a[0], b[0] = the first slices, 16 by 64
+//! for slice in k:  barrier   next = load the slices behind   acc[4][4] += a[t][k][4] * b[t][k][4] for k in 16   a[1-t], b[1-t] = next
 //! ```
 
 use super::grid::{THREADS, count, singly, thread};
@@ -17,7 +19,7 @@ use egret_ir::{DType, Dim};
 use inkwell::IntPredicate;
 use inkwell::values::PointerValue;
 
-/// Steps of `k` in a slice: two slices of 64 rows or columns take 8.5 KB, so that shared memory never limits the blocks of an SM.
+/// Steps of `k` in a slice: two slices each of 64 rows and columns take 17 KB, so that shared memory does not limit the blocks of an SM.
 pub(super) const SLICE: i64 = 16;
 
 /// Elements between two steps of `k` in shared memory beyond those of the tile: keeps the writes of a warp, which go down `k`,
@@ -65,10 +67,15 @@ impl Tile {
         (self.of_thread * NEIGHBOURS) as usize
     }
 
-    /// Bytes of a slice of so many points.
-    pub(super) fn slice_bytes(points: i64) -> i64 {
-        SLICE * (points + PADDING) * F32
+    /// Bytes of the two slices of an operand of so many points.
+    pub(super) fn operand_bytes(points: i64) -> i64 {
+        2 * slice_elements(points) * F32
     }
+}
+
+/// Elements of a slice of so many points.
+fn slice_elements(points: i64) -> i64 {
+    SLICE * (points + PADDING)
 }
 
 /// An operand in global memory.
@@ -99,13 +106,19 @@ fn placed(d: &Dim, axes: &[Axis], indices: &[Dim]) -> Dim {
     d.substitute(&|name| axes.iter().position(|a| &*a.name == name).map(|i| indices[i].clone()))
 }
 
-/// A slice of an operand in shared memory: `[SLICE][width + PADDING]`.
+/// Two slices of an operand in shared memory: `[2][SLICE][width + PADDING]`.
 pub(super) struct Staged<'k, 'c> {
     source: Source<'k>,
     memory: PointerValue<'c>,
     width: i64,
     /// What each thread brings.
     parts: Vec<Part>,
+}
+
+/// The slice that is multiplied: where it starts in `k`, and which of the two in shared memory it is.
+pub(super) struct Slice {
+    pub(super) start: Dim,
+    turn: Dim,
 }
 
 /// An element of each slice that a thread brings.
@@ -150,21 +163,51 @@ impl<'c> Gen<'_, 'c> {
     /// Adds the product of two operands over all of `k`.
     pub(super) fn product(&mut self, tile: Tile, a: &Staged<'_, 'c>, b: &Staged<'_, 'c>, sums: Vec<Value<'c>>) -> Vec<Value<'c>> {
         let depth = count(a.source.depth);
-        let slice = Axis::new(self.fresh("%slice"), depth.clone());
-        let run = Run { start: self.e.i64(0), end: self.index(&depth), step: SLICE, certain: false, range: self.axis_range(&slice) };
-        self.repeat(&slice.name, run, sums, |g, sums| {
-            g.bring(&[a, b], &slice.index(), &depth);
-            g.e.block_barrier();
-            let sums = g.slice_product(tile, a, b, sums);
-            g.e.block_barrier();
+        self.over_slices(&[a, b], [&Dim::ZERO, &depth, &depth], sums, |g, slice, mut sums| {
+            let rows = g.slice_at(a, slice, &tile.own_rows());
+            let columns = g.slice_at(b, slice, &tile.own_columns());
+            for k in 0..SLICE {
+                let (x, y) = (g.step_of(a, rows, k, tile.of_thread), g.step_of(b, columns, k, NEIGHBOURS));
+                g.outer_product(&x, &y, &mut sums);
+            }
             sums
         })
     }
 
-    /// Brings the slices from `start` on into shared memory; from `end` on they are zero.
-    pub(super) fn bring(&mut self, operands: &[&Staged<'_, 'c>], start: &Dim, end: &Dim) {
-        let mut stores = vec![];
-        for Staged { source, memory, parts, .. } in operands {
+    /// Runs `body` on the slices of operands from a start to before an end, with sums that go around; from a third index on elements
+    /// are zero. When it is done, shared memory may still be read by other threads.
+    pub(super) fn over_slices(
+        &mut self,
+        operands: &[&Staged<'_, 'c>],
+        [start, end, known]: [&Dim; 3],
+        sums: Vec<Value<'c>>,
+        body: impl FnOnce(&mut Self, &Slice, Vec<Value<'c>>) -> Vec<Value<'c>>,
+    ) -> Vec<Value<'c>> {
+        let (first, last) = (self.index(start), self.index(end));
+        let some = self.e.icmp(IntPredicate::SLT, first.into(), last.into()).into_int_value();
+        self.when(some, |g| {
+            let elements = g.fetched(operands, start, known);
+            g.put(operands, &Dim::ZERO, elements);
+        });
+        let more = (end.clone() - start.clone()).as_const().is_none_or(|steps| steps > SLICE);
+        let name = self.fresh("%slice");
+        let range = (0, (self.range(end).1 - 1).max(0));
+        let run = Run { start: first, end: last, step: SLICE, certain: false, range };
+        self.repeat(&name, run, sums, |g, sums| {
+            g.e.block_barrier();
+            let at = Dim::symbol(name.clone());
+            let turn = g.named("%turn", &(at.clone() - start.clone()).floor_div(&SLICE.into()).modulo(&2.into()), (0, 1));
+            let next = more.then(|| g.fetched(operands, &(at.clone() + SLICE), known));
+            let sums = body(g, &Slice { start: at, turn: turn.clone() }, sums);
+            next.into_iter().for_each(|next| g.put(operands, &(Dim::ONE - turn.clone()), next));
+            sums
+        })
+    }
+
+    /// What the thread brings of the slices from `start` on; from `end` on elements are zero.
+    fn fetched(&mut self, operands: &[&Staged<'_, 'c>], start: &Dim, end: &Dim) -> Vec<Value<'c>> {
+        let mut elements = vec![];
+        for Staged { source, parts, .. } in operands {
             let depth = count(source.depth);
             for part in parts {
                 let step = start.clone() + part.step.clone();
@@ -174,29 +217,30 @@ impl<'c> Gen<'_, 'c> {
                 let value = self.read(&mut Point::scalar(), source.buffer, &source.element(&part.point, &k, &held));
                 let (step, end) = (self.index(&step), self.index(end));
                 let inside = self.e.icmp(IntPredicate::SLT, step.into(), end.into());
-                let value = self.e.select(inside, value, self.e.float(value, 0.0));
-                let place = self.index(&part.place);
-                stores.push((value, self.e.offset(*memory, place, F32 as usize)));
+                elements.push(self.e.select(inside, value, self.e.float(value, 0.0)));
             }
         }
-        stores.into_iter().for_each(|(value, at)| self.e.store(value, at, F32 as usize));
+        elements
     }
 
-    /// Takes a slice in shared memory into account.
-    fn slice_product(&mut self, tile: Tile, a: &Staged<'_, 'c>, b: &Staged<'_, 'c>, mut sums: Vec<Value<'c>>) -> Vec<Value<'c>> {
-        let (own_row, own_column) = (self.index(&tile.own_rows()), self.index(&tile.own_columns()));
-        for k in 0..SLICE {
-            let x = self.step_of(a, k, own_row, tile.of_thread);
-            let y = self.step_of(b, k, own_column, NEIGHBOURS);
-            self.outer_product(&x, &y, &mut sums);
+    /// Puts them into shared memory, into one of the two slices.
+    fn put(&mut self, operands: &[&Staged<'_, 'c>], turn: &Dim, elements: Vec<Value<'c>>) {
+        let parts = operands.iter().flat_map(|operand| operand.parts.iter().map(move |part| (operand, part)));
+        for ((operand, part), value) in parts.zip(elements) {
+            let place = self.index(&(part.place.clone() + turn.clone() * slice_elements(operand.width)));
+            self.e.store(value, self.e.offset(operand.memory, place, F32 as usize), F32 as usize);
         }
-        sums
+    }
+
+    /// Where the thread's points of a slice start, at its first step.
+    pub(super) fn slice_at(&mut self, operand: &Staged<'_, 'c>, slice: &Slice, own: &Dim) -> PointerValue<'c> {
+        let first = self.index(&(own.clone() + slice.turn.clone() * slice_elements(operand.width)));
+        self.e.offset(operand.memory, first, F32 as usize)
     }
 
     /// Neighbouring points of a slice, at step `k` of it.
-    pub(super) fn step_of(&self, operand: &Staged<'_, 'c>, k: i64, first: inkwell::values::IntValue<'c>, count: i64) -> Vec<Value<'c>> {
-        let at = self.e.offset(operand.memory, first, F32 as usize);
-        self.read_shared(self.e.displaced(at, k * (operand.width + PADDING) * F32), count)
+    pub(super) fn step_of(&self, operand: &Staged<'_, 'c>, first: PointerValue<'c>, k: i64, count: i64) -> Vec<Value<'c>> {
+        self.read_shared(self.e.displaced(first, k * (operand.width + PADDING) * F32), count)
     }
 
     /// `sums[x][y] += x * y`.

@@ -85,7 +85,11 @@ fn long_sequences_go_in_blocks() {
     for (m, n, causal, across) in [(1, 513, false, false), (9, 1030, false, true), (530, 540, true, false)] {
         let (d, e) = (2, 3);
         let kernel = attention(&Shape { m: m.into(), n: n.into(), d: d as i64, e: e as i64, causal, across, tile: (8, 2) });
-        check(&kernel, &[], &data(m, n, d, e), TOLERANCE);
+        // Tiles of a GPU are smaller, and many of them take long in the emulator.
+        match m < 500 {
+            true => check(&kernel, &[], &data(m, n, d, e), TOLERANCE),
+            false => targets().iter().for_each(|target| check_on(target, &kernel, &[], &data(m, n, d, e), TOLERANCE)),
+        }
     }
 }
 
