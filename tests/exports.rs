@@ -7,7 +7,9 @@ mod archive;
 
 use egret::ir::Graph;
 use egret::passes::PassManager;
+use egret::passes::rules::{self, Class, Rule, proof::prove_on};
 use egret::{Compiler, Tolerance, Verdict, run_case};
+use egret_frontend::read_case;
 use std::path::{Path, PathBuf};
 
 /// What exporters spell out in primitives. A softmax stands alone only where it is not part of an attention.
@@ -69,6 +71,20 @@ fn exports_of_one_model_are_planned_alike() {
                 true => assert_eq!(other.0.len(), plans[0].0.len(), "{family}: {:#?}\n{:#?}", plans[0], other),
                 false => assert_eq!(*other, plans[0], "{family}"),
             }
+        }
+    }
+}
+
+#[test]
+fn all_equal_ways_to_compute_a_value_give_the_same() {
+    let rules: Vec<Rule> = rules::all().iter().filter(|rule| rule.class < Class::Approx).cloned().collect();
+    for export in FAMILIES.iter().flat_map(|(family, _)| exports(family)) {
+        let passes = PassManager::named("fold, cse").unwrap();
+        let (graph, _) = passes.run(&imported(&export), &compiler(&export).context().unwrap(), |_, _| ()).unwrap();
+        let inputs: Vec<_> = read_case(&export).unwrap().sets[0].inputs.iter().map(|(_, tensor)| tensor.clone()).collect();
+        match prove_on(&graph, &inputs, &rules) {
+            Ok(compared) => assert!(compared > graph.nodes().len(), "{}: {compared}", export.display()),
+            Err(message) => panic!("{}: {message}", export.display()),
         }
     }
 }

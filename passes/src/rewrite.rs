@@ -81,6 +81,8 @@ fn note(context: &Context, report: &Saturation, plan: &Plan) {
 }
 
 #[cfg(test)]
+mod finite;
+#[cfg(test)]
 mod layers;
 #[cfg(test)]
 mod spellings;

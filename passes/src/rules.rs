@@ -120,7 +120,14 @@ pub struct Rule {
     pub member: Option<&'static str>,
     /// How far the sides may differ.
     pub class: Class,
-    /// Whether it takes all values for finite numbers.
+    /// Whether it takes all values for finite numbers. Such rules are applied by default, as those that reassociate are:
+    ///
+    /// - What masks of common models say is kept: scores hidden behind minus infinity or the lowest number, in rows that see something,
+    ///   and the average or the zeros of a row that sees nothing (`rewrite/finite.rs` tests it).
+    /// - What changes is a value that is no number behind a mask: a condition hides it, a sum does not. The standard's own Attention
+    ///   adds its mask, be it of conditions or of numbers, and so do the fused operators of ONNX Runtime.
+    ///
+    /// Without them attention is not recognised where exporters hide scores by conditions. `--strict` leaves them out.
     pub finite: bool,
     /// What is found.
     pub lhs: Expr,
