@@ -38,6 +38,15 @@ pub fn layout(graph: &Graph) -> Result<Graph, String> {
 struct Form {
     first: Option<ValueId>,
     last: Option<ValueId>,
+    apart: Option<Apart>,
+}
+
+/// A twin of data whose channels are several axes, such as `[n, g, c/g, h, w]` between the two reshapes of a channel shuffle:
+/// all of them are last, in their order.
+#[derive(Clone, Copy)]
+struct Apart {
+    value: ValueId,
+    channels: usize,
 }
 
 struct Forms<'a> {
@@ -56,7 +65,7 @@ impl<'a> Forms<'a> {
         let forms = old
             .params()
             .iter()
-            .map(|&p| (p, Form { first: Some(new.add_param(&old.value(p).name, old.ty(p).clone())), last: None }))
+            .map(|&p| (p, Form { first: Some(new.add_param(&old.value(p).name, old.ty(p).clone())), ..Form::default() }))
             .collect();
         Forms { old, new, forms, uses: old.uses(), absorbed: HashMap::new() }
     }
@@ -76,11 +85,10 @@ impl<'a> Forms<'a> {
             return Ok(first);
         }
         let name = self.old.value(value).name.clone();
-        let first = match form.last {
-            Some(last) => {
-                let rank = self.old.ty(value).rank();
-                self.add(&format!("{name}.first"), Op::transpose { perm: to_first(rank) }, last, value)?
-            }
+        let rank = self.old.ty(value).rank();
+        let twin = form.last.map(|last| (last, to_first(rank)));
+        let first = match twin.or_else(|| form.apart.map(|apart| (apart.value, inverse(&channels_last(rank, apart.channels))))) {
+            Some((twin, perm)) => self.add(&format!("{name}.first"), Op::transpose { perm }, twin, value)?,
             None => self.constant(value)?,
         };
         self.set(value, Form { first: Some(first), ..form });
@@ -96,7 +104,7 @@ impl<'a> Forms<'a> {
         let first = self.first(value)?;
         let name = format!("{}.last", self.old.value(value).name);
         let last = self.add(&name, Op::transpose { perm: to_last(self.old.ty(value).rank()) }, first, value)?;
-        self.set(value, Form { first: Some(first), last: Some(last) });
+        self.set(value, Form { first: Some(first), last: Some(last), ..self.form(value) });
         Ok(last)
     }
 
@@ -142,8 +150,11 @@ impl<'a> Forms<'a> {
                 }
                 (with_layout_last(op), operands)
             }
-            Op::transpose { perm } => return self.transpose(node, perm),
-            Op::reshape { shape } => return self.reshape(node, shape),
+            Op::transpose { perm } => return Ok(self.transpose_apart(node, perm)? || self.transpose(node, perm)?),
+            Op::reshape { shape } => return Ok(self.reshape_apart(node, shape)? || self.reshape(node, shape)?),
+            op if self.channels_apart(node).is_some() && (op.is_elementwise() || matches!(op, Op::concat { .. })) => {
+                return self.apart(node);
+            }
             Op::matmul => return self.matmul(node),
             op => {
                 let at_hand = node.operands.iter().any(|&v| self.has_last(v) && self.old.ty(v).rank() == rank);
@@ -151,13 +162,13 @@ impl<'a> Forms<'a> {
                     return Ok(false);
                 }
                 let Some(op) = permuted(op, rank) else { return Ok(false) };
-                let operands = node.operands.iter().map(|&v| self.broadcast_last(v, rank)).collect::<Result<Vec<_>, _>>()?;
+                let operands = node.operands.iter().map(|&v| self.broadcast_last(v, rank, 1)).collect::<Result<Vec<_>, _>>()?;
                 (op, operands)
             }
         };
         let name = self.old.value(result).name.clone();
         let last = self.new.add_node(op, &operands, &[&name], self.origin(node)).map_err(|e| format!("{name}: {e}"))?[0];
-        self.set(result, Form { first: None, last: Some(last) });
+        self.set(result, Form { last: Some(last), ..Form::default() });
         Ok(true)
     }
 
@@ -200,12 +211,12 @@ impl<'a> Forms<'a> {
         matches!(node.op, Op::broadcast { .. }).then(|| node.operands[0]).filter(is_one)
     }
 
-    /// An operand of an op over channels-last data of rank `rank`: of full rank its twin, a rank-0 one as it is,
-    /// any other as it broadcasts: `[c, 1, 1]` as `[1, 1, 1, c]`.
-    fn broadcast_last(&mut self, value: ValueId, rank: usize) -> Result<ValueId, String> {
+    /// An operand of an op over channels-last data of rank `rank` with so many axes of channels: of full rank its twin, a rank-0 one as
+    /// it is, any other as it broadcasts: `[c, 1, 1]` as `[1, 1, 1, c]`.
+    fn broadcast_last(&mut self, value: ValueId, rank: usize, channels: usize) -> Result<ValueId, String> {
         let ty = self.old.ty(value).clone();
         if ty.rank() == rank {
-            return self.last(value);
+            return if channels == 1 { self.last(value) } else { self.last_apart(value, channels) };
         }
         let first = self.first(value)?;
         if ty.rank() == 0 {
@@ -215,7 +226,7 @@ impl<'a> Forms<'a> {
         let mut shape = vec![Dim::ONE; rank - ty.rank()];
         shape.extend(ty.dims);
         let full = self.add(&format!("{name}.full"), Op::reshape { shape: shape.clone() }, first, value)?;
-        self.add(&format!("{name}.last"), Op::transpose { perm: to_last(rank) }, full, value)
+        self.add(&format!("{name}.last"), Op::transpose { perm: channels_last(rank, channels) }, full, value)
     }
 
     /// A transpose of a channels-last value is another transpose of its twin, or the twin itself; one that makes
@@ -231,13 +242,13 @@ impl<'a> Forms<'a> {
             } else {
                 self.new.add_node(Op::transpose { perm: composed }, &[last], &[&name], self.origin(node))?[0]
             };
-            self.set(result, Form { first: Some(first), last: None });
+            self.set(result, Form { first: Some(first), ..Form::default() });
             return Ok(true);
         }
         if perm.len() >= 3 && perm == to_first(perm.len()) {
             let twin = self.first(x)?;
             self.absorbed.insert(result, self.origin(node));
-            self.set(result, Form { first: None, last: Some(twin) });
+            self.set(result, Form { last: Some(twin), ..Form::default() });
             return Ok(true);
         }
         Ok(false)
@@ -259,7 +270,7 @@ impl<'a> Forms<'a> {
         let shape = if keeps_channels { list_last(shape) } else { shape.to_vec() };
         let name = self.old.value(result).name.clone();
         let new = self.new.add_node(Op::reshape { shape }, &[last], &[&name], self.origin(node))?[0];
-        let form = if keeps_channels { Form { first: None, last: Some(new) } } else { Form { first: Some(new), last: None } };
+        let form = if keeps_channels { Form { last: Some(new), ..Form::default() } } else { Form { first: Some(new), ..Form::default() } };
         self.set(result, form);
         Ok(true)
     }
@@ -300,7 +311,7 @@ impl<'a> Forms<'a> {
         let weights = self.rows_last(w, &self.old.ty(flatten.operands[0]).dims.clone())?;
         let name = self.old.value(result).name.clone();
         let product = self.new.add_node(Op::matmul, &[flat, weights], &[&name], node.origin.clone())?[0];
-        self.set(result, Form { first: Some(product), last: None });
+        self.set(result, Form { first: Some(product), ..Form::default() });
         Ok(true)
     }
 
@@ -323,7 +334,7 @@ impl<'a> Forms<'a> {
         let names: Vec<&str> = node.results.iter().map(|&r| &*self.old.value(r).name).collect();
         let results = self.new.add_node(node.op.clone(), &operands, &names, self.origin(node))?;
         for (&old, new) in node.results.iter().zip(results) {
-            self.set(old, Form { first: Some(new), last: None });
+            self.set(old, Form { first: Some(new), ..Form::default() });
         }
         Ok(())
     }
@@ -335,6 +346,93 @@ impl<'a> Forms<'a> {
         }
         Ok(self.new)
     }
+}
+
+/// Channels that are several axes.
+impl Forms<'_> {
+    /// The value with so many axes of channels last.
+    fn last_apart(&mut self, value: ValueId, channels: usize) -> Result<ValueId, String> {
+        if let Some(apart) = self.form(value).apart.filter(|apart| apart.channels == channels) {
+            return Ok(apart.value);
+        }
+        let first = self.first(value)?;
+        let name = format!("{}.last", self.old.value(value).name);
+        self.add(&name, Op::transpose { perm: channels_last(self.old.ty(value).rank(), channels) }, first, value)
+    }
+
+    /// How many axes of channels the twins of a node's operands have, if it is several.
+    fn channels_apart(&self, node: &Node) -> Option<usize> {
+        let rank = self.old.ty(node.results[0]).rank();
+        let of_rank = node.operands.iter().filter(|v| self.old.ty(**v).rank() == rank);
+        of_rank.filter_map(|&v| self.form(v).apart).map(|apart| apart.channels).next()
+    }
+
+    /// An op that treats all axes alike, on twins.
+    fn apart(&mut self, node: &Node) -> Result<bool, String> {
+        let (rank, result) = (self.old.ty(node.results[0]).rank(), node.results[0]);
+        let Some(channels) = self.channels_apart(node) else { return Ok(false) };
+        let operands = node.operands.iter().map(|&v| self.broadcast_last(v, rank, channels)).collect::<Result<Vec<_>, _>>()?;
+        let op = match &node.op {
+            Op::concat { axis } => Op::concat { axis: inverse(&channels_last(rank, channels))[*axis] },
+            op => op.clone(),
+        };
+        let name = self.old.value(result).name.clone();
+        let value = self.new.add_node(op, &operands, &[&name], self.origin(node))?[0];
+        self.set(result, Form { apart: Some(Apart { value, channels }), ..Form::default() });
+        Ok(true)
+    }
+
+    /// A reshape that makes one axis of channels several, or several one, and leaves all other axes as they are.
+    fn reshape_apart(&mut self, node: &Node, shape: &[Dim]) -> Result<bool, String> {
+        let (x, result) = (node.operands[0], node.results[0]);
+        let (dims, form) = (&self.old.ty(x).dims, self.form(x));
+        let twin = form.apart.or(form.last.map(|value| Apart { value, channels: 1 }));
+        let Some(Apart { value, channels }) = twin else { return Ok(false) };
+        let places = &dims[1 + channels..];
+        let more = shape.len().checked_sub(1 + places.len()).filter(|&more| more > 0 && (more > 1 || channels > 1));
+        let (Some(more), false) = (more, places.is_empty()) else { return Ok(false) };
+        if shape[0] != dims[0] || shape[1 + more..] != *places {
+            return Ok(false);
+        }
+        let turned = channels_last(shape.len(), more).into_iter().map(|axis| shape[axis].clone()).collect();
+        let name = self.old.value(result).name.clone();
+        let new = self.new.add_node(Op::reshape { shape: turned }, &[value], &[&name], self.origin(node))?[0];
+        let form = match more {
+            1 => Form { last: Some(new), ..Form::default() },
+            channels => Form { apart: Some(Apart { value: new, channels }), ..Form::default() },
+        };
+        self.set(result, form);
+        Ok(true)
+    }
+
+    /// A transpose of axes of channels among themselves is one of the twin; any other makes the value as it was out of the twin.
+    fn transpose_apart(&mut self, node: &Node, perm: &[usize]) -> Result<bool, String> {
+        let (x, result) = (node.operands[0], node.results[0]);
+        let Some(Apart { value, channels }) = self.form(x).apart else { return Ok(false) };
+        let back = inverse(&channels_last(perm.len(), channels));
+        let among = perm.iter().enumerate().all(|(i, &axis)| i == axis || (1..=channels).contains(&i) && (1..=channels).contains(&axis));
+        let composed: Vec<usize> = match among {
+            true => channels_last(perm.len(), channels).into_iter().map(|axis| back[perm[axis]]).collect(),
+            false => perm.iter().map(|&axis| back[axis]).collect(),
+        };
+        let name = self.old.value(result).name.clone();
+        let new = self.new.add_node(Op::transpose { perm: composed }, &[value], &[&name], self.origin(node))?[0];
+        let form = match among {
+            true => Form { apart: Some(Apart { value: new, channels }), ..Form::default() },
+            false => Form { first: Some(new), ..Form::default() },
+        };
+        self.set(result, form);
+        Ok(true)
+    }
+}
+
+/// `[n, c.., h, w] -> [n, h, w, c..]`, with so many axes of channels.
+fn channels_last(rank: usize, channels: usize) -> Vec<usize> {
+    [0].into_iter().chain(1 + channels..rank).chain(1..=channels).collect()
+}
+
+fn inverse(perm: &[usize]) -> Vec<usize> {
+    (0..perm.len()).map(|axis| perm.iter().position(|&p| p == axis).unwrap_or(axis)).collect()
 }
 
 /// `[n, c, h, w] -> [n, h, w, c]`.

@@ -1,4 +1,5 @@
-//! Applies rules until nothing new comes or a budget is spent.
+//! Applies rules until nothing new comes or a budget is spent. After the first round a rule is searched for only near classes that
+//! have changed (see `changes`), so the time is that of what happens, not of the rounds.
 //!
 //! Invariant: the outcome depends on the e-graph, the rules and the budget only, never on the clock. egg checks its limits
 //! between iterations, by when a bad rule may have made millions of e-nodes; here the limit holds within one.

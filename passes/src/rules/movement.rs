@@ -11,7 +11,7 @@ crate::rules! {
         compose, permuted, slice_start, slice_step, unpermuted, unpermuted_steps, through_units, steps_through_units,
         permuted_extents, joined_perm, split_shape, split_perm, with_rows_of, start_behind, run_start, run_shape, run_step,
         gathered_shape, axis_after_units, axis_after_broadcast, outer, outer_of,
-        innermost_axis, split_batch, batch_of, reshaped_beside
+        innermost_axis, split_batch, batch_of, reshaped_beside, half_of, axis_after
     ];
 
     // ---- transpose
@@ -88,6 +88,10 @@ crate::rules! {
     exact   slice_transpose:            slice[start, shape, step](transpose[p](x))
         => transpose[p](slice[unpermuted(start, p), unpermuted(shape, p), unpermuted_steps(step, p)](x));
     exact   slice_drop:                 slice[start, shape, step](x)            => x,                       if from_the_start(start, step);
+
+    // ---- a shuffle of two tensors: neither is turned, each is written to its places
+    exact   split_parts:                reshape[s](concat[axis](x, y))          => concat[axis](reshape[half_of(s, axis)](x), reshape[half_of(s, axis)](y)), if splits_halves(s, axis, x, y);
+    exact   transpose_parts:            transpose[p](concat[axis](x, y))        => concat[axis_after(p, axis)](transpose[p](x), transpose[p](y)), if moves_units_only(p, x) && moves_units_only(p, y);
 
     // ---- cast
     exact   cast_fuse:                  cast[to](cast[between](x))              => cast[to](x),             if holds(between, x);

@@ -22,6 +22,21 @@ impl Sampler {
                 self.attr_of("p", vec![1usize, 0]);
                 self.attr_of("s", vec![rows, Dim::from(a), Dim::from(b)]);
             }
+            "split_parts" => {
+                let rank = self.positive();
+                let (mut dims, axis) = (self.extents(rank), self.below(rank));
+                ["x", "y"].into_iter().for_each(|name| self.tensor(name, &dims));
+                dims.insert(axis, Dim::from(2));
+                self.attr_of("axis", axis);
+                self.attr_of("s", dims);
+            }
+            "transpose_parts" => {
+                let [rows, cols] = self.some();
+                ["x", "y"].into_iter().for_each(|name| self.tensor(name, &[rows.clone(), Dim::ONE, cols.clone()]));
+                let perm = if self.chance(50) { vec![1usize, 0, 2] } else { vec![0, 2, 1] };
+                self.attr_of("axis", 1usize);
+                self.attr_of("p", perm);
+            }
             "gather_run" => self.evenly_spaced(),
             "gather_every" => self.every_element(),
             "matmul_batch_split" | "matmul_batch_joined" | "reshape_sink_outer" => self.split_batch(rule),
