@@ -24,7 +24,7 @@ fn attention(hidden: &str) -> Graph {
 }
 
 /// What the model says, and what rules up to a class make of it, where each of the three queries sees these keys.
-fn both(hidden: &str, class: Class, seen: [&[usize]; 3], damage: impl Fn(&mut Vec<Tensor>)) -> (Vec<f64>, Vec<f64>) {
+fn both(hidden: &str, class: Class, seen: [&[usize]; 3], damage: impl Fn(&mut [Tensor])) -> (Vec<f64>, Vec<f64>) {
     let graph = attention(hidden);
     let mut inputs: Vec<Tensor> = graph.params()[..3].iter().zip(1..).map(|(&p, seed)| random(seed, graph.ty(p)).unwrap()).collect();
     damage(&mut inputs);
@@ -42,7 +42,7 @@ fn close(a: f64, b: f64) -> bool {
 }
 
 /// Key 4 is padding and not a number.
-fn with_wild_key(inputs: &mut Vec<Tensor>) {
+fn with_wild_key(inputs: &mut [Tensor]) {
     let keys = inputs[1].clone();
     let wild = keys.elements().enumerate().map(|(i, e)| if i / 4 % 5 == 4 { Element::Float(f64::NAN) } else { e });
     inputs[1] = Tensor::from_elements(DType::F32, vec![1, 2, 5, 4], wild);

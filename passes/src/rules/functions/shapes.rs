@@ -192,6 +192,24 @@ pub fn swaps(perm: Vec<usize>, x: Value) -> bool {
     swapped(x) == Some(perm)
 }
 
+/// A reshape of `x` beside `y` that makes an axis of two of what is the one and what is the other, and nothing else.
+pub fn splits_halves(shape: Vec<Dim>, axis: usize, x: Value, y: Value) -> bool {
+    let mut apart = x.ty.dims.clone();
+    apart.insert(axis.min(apart.len()), Dim::from(2));
+    x.ty.dims == y.ty.dims && shape == apart
+}
+
+/// The extents of either half of what [`splits_halves`].
+pub fn half_of(mut shape: Vec<Dim>, axis: usize) -> Option<Vec<Dim>> {
+    *shape.get_mut(axis)? = Dim::ONE;
+    Some(shape)
+}
+
+/// Where a permutation brings an axis.
+pub fn axis_after(perm: Vec<usize>, axis: usize) -> Option<usize> {
+    perm.iter().position(|&from| from == axis)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,22 +228,4 @@ mod tests {
         assert_eq!(parts(&dims("4"), &dims("4 2")), None);
         assert_eq!(parts(&[], &dims("1")), None);
     }
-}
-
-/// A reshape of `x` beside `y` that makes an axis of two of what is the one and what is the other, and nothing else.
-pub fn splits_halves(shape: Vec<Dim>, axis: usize, x: Value, y: Value) -> bool {
-    let mut apart = x.ty.dims.clone();
-    apart.insert(axis.min(apart.len()), Dim::from(2));
-    x.ty.dims == y.ty.dims && shape == apart
-}
-
-/// The extents of either half of what [`splits_halves`].
-pub fn half_of(mut shape: Vec<Dim>, axis: usize) -> Option<Vec<Dim>> {
-    *shape.get_mut(axis)? = Dim::ONE;
-    Some(shape)
-}
-
-/// Where a permutation brings an axis.
-pub fn axis_after(perm: Vec<usize>, axis: usize) -> Option<usize> {
-    perm.iter().position(|&from| from == axis)
 }
