@@ -35,11 +35,11 @@ pub(super) struct Job<'k> {
 }
 
 impl Job<'_> {
-    /// How many blocks of the kernel a multiprocessor can have at least, if the assembler has to be told: with two of them a thread has
-    /// 128 registers, as many as a tile takes, where it would else spill some to make room for more blocks.
+    /// How many blocks of the kernel a multiprocessor has to have room for, if the assembler has to be told: of tiles one, since it would
+    /// else spill some registers to make room for more.
     pub(super) fn least_resident(&self) -> Option<usize> {
         match &self.work {
-            Work::Contract(..) | Work::Attention(_, Attention::Tiles(_)) => Some(2),
+            Work::Contract(..) | Work::Attention(_, Attention::Tiles(_)) => Some(1),
             Work::Attention(_, Attention::Few(_)) | Work::Piece(_) | Work::Rows(_) | Work::Recur(..) => None,
         }
     }
