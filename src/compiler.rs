@@ -7,6 +7,7 @@ use crate::artifact::Artifact;
 use crate::error::Error;
 use crate::passes::rules::{self, Class, Rule};
 use crate::passes::{Context, FUSED, Limit, PASSES, PassManager, Report, UNFUSED};
+use crate::precision::Precision;
 use egret_codegen::{Compiled, Options, Stage, Target};
 use egret_frontend::{Import, ImportOptions};
 use egret_ir::{Bindings, Graph, Tensor};
@@ -31,6 +32,7 @@ pub struct Compiler {
     target: String,
     fuse: bool,
     exact_conv: bool,
+    precision: Precision,
     class: Class,
     disabled: Vec<String>,
     rules: Vec<Rule>,
@@ -54,6 +56,7 @@ impl Compiler {
             target: "native".to_string(),
             fuse: true,
             exact_conv: false,
+            precision: Precision::F32,
             class: Class::Reassoc,
             disabled: vec![],
             rules: vec![],
@@ -97,6 +100,12 @@ impl Compiler {
     /// is faster, with about twice the rounding error.
     pub fn exact_conv(mut self, exact: bool) -> Compiler {
         self.exact_conv = exact;
+        self
+    }
+
+    /// How numbers between kernels are held, and weights of products.
+    pub fn precision(mut self, precision: Precision) -> Compiler {
+        self.precision = precision;
         self
     }
 
@@ -201,7 +210,7 @@ impl Compiler {
     pub fn optimise_all(&self, graph: &Graph) -> Result<Vec<Optimised>, Error> {
         let mut all: Vec<Optimised> = vec![];
         for target in self.chosen_targets()? {
-            let alike = all.iter().find(|one| one.target.is_cuda() == target.is_cuda());
+            let alike = all.iter().find(|one| (one.target.is_cuda(), one.target.dots) == (target.is_cuda(), target.dots));
             let (graph, reports) = match alike {
                 Some(one) => (one.graph.clone(), vec![]),
                 None => self.optimise_in(graph, &self.context_for(&target)?)?,
@@ -219,7 +228,11 @@ impl Compiler {
     pub fn passes(&self) -> Result<PassManager, Error> {
         match &self.pipeline {
             Some(passes) => Ok(passes.clone()),
-            None => PassManager::named(if self.fuse { FUSED } else { UNFUSED }).map_err(Error::Usage),
+            None => {
+                let pipeline = if self.fuse { FUSED } else { UNFUSED };
+                let narrow = if self.precision == Precision::Bf16 { ", narrow" } else { "" };
+                PassManager::named(&format!("{pipeline}{narrow}")).map_err(Error::Usage)
+            }
         }
     }
 
@@ -234,8 +247,8 @@ impl Compiler {
 
     fn context_for(&self, target: &Target) -> Result<Context, Error> {
         // Winograd's algorithm has no form for GPUs.
-        let exact_conv = self.exact_conv || target.is_cuda();
-        let mut context = Context { class: self.class, exact_conv, rules: self.rules.clone(), ..Context::default() };
+        let (exact_conv, dots) = (self.exact_conv || target.is_cuda(), target.dots);
+        let mut context = Context { class: self.class, exact_conv, dots, rules: self.rules.clone(), ..Context::default() };
         context.limit = self.limit.map_or_else(Limit::default, Limit::of);
         for name in &self.disabled {
             context.disabled.extend(self.named(name)?);
@@ -298,6 +311,22 @@ impl Compiler {
         Ok(egret_codegen::compile_all(&work, &options)?)
     }
 
+    /// What has to be said of the precision on the chosen processors: that one has no instructions for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`chosen_targets`](Compiler::chosen_targets).
+    pub fn precision_note(&self) -> Result<Option<String>, Error> {
+        let lacks = |target: &Target| self.precision == Precision::Bf16 && !target.dots;
+        let found = self.chosen_targets()?.into_iter().find(lacks);
+        Ok(found.map(|target| {
+            format!(
+                "`{}` has no dot products of bf16 (AVX512-BF16): values are stored as bf16, products take as long as in f32",
+                target.name
+            )
+        }))
+    }
+
     /// The first of the targets.
     ///
     /// # Errors
@@ -311,11 +340,11 @@ impl Compiler {
     ///
     /// # Errors
     ///
-    /// [`Error::Usage`] if there is none of a name, or two names stand for the same.
+    /// [`Error::Usage`] if there is none of a name, two names stand for the same, or one is a GPU and the precision is not f32.
     pub fn chosen_targets(&self) -> Result<Vec<Target>, Error> {
         let mut targets: Vec<Target> = vec![];
         for name in self.target.split(',') {
-            let target = Target::named(name.trim()).map_err(|error| Error::Usage(error.to_string()))?;
+            let target = self.in_precision(Target::named(name.trim()).map_err(|error| Error::Usage(error.to_string()))?)?;
             if let Some(other) =
                 targets.iter().find(|other| (other.arch, other.cpu, &other.tune) == (target.arch, target.cpu, &target.tune))
             {
@@ -324,6 +353,17 @@ impl Compiler {
             targets.push(target);
         }
         Ok(targets)
+    }
+
+    /// A target with its dot products, where the precision has a use for them.
+    fn in_precision(&self, target: Target) -> Result<Target, Error> {
+        match self.precision {
+            Precision::F32 => Ok(target),
+            Precision::Bf16 if target.is_cuda() => {
+                Err(Error::Usage(format!("there is no code in bf16 for GPUs; `{}` takes --precision f32", target.name)))
+            }
+            Precision::Bf16 => Ok(target.with_dots().unwrap_or(target)),
+        }
     }
 }
 

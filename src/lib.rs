@@ -53,6 +53,7 @@
 //! | item | what it is |
 //! | --- | --- |
 //! | [`Compiler`] | how models are compiled, and the steps |
+//! | [`Precision`] | f32, or bf16 in memory and in products |
 //! | [`Artifact`] | a compiled model, in memory or in a file |
 //! | [`Session`], [`Tensor`], [`npy`] | running it, and what goes in and out |
 //! | [`DeviceName`], [`gpus`] | what it runs on: the processor, a GPU, or the emulator of one |
@@ -72,6 +73,7 @@ mod device;
 mod error;
 mod graph;
 pub mod hw;
+mod precision;
 
 pub use artifact::Artifact;
 pub use case::{Tolerance, Verdict, run_case};
@@ -79,6 +81,8 @@ pub use compiler::{Compiler, Optimised};
 pub use device::{DeviceName, gpus};
 pub use error::Error;
 pub use graph::{evaluate, from_ir, inputs_of, parse_file, parse_text, signature, to_ir};
+
+pub use precision::Precision;
 
 pub use egret_codegen::{self as codegen, Stage, Target};
 pub use egret_frontend::{Code, Explanation, Import, Summary, operators};

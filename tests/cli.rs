@@ -357,9 +357,25 @@ fn rules_are_chosen_by_class_and_by_name() {
         fails(
             &format!("{verb} {CNN} --disable-rules sliu"),
             2,
-            &["no rule", "`sliu`; near it: silu", "families: ", "passes: algorithm, cse, dce, group, halo, rewrite"],
+            &["no rule", "`sliu`; near it: silu", "families: ", "passes: algorithm, cse, dce, group, halo, narrow, rewrite"],
         );
     }
+}
+
+#[test]
+fn precision_is_chosen() {
+    let compiled = scratch("narrow.egret");
+    check(&format!("compile {CNN} --dim batch=4 --precision bf16 -o {}", compiled.display()), &[]);
+    fails(&format!("run {} --precision bf16", compiled.display()), 2, &["--precision has no effect on a compiled file"]);
+    fails(&format!("run {CNN} --precision f16"), 2, &["expected f32 or bf16"]);
+    fails(&format!("compile {CNN} --precision bf16 --target cuda --emit ptx"), 2, &["no code in bf16 for GPUs"]);
+    check(&format!("check {CNN} --dim batch=4 --precision bf16"), &["fused", "unfused", "ok"]);
+    fails_with_result(&format!("check {CNN} --dim batch=4 --precision bf16 --tolerance 1e-5"), &["FAILED"], &["further than 1e-5"]);
+    check(&format!("inspect {CNN} --precision bf16"), &["precision", "bf16"]);
+    let emulated = check(&format!("compile {CNN} --precision bf16 --target x86-64-v3 --emit kernels"), &["bf16"]);
+    assert!(emulated.err.contains("`x86-64-v3` has no dot products of bf16"), "{}", emulated.err);
+    let dots = check(&format!("compile {CNN} --precision bf16 --target znver4 --emit kernels"), &[".pairs["]);
+    assert!(!dots.err.contains("dot products"), "{}", dots.err);
 }
 
 #[test]

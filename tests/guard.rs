@@ -7,12 +7,12 @@
 //! - no vector register is spilled or reloaded in the innermost loop of a contraction, and elsewhere at most one instruction
 //!   in ten of an innermost loop does that: erf and exp have more constants than AVX2 has registers;
 //! - no innermost loop with vector arithmetic has scalar floating-point arithmetic beside it, or a call;
-//! - the hottest loop of a contraction has exactly one multiply-add for each accumulator of its tile.
+//! - the hottest loop of a contraction has exactly one multiply-add, or dot product of pairs, for each accumulator of its tile.
 
-use egret::Compiler;
 use egret::codegen::cpu::asm_text;
 use egret::codegen::kernel::{Body, Contract, Kernel, Tile};
 use egret::codegen::{Target, plan};
+use egret::{Compiler, Precision};
 
 /// The hot kernels of ResNet-50, MobileNetV2 and BERT, and of a language model that makes one token.
 const GRAPHS: [(&str, &str); 9] = [
@@ -85,11 +85,52 @@ const GRAPHS: [(&str, &str); 9] = [
     ("gelu", "graph g(x: f32[128, 3072]) { y = gelu(x) return y }"),
 ];
 
+/// Products of values that a kernel before has stored: a dense layer, 3x3 filters over many channels, and 7x7 filters over three, whose rows
+/// have an odd number of elements.
+const NARROW_GRAPHS: [(&str, &str); 3] = [
+    (
+        "matmul · bias · gelu",
+        "graph g(x: f32[128, 768]) {
+            const w: f32[768, 3072] = random(1)
+            const b: f32[3072] = random(2)
+            r = relu(x)
+            h = matmul(r, w)
+            a = add(h, b)
+            y = gelu(a)
+            return y
+        }",
+    ),
+    (
+        "conv 3x3 · relu",
+        "graph g(x: f32[1, 30, 30, 128]) {
+            const w: f32[3, 3, 128, 128] = random(1)
+            r = relu(x)
+            c = conv[stride = [2, 2], pad = [0, 0, 0, 0], dilation = [1, 1], layout = last](r, w)
+            y = relu(c)
+            return y
+        }",
+    ),
+    (
+        "conv 7x7 of 3 channels",
+        "graph g(x: f32[1, 229, 229, 3]) {
+            const w: f32[7, 7, 3, 64] = random(1)
+            r = relu(x)
+            c = conv[stride = [2, 2], pad = [0, 0, 0, 0], dilation = [1, 1], layout = last](r, w)
+            y = relu(c)
+            return y
+        }",
+    ),
+];
+
 /// Of so many instructions of an innermost loop that is not a contraction's, one may be a spill or a reload.
 const INSTRUCTIONS_PER_SPILL: usize = 10;
 
 /// The same for the transforms of Winograd's convolution, whose 36 values do not fit 32 or 16 registers.
 const INSTRUCTIONS_PER_SPILL_OF_TRANSFORMS: usize = 4;
+
+/// What a product's loop consists of.
+const MULTIPLY_ADD: &str = "vfmadd";
+const DOT: &str = "vdpbf16ps";
 
 const TARGETS: [&str; 2] = ["x86-64-v4", "x86-64-v3"];
 
@@ -101,6 +142,19 @@ fn hot_kernels_keep_to_their_registers() {
                 check(&kernel, &target).unwrap_or_else(|problem| panic!("{name} for {}: {problem}\n{kernel}", target.name));
             }
         }
+    }
+}
+
+#[test]
+fn narrow_kernels_take_dot_products() {
+    let target = target("znver4").with_dots().unwrap();
+    for (name, source) in NARROW_GRAPHS {
+        let compiler = Compiler::new().precision(Precision::Bf16);
+        let grouped = compiler.optimise(&egret::parse_text("guard", source).unwrap()).unwrap();
+        let kernels = plan::build(&grouped, &target, &|_, _| ()).unwrap().kernels;
+        let product = kernels.iter().find(|kernel| matches!(kernel.body, Body::Contract(_))).unwrap();
+        let code = asm_text(product, &target).unwrap();
+        check_loops(&code, DOT, multiply_adds(product), INSTRUCTIONS_PER_SPILL).unwrap_or_else(|e| panic!("{name}: {e}\n{product}"));
     }
 }
 
@@ -175,7 +229,7 @@ fn check(kernel: &Kernel, target: &Target) -> Result<(), String> {
         Body::Winograd(_) => INSTRUCTIONS_PER_SPILL_OF_TRANSFORMS,
         _ => INSTRUCTIONS_PER_SPILL,
     };
-    check_loops(&asm_text(kernel, target).unwrap(), multiply_adds(kernel), per_spill)
+    check_loops(&asm_text(kernel, target).unwrap(), MULTIPLY_ADD, multiply_adds(kernel), per_spill)
 }
 
 /// The multiply-adds of one step of the tile that a contraction is divided into: strips of rows are made equally high.
@@ -189,20 +243,20 @@ fn multiply_adds(kernel: &Kernel) -> Option<usize> {
 /// Checks all innermost loops of a function. That of a contraction, the one with most multiply-adds among its instructions, has
 /// as many as expected.
 fn check_code(assembly: &str, multiply_adds: Option<usize>) -> Result<(), String> {
-    check_loops(assembly, multiply_adds, INSTRUCTIONS_PER_SPILL)
+    check_loops(assembly, MULTIPLY_ADD, multiply_adds, INSTRUCTIONS_PER_SPILL)
 }
 
-fn check_loops(assembly: &str, multiply_adds: Option<usize>, per_spill: usize) -> Result<(), String> {
+fn check_loops(assembly: &str, mnemonic: &str, multiply_adds: Option<usize>, per_spill: usize) -> Result<(), String> {
     let loops = innermost_loops(assembly);
     let frame = if assembly.contains("\tmovq\t%rsp, %rbp") { &["(%rsp)", "(%rbp)"][..] } else { &["(%rsp)"] };
     loops.iter().try_for_each(|code| check_loop(code, frame, per_spill))?;
     let Some(expected) = multiply_adds else { return Ok(()) };
-    let density = |code: &&Vec<&str>| 1000 * count(code, "vfmadd") / code.len();
+    let density = |code: &&Vec<&str>| 1000 * count(code, mnemonic) / code.len();
     let hottest = loops.iter().max_by_key(density).ok_or("a contraction without a loop")?;
     if let Some(line) = hottest.iter().find(|line| is_spill(line, frame)) {
         return Err(format!("a vector goes to the stack in the loop of a contraction:{line}\n{}", hottest.join("\n")));
     }
-    match count(hottest, "vfmadd") {
+    match count(hottest, mnemonic) {
         found if found != expected => Err(format!("{found} multiply-adds in the hottest loop, expected {expected}")),
         _ => Ok(()),
     }
@@ -253,6 +307,6 @@ fn is_spill(line: &str, frame: &[&str]) -> bool {
 /// Whether a line multiplies, adds, subtracts or divides floats of this suffix: `ps` in all lanes, `ss` in one.
 fn is_arithmetic(line: &str, suffix: &str) -> bool {
     let mnemonic = line.trim_start().split('\t').next().unwrap_or("");
-    let kinds = ["vfm", "vfnm", "vmul", "vadd", "vsub", "vdiv"];
+    let kinds = ["vfm", "vfnm", "vmul", "vadd", "vsub", "vdiv", "vdp"];
     mnemonic.ends_with(suffix) && kinds.iter().any(|kind| mnemonic.starts_with(kind))
 }

@@ -2,11 +2,14 @@
 //!
 //! The outputs were computed by ONNX Runtime without graph optimisations; see `examples/models/README.md`.
 
-use egret::{Artifact, Compiler, Tensor, npy};
+use egret::{Artifact, Compiler, Precision, Tensor, npy};
 use std::path::{Path, PathBuf};
 
 /// Largest difference to the stored outputs, over their standard deviation.
 const TOLERANCE: f64 = 1e-4;
+
+/// The same in bf16, of which a value has 8 bits: a few roundings of 2^-9, grown by the layers behind them.
+const NARROW_TOLERANCE: f64 = 0.1;
 
 fn model(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/models").join(name)
@@ -71,6 +74,23 @@ fn the_lstm_reads_digits() {
 #[test]
 fn the_vision_transformer_reads_digits() {
     check("digits_vit");
+}
+
+#[test]
+fn digits_are_read_in_bf16() {
+    let (images, labels) = (npy::read(model("images.npy")).unwrap(), npy::read(model("labels.npy")).unwrap());
+    for name in ["digits_cnn", "digits_lstm", "digits_vit"] {
+        let expected = npy::read(model(&format!("{name}.expected.npy"))).unwrap();
+        for compiler in [compiler(true).dim("batch", 360), compiler(false).dim("batch", 360), compiler(true)] {
+            let artifact = compiler.precision(Precision::Bf16).compile(model(&format!("{name}.onnx"))).unwrap();
+            let logits = run(&artifact, 1, &images);
+            let error = error_over_std(&expected, &logits);
+            assert!(error > TOLERANCE, "{name}: nothing was rounded");
+            assert!(error <= NARROW_TOLERANCE, "{name}: {error:e}");
+            assert!(accuracy(&logits, &labels) > 0.95, "{name}");
+            assert!(run(&artifact, 2, &images) == logits, "{name}: two threads give other bits");
+        }
+    }
 }
 
 #[test]

@@ -255,6 +255,12 @@ impl Machine<'_> {
                 let at = match &c.b {
                     Panels::Strided(_, offset) => m.index(offset)?,
                     Panels::Packed(_, offset) => m.index(offset)? + ((column / width * k_count + step) * width + column % width) as i64,
+                    Panels::Paired(_, offset) => {
+                        let run = m.count(&c.k[c.k.len() - 1..])?;
+                        let pair = |step: usize| step / run * run.div_ceil(2) + step % run / 2;
+                        let row = column / width * pair(k_count) + pair(step);
+                        m.index(offset)? + 2 * (row * width + column % width) as i64 + (step % run % 2) as i64
+                    }
                 };
                 let b = m.load(c.b.buffer(), at)?.as_f64() as f32;
                 (acc, step) = (a.mul_add(b, acc), step + 1);

@@ -221,7 +221,8 @@ pub enum Fold {
 }
 
 /// `acc[batch, rows, cols] = sum over k of a[batch, rows, k] * b[batch, k, cols]`, then the epilogue at every point, with
-/// `acc` as a variable. f32 only; the sum runs over `k` in order, fused multiply-add.
+/// `acc` as a variable. Operands are f32, or bf16 that is widened as it is read; the sum is f32 and runs over `k` in order, fused
+/// multiply-add, but for [`Panels::Paired`].
 ///
 /// A convolution over channels-last data is this with rows `[oh, ow]` and k `[kh, kw*ic]`: no im2col.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -254,13 +255,35 @@ pub enum Panels {
     Packed(BufferId, Dim),
     /// As it lies: the offset is linear in `k`, and `cols` has stride 1.
     Strided(BufferId, Dim),
+    /// bf16, packed in pairs of steps of the innermost `k`, a number: `[ceil(N / (nv*lanes))][outer k][ceil(k/2)][nv*lanes][2]`,
+    /// starting at an offset that may depend on the batch axes. Behind an odd number of steps stands zero.
+    ///
+    /// `a` is bf16 too and has stride 1 along the innermost `k`: a step is a dot product of two pairs (AVX512-BF16), which adds both
+    /// products in an order that the processor chooses, with subnormal operands and sums as zero.
+    Paired(BufferId, Dim),
 }
 
 impl Panels {
     /// The buffer.
     pub fn buffer(&self) -> BufferId {
         match self {
-            Panels::Packed(b, _) | Panels::Strided(b, _) => *b,
+            Panels::Packed(b, _) | Panels::Strided(b, _) | Panels::Paired(b, _) => *b,
+        }
+    }
+
+    /// Where in the buffer it starts, or lies.
+    pub fn offset(&self) -> &Dim {
+        match self {
+            Panels::Packed(_, offset) | Panels::Strided(_, offset) | Panels::Paired(_, offset) => offset,
+        }
+    }
+
+    /// The same with another buffer and offset.
+    pub fn moved(&self, buffer: BufferId, offset: Dim) -> Panels {
+        match self {
+            Panels::Packed(..) => Panels::Packed(buffer, offset),
+            Panels::Strided(..) => Panels::Strided(buffer, offset),
+            Panels::Paired(..) => Panels::Paired(buffer, offset),
         }
     }
 }
@@ -403,6 +426,13 @@ pub enum Cell {
     Sigmoid,
 }
 
+impl Contract {
+    /// The steps of the innermost `k`, where its number is known.
+    pub fn innermost_steps(&self) -> Option<i64> {
+        self.k.last().and_then(|axis| axis.extent.as_const())
+    }
+}
+
 impl Chain {
     /// The indices that the score needs, as a block that stores nothing.
     pub fn score_block(&self) -> Block {
@@ -537,8 +567,7 @@ impl Kernel {
                 }
                 axes(std::slice::from_ref(&c.cols), &mut dims);
                 dims.push(c.a.1.clone());
-                let (Panels::Packed(_, offset) | Panels::Strided(_, offset)) = &c.b;
-                dims.push(offset.clone());
+                dims.push(c.b.offset().clone());
                 block(&c.epilogue, &mut dims);
             }),
             Body::Winograd(w) => {
@@ -712,8 +741,10 @@ impl Kernel {
         let b = match &c.b {
             Panels::Packed(b, offset) => format!("{}.panels[{offset}]", self.buffers[b.0].name),
             Panels::Strided(b, offset) => format!("{}[{offset}]", self.buffers[b.0].name),
+            Panels::Paired(b, offset) => format!("{}.pairs[{offset}]", self.buffers[b.0].name),
         };
-        writeln!(f, "    acc = sum({a}[{}] * {b})", c.a.1)?;
+        let sum = if matches!(c.b, Panels::Paired(..)) { "dot" } else { "sum" };
+        writeln!(f, "    acc = {sum}({a}[{}] * {b})", c.a.1)?;
         self.write_block(f, "    ", &c.epilogue, &[])?;
         write!(f, "}}")
     }

@@ -6,6 +6,13 @@
 //! ```text
 //! w: [k=2, n=3], width 2      panel 0: w00 w01  w10 w11      panel 1: w02 0  w12 0
 //! ```
+//!
+//! For dot products of pairs, two steps of the innermost loop of `k` stand beside each other in every column, and zero behind an odd
+//! last one:
+//!
+//! ```text
+//! paired                       panel 0: w00 w10  w01 w11      panel 1: w02 w12  0 0
+//! ```
 
 use crate::kernel::Axis;
 use egret_ir::{Bindings, DType, Dim, Tensor};
@@ -26,19 +33,30 @@ pub struct Packing {
     pub cols: Axis,
     /// Columns of a panel.
     pub width: usize,
+    /// Whether two steps of the innermost loop of `k` stand together.
+    pub paired: bool,
 }
 
 impl Packing {
     /// Where the panels of a batch begin, in elements.
     pub fn start(&self) -> Dim {
         let batch = self.batch.iter().fold(Dim::ZERO, |at, a| at * a.extent.clone() + a.index());
-        batch * (self.panels() * extents(&self.k).iter().product::<usize>() * self.width)
+        batch * (self.panels() * self.steps() * self.width)
+    }
+
+    /// Elements of a column of a panel, what fills the pairs included.
+    fn steps(&self) -> usize {
+        let mut steps = extents(&self.k);
+        if let Some(innermost) = steps.last_mut().filter(|_| self.paired) {
+            *innermost = innermost.next_multiple_of(2);
+        }
+        steps.into_iter().product()
     }
 
     /// The type and number of the packed elements.
     pub fn size(&self) -> (DType, usize) {
-        let points: usize = extents(&self.batch).iter().chain(&extents(&self.k)).product();
-        (self.tensor.dtype(), points * self.panels() * self.width)
+        let batches: usize = extents(&self.batch).iter().product();
+        (self.tensor.dtype(), batches * self.steps() * self.panels() * self.width)
     }
 
     /// The length of the packed elements in bytes.
@@ -58,14 +76,18 @@ impl Packing {
         let mut packed = vec![0; self.size().1 * size];
         let base = self.offset.substitute(&|_| Some(Dim::ZERO)).as_const().unwrap_or(0);
         let source = self.tensor.bytes();
-        let mut panels = packed.chunks_exact_mut((self.width * size).max(1));
+        let together = if self.paired { 2 } else { 1 };
+        let run = extents(&self.k).last().copied().unwrap_or(1).max(1);
+        let mut panels = packed.chunks_exact_mut((self.width * together * size).max(1));
         for b in &batch.offsets {
             for columns in cols.offsets.chunks(self.width.max(1)) {
-                for step in &k.offsets {
+                for steps in k.offsets.chunks(run).flat_map(|run| run.chunks(together)) {
                     let into = panels.next().expect("as many rows of panels as counted");
-                    for (slot, column) in into.chunks_exact_mut(size).zip(columns) {
-                        let at = (base + b + step + column) as usize * size;
-                        slot.copy_from_slice(&source[at..at + size]);
+                    for (slots, column) in into.chunks_exact_mut(together * size).zip(columns) {
+                        for (slot, step) in slots.chunks_exact_mut(size).zip(steps) {
+                            let at = (base + b + step + column) as usize * size;
+                            slot.copy_from_slice(&source[at..at + size]);
+                        }
                     }
                 }
             }
@@ -77,12 +99,13 @@ impl Packing {
     pub fn key(&self) -> String {
         let axes = |axes: &[Axis]| axes.iter().map(|a| format!("{} in {}", a.name, a.extent)).collect::<Vec<_>>().join(", ");
         format!(
-            "{} over {} / {} / {} by {}",
+            "{} over {} / {} / {} by {}{}",
             self.offset,
             axes(&self.batch),
             axes(&self.k),
             axes(std::slice::from_ref(&self.cols)),
-            self.width
+            self.width,
+            if self.paired { " in pairs" } else { "" }
         )
     }
 }
@@ -131,6 +154,10 @@ mod tests {
         Axis { name: name.into(), extent: extent.into() }
     }
 
+    fn floats(packing: &Packing) -> Vec<f32> {
+        packing.bytes().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+
     #[test]
     fn panels_hold_columns_step_by_step() {
         let w: Vec<f32> = (0..6).map(|i| i as f32).collect();
@@ -141,10 +168,28 @@ mod tests {
             k: vec![axis("k", 2)],
             cols: axis("n", 3),
             width: 2,
+            paired: false,
         };
-        let bytes = packing.bytes();
-        let packed: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-        assert_eq!(packed, [0.0, 1.0, 3.0, 4.0, 2.0, 0.0, 5.0, 0.0]);
+        assert_eq!(floats(&packing), [0.0, 1.0, 3.0, 4.0, 2.0, 0.0, 5.0, 0.0]);
+    }
+
+    #[test]
+    fn steps_stand_in_pairs() {
+        // Two runs of three steps: a pair and half a pair each.
+        let w: Vec<f32> = (0..18).map(|i| i as f32).collect();
+        let packing = Packing {
+            tensor: Arc::new(Tensor::from_f32s(vec![2, 3, 3], &w)),
+            offset: Dim::symbol("j") * 9 + Dim::symbol("k") * 3 + Dim::symbol("n"),
+            batch: vec![],
+            k: vec![axis("j", 2), axis("k", 3)],
+            cols: axis("n", 3),
+            width: 2,
+            paired: true,
+        };
+        let first = [0.0, 3.0, 1.0, 4.0, 6.0, 0.0, 7.0, 0.0, 9.0, 12.0, 10.0, 13.0, 15.0, 0.0, 16.0, 0.0];
+        let last = [2.0, 5.0, 0.0, 0.0, 8.0, 0.0, 0.0, 0.0, 11.0, 14.0, 0.0, 0.0, 17.0, 0.0, 0.0, 0.0];
+        assert_eq!(floats(&packing), [first, last].concat());
+        assert_eq!(packing.size().1, 32);
     }
 
     #[test]
@@ -158,9 +203,8 @@ mod tests {
             k: vec![axis("k", 4)],
             cols: axis("c", 4),
             width: 4,
+            paired: false,
         };
-        let bytes = packing.bytes();
-        let packed: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-        assert_eq!(packed[..8], [0.0, 1.0, 8.0, 9.0, 2.0, 3.0, 10.0, 11.0]);
+        assert_eq!(floats(&packing)[..8], [0.0, 1.0, 8.0, 9.0, 2.0, 3.0, 10.0, 11.0]);
     }
 }

@@ -32,6 +32,10 @@ pub struct Target {
     pub lanes: usize,
     /// The number of vector registers.
     pub vregs: usize,
+    /// Whether code may use dot products of pairs of bf16; see [`Target::with_dots`].
+    pub dots: bool,
+    /// Whether the processor has them.
+    has_dots: bool,
 }
 
 /// A target that is not known or cannot be made code for.
@@ -66,6 +70,10 @@ struct Level {
     /// Processors that have it and nothing better; the first is the level's own name.
     processors: &'static [&'static str],
 }
+
+/// What dot products of pairs of bf16 need beyond the level, and the processors that have it.
+const DOTS: &str = "avx512bf16";
+const WITH_DOTS: &[&str] = &["cooperlake", "sapphirerapids", "emeraldrapids", "graniterapids", "znver4", "znver5"];
 
 /// Best first within an architecture.
 const LEVELS: &[Level] = &[
@@ -189,7 +197,10 @@ impl Target {
         let cpu = TargetMachine::get_host_cpu_name().to_string();
         let here: Vec<&Level> = LEVELS.iter().filter(|l| l.arch == std::env::consts::ARCH).collect();
         match here.iter().find(|l| l.missing().is_empty()) {
-            Some(level) => Ok(level.target(&cpu)),
+            Some(level) => {
+                let has_dots = level.lanes == 16 && egret_runtime::cpu::missing_features(&[DOTS.to_string()]).is_empty();
+                Ok(Target { has_dots, ..level.target(&cpu) })
+            }
             None => {
                 let missing = here.last().map_or(format!("support for {}", std::env::consts::ARCH), |l| l.missing().join(", "));
                 Err(TargetError::Host { cpu, missing })
@@ -204,7 +215,21 @@ impl Target {
 
     /// The features as an artifact's header has them.
     pub fn required_features(&self) -> Vec<String> {
-        self.features.iter().map(|f| f.to_string()).collect()
+        let dots = self.dots.then_some(&DOTS);
+        let mut features: Vec<String> = self.features.iter().chain(dots).map(|f| f.to_string()).collect();
+        features.sort();
+        features
+    }
+
+    /// The same with the processor's dot products of pairs of bf16, which then are among the features that code needs; `None` if it
+    /// has none.
+    pub fn with_dots(&self) -> Option<Target> {
+        self.has_dots.then(|| Target { dots: true, ..self.clone() })
+    }
+
+    /// What code uses beyond `cpu`, as LLVM wants it.
+    pub(crate) fn extra_features(&self) -> &'static str {
+        if self.dots { "+avx512bf16" } else { "" }
     }
 
     /// Whether code for it runs on this machine.
@@ -243,6 +268,8 @@ impl Level {
             features: self.features,
             lanes: self.lanes,
             vregs: self.vregs,
+            dots: false,
+            has_dots: WITH_DOTS.contains(&name),
         }
     }
 
@@ -277,6 +304,16 @@ mod tests {
         assert!(Target::gpus().iter().all(|name| Target::named(name).is_ok_and(|t| t.is_cuda() && !t.runs_here())));
         let message = Target::named("cuda:sm_20").unwrap_err().to_string();
         assert!(message.contains("one of cuda:sm_80, cuda:sm_75, "), "{message}");
+    }
+
+    #[test]
+    fn dots_are_used_where_they_are_asked_for() {
+        let zen = Target::named("znver4").unwrap();
+        let needs = |target: &Target| target.required_features().contains(&DOTS.to_string());
+        assert!(!needs(&zen) && needs(&zen.with_dots().unwrap()));
+        for without in ["x86-64-v4", "skylake-avx512", "x86-64-v3", "aarch64", "cuda"] {
+            assert_eq!(Target::named(without).unwrap().with_dots(), None, "{without}");
+        }
     }
 
     #[test]

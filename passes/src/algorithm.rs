@@ -14,7 +14,7 @@
 //! **Invariant.** Nothing but the attribute changes. Convolutions with extents that are not known stay direct, except for the number
 //! of images.
 
-use crate::cost::{Model, Work};
+use crate::cost::{Kind, Model, Work};
 use crate::group::MACHINE;
 use crate::pass::Context;
 use egret_ir::attr::{Algorithm, Layout};
@@ -31,7 +31,12 @@ const LEAST_GAIN: u64 = 20;
 pub fn algorithm(graph: &Graph, context: &Context) -> Result<Graph, String> {
     let model = Model::new(MACHINE, graph);
     let pays = |id| {
-        let [direct, winograd] = [Algorithm::Direct, Algorithm::Winograd].map(|way| model.time(&Work::of_conv(graph, id, way)));
+        let [mut direct, winograd] = [Algorithm::Direct, Algorithm::Winograd].map(|way| Work::of_conv(graph, id, way));
+        if let Kind::Contract(products) = &mut direct.kind {
+            // Winograd's form is computed in f32: rounded to 8 bits, what it adds and subtracts would cancel.
+            products.pairs = context.dots;
+        }
+        let [direct, winograd] = [direct, winograd].map(|work| model.time(&work));
         winograd < direct - direct * LEAST_GAIN / 100
     };
     let mut copy = Copy::new(graph, TensorType::clone);

@@ -17,7 +17,7 @@
 use crate::limit::{Applied, Limit};
 use crate::replay::Applications;
 use crate::rules::{Class, Rule};
-use crate::{algorithm, cse, dce, fold, group, halo, layout, legalize, rewrite};
+use crate::{algorithm, cse, dce, fold, group, halo, layout, legalize, narrow, rewrite};
 use egret_ir::Graph;
 use egret_ir::verify::verify;
 use std::cell::RefCell;
@@ -52,6 +52,7 @@ pub const PASSES: &[Pass] = &[
     Pass { name: "halo", doc: "Keeps what is padded in memory with its border only.", run: |g, _| halo::halo(g) },
     Pass { name: "group", doc: "Joins ops into kernels, as many as take the least time.", run: group::group },
     Pass { name: "ungrouped", doc: "Makes every op a kernel of its own.", run: |g, _| group::ungrouped(g) },
+    Pass { name: "narrow", doc: "Stores what goes between kernels, and weights, in bf16.", run: |g, _| narrow::narrow(g) },
 ];
 
 /// What a model goes through on its way to kernels. Weights are folded again after every pass that moves them.
@@ -91,6 +92,8 @@ pub struct Context {
     pub disabled: BTreeSet<String>,
     /// Whether convolutions are computed as sums of products only.
     pub exact_conv: bool,
+    /// Whether products will be dot products of pairs of bf16, which take half the time.
+    pub dots: bool,
     /// Rules beside those of [`crate::rules::all`].
     pub rules: Vec<Rule>,
     /// How much is applied: everything, unless a fault is looked for.
@@ -121,6 +124,7 @@ impl Default for Context {
             class: Class::Reassoc,
             disabled: BTreeSet::new(),
             exact_conv: false,
+            dots: false,
             rules: vec![],
             limit: Limit::default(),
             applications: None,

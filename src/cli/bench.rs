@@ -85,7 +85,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         results.push(Row::new(threads, artifact.is_fused(), &latency));
     }
     drop(progress);
-    let model = ready.name().to_string();
+    let (model, target) = (ready.name().to_string(), ready.in_precision(target));
     let weakest_rule = ready.weakest_rule().map(Class::name);
     let report = Report { schema: "egret.bench/1", model, target, weakest_rule, results };
     if !args.json.takes_stdout() {

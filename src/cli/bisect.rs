@@ -19,7 +19,7 @@
 //! replayed alone too (see [`rewrites`](super::rewrites)), and left out in turn until everything is right.
 
 use super::check::{Compared, parse_tolerance};
-use super::options::{CompileOptions, InputOptions, JsonOption, parse_threads};
+use super::options::{CompileOptions, InputOptions, JsonOption, parse_threads, tolerance};
 use super::source::Ready;
 use super::table::{Align, columns};
 use super::{progress::Progress, report};
@@ -40,8 +40,8 @@ pub struct Args {
     #[command(flatten)]
     inputs: InputOptions,
     /// Largest error that is right, over the standard deviation of the reference output
-    #[arg(long, value_name = "E", default_value = "1e-4", value_parser = parse_tolerance)]
-    tolerance: f64,
+    #[arg(long, value_name = "E", value_parser = parse_tolerance)]
+    tolerance: Option<f64>,
     /// Threads to run on
     #[arg(long, value_name = "N", default_value = "1", value_parser = parse_threads)]
     threads: usize,
@@ -115,12 +115,12 @@ pub fn run(args: Args) -> Result<(), Error> {
     let inputs = ready.inputs(&ready.compiler(true).limit(0).compile_graph(graph)?.session(args.threads)?)?;
     let expected = egret::evaluate(graph, &inputs)?;
     progress.phase("Halving");
-    let bench = Bench { graph, ready: &ready, inputs, expected, tolerance: args.tolerance, threads: args.threads };
+    let tolerance = tolerance(args.tolerance, args.compile.precision);
+    let bench = Bench { graph, ready: &ready, inputs, expected, tolerance, threads: args.threads };
     let (trials, first) = bench.halve()?;
     drop(progress);
     let applications = trials[0].applied;
-    let report =
-        Report { schema: "egret.bisect/1", model: ready.name().to_string(), tolerance: args.tolerance, applications, trials, first };
+    let report = Report { schema: "egret.bisect/1", model: ready.name().to_string(), tolerance, applications, trials, first };
     if !args.json.takes_stdout() {
         report::result(text(&report))?;
     }

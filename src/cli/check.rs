@@ -14,9 +14,10 @@
 //!
 //! With `--per-rewrite`, each application of a rule is replayed alone; see [`rewrites`].
 //!
-//! An output passes when `over std` is within the tolerance, or, if all elements of the reference are the same, `relative`.
+//! An output passes when `over std` is within the tolerance, or, if all elements of the reference are the same, `relative`. The reference
+//! is evaluated in the model's own precision, whatever `--precision` says.
 
-use super::options::{CompileOptions, DeviceOption, InputOptions, JsonOption, parse_threads};
+use super::options::{CompileOptions, DeviceOption, InputOptions, JsonOption, parse_threads, tolerance};
 use super::source::Ready;
 use super::table::{Align, columns};
 use super::{progress::Progress, report, rewrites};
@@ -37,9 +38,9 @@ pub struct Args {
     inputs: InputOptions,
     #[command(flatten)]
     device: DeviceOption,
-    /// Largest error that passes, over the standard deviation of the reference output
-    #[arg(long, value_name = "E", default_value = "1e-4", value_parser = parse_tolerance)]
-    tolerance: f64,
+    /// Largest error that passes, over the standard deviation of the reference output; 1e-4, in bf16 0.3
+    #[arg(long, value_name = "E", value_parser = parse_tolerance)]
+    tolerance: Option<f64>,
     /// Replay each rewrite that was applied, alone and on random data, against the reference evaluator instead
     #[arg(long)]
     per_rewrite: bool,
@@ -125,19 +126,20 @@ fn compare(args: &Args) -> Result<Report, Error> {
     progress.phase("Evaluating the reference");
     let expected = egret::evaluate(graph, &inputs)?;
     progress.phase("Running");
+    let tolerance = tolerance(args.tolerance, args.compile.precision);
     let mut outputs = Vec::new();
     for (artifact, is_fused) in [(&fused, true), (&unfused, false)] {
         let found = ready.session(artifact, args.threads)?.run(&ready.named(&inputs))?;
         let compared = artifact.plan().outputs.iter().zip(&expected).zip(&found);
         outputs.extend(
-            compared.map(|((port, expected), found)| Compared::new(&port.name, is_fused, expected, &egret::to_ir(found), args.tolerance)),
+            compared.map(|((port, expected), found)| Compared::new(&port.name, is_fused, expected, &egret::to_ir(found), tolerance)),
         );
     }
     Ok(Report {
         schema: SCHEMA,
         model: ready.name().to_string(),
-        target: fused.target().cpu.clone(),
-        tolerance: args.tolerance,
+        target: ready.in_precision(fused.target().cpu.clone()),
+        tolerance,
         passed: outputs.iter().all(|output| output.passed),
         weakest_rule: ready.weakest_rule().map(Class::name),
         problems: Vec::new(),
@@ -152,7 +154,7 @@ impl Report {
             schema: SCHEMA,
             model: args.model.display().to_string(),
             target: args.compile.target.clone(),
-            tolerance: args.tolerance,
+            tolerance: tolerance(args.tolerance, args.compile.precision),
             passed: false,
             weakest_rule: None,
             problems: problems.split("\n\n").map(String::from).collect(),

@@ -106,7 +106,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     let compare = |&threads| compare(&ready, &unfused, &fused, threads, &args);
     let results = ready.threads(&args.measure.threads).iter().map(compare).collect::<Result<Vec<_>, _>>()?;
     drop(progress);
-    let (model, target) = (ready.name().to_string(), ready.device_or(&fused.0));
+    let (model, target) = (ready.name().to_string(), ready.in_precision(ready.device_or(&fused.0)));
     let weakest_rule = ready.weakest_rule().map(Class::name);
     let report = Report { schema: "egret.compare/1", model, target, weakest_rule, results };
     if !args.json.takes_stdout() {

@@ -69,6 +69,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     // A wrong name of a target or a rule is found before a large model is read.
     let targets = compiler.chosen_targets()?;
     compiler.context()?;
+    args.compile.announce()?;
     fitting(args.emit, &targets)?;
     let graph = source::graph(&args.model, &compiler, &args.compile.free, &args.compile.freeze)?.ok_or_else(already_compiled)?;
     let Some(emit) = args.emit else {

@@ -63,6 +63,9 @@ struct Report {
     /// The weakest class of rules that were applied; absent for a compiled file.
     #[serde(skip_serializing_if = "Option::is_none")]
     weakest_rule: Option<&'static str>,
+    /// How values between kernels are held; absent for a compiled file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    precision: Option<&'static str>,
     flops: u64,
     /// The latency on one thread by the cost model; absent for a compiled file, which has no graph any more.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -165,6 +168,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     let dims = predicted.as_ref().map_or(ready.dims(), |predicted| named(&predicted.dims));
     let mut report = Report::new(ready.name(), &artifact, contents, dims)?;
     report.weakest_rule = ready.weakest_rule().map(Class::name);
+    report.precision = ready.graph("look into").ok().map(|_| args.compile.precision.name());
     if let Some(predicted) = predicted {
         report.predict(&predicted, artifact.plan());
     }
@@ -204,6 +208,7 @@ impl Report {
             outputs: typed(&plan.outputs),
             graph,
             weakest_rule: None,
+            precision: None,
             flops: kernels.iter().map(|call| call.flops).sum(),
             predicted_us: None,
             scratch_bytes: memory.arena_bytes,
@@ -262,6 +267,7 @@ impl Report {
         let distinct: std::collections::BTreeSet<&str> = self.kernels.iter().map(|call| call.hash.as_str()).collect();
         rows.push(("kernels", format!("{} of {}", plural(self.kernels.len(), "call"), plural(distinct.len(), "kernel"))));
         rows.extend(self.weakest_rule.map(|class| ("weakest rule", class.to_string())));
+        rows.extend(self.precision.map(|name| ("precision", name.to_string())));
         rows.push(("work", format!("{}FLOP", spaced(count(self.flops as f64)))));
         rows.extend(self.predicted_us.map(|us| ("predicted", format!("{} ms on one thread", milliseconds(us / 1e3)))));
         rows.push(("scratch", bytes(self.scratch_bytes)));

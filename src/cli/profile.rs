@@ -130,7 +130,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     // Floors are those of the processor.
     let machine = if args.device.device == DeviceName::Cpu { Some(machine()?) } else { None };
     let session = ready.session(&artifact, ready.threads(&[args.threads])[0])?;
-    let target = ran_on(&artifact, &session);
+    let target = ready.in_precision(ran_on(&artifact, &session));
     let inputs = ready.inputs(&session)?;
     let mut side = Side::new(session, ready.named(&inputs))?;
     let (latencies, profiles) = measure::profiled(&mut side, args.min_time)?;

@@ -15,7 +15,7 @@ use super::progress::{Built, Progress};
 use super::{freeze, report};
 use egret::passes::Report;
 use egret::passes::rules::Class;
-use egret::{Artifact, Bindings, Compiler, DeviceName, Error, Graph, Import, Session, Summary, Target, Tensor, TensorView};
+use egret::{Artifact, Bindings, Compiler, DeviceName, Error, Graph, Import, Precision, Session, Summary, Target, Tensor, TensorView};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -144,6 +144,7 @@ impl Ready {
         }
         check_target(&source, &options, device)?;
         options.compiler(true).context()?;
+        source.announce(&options)?;
         check_dims(&options.free.dims, &source.declared()?)?;
         let (declared, compiler) = source.settled(&options.freeze, &mut options.free.dims, Compiler::new())?;
         let given = inputs::read(inputs, &declared)?;
@@ -172,6 +173,7 @@ impl Ready {
     pub fn unbound(path: &Path, options: &CompileOptions) -> Result<Ready, Error> {
         let source = Source::open(path)?;
         options.compiler(true).context()?;
+        source.announce(options)?;
         check_dims(&options.free.dims, &source.declared()?)?;
         let mut options = options.clone();
         let (declared, compiler) = source.settled(&options.freeze, &mut options.free.dims, Compiler::new())?;
@@ -261,6 +263,14 @@ impl Ready {
         self.weakest.get()
     }
 
+    /// What was run on, with the precision if it was chosen.
+    pub fn in_precision(&self, target: String) -> String {
+        match self.options.precision {
+            Precision::F32 => target,
+            Precision::Bf16 => format!("{target} in bf16"),
+        }
+    }
+
     /// A compiler with the options and extents that were given.
     pub fn compiler(&self, fuse: bool) -> Compiler {
         self.options.compiler(fuse)
@@ -268,12 +278,14 @@ impl Ready {
 
     /// What was compiled before is used as it is; options that ask for other code cannot be met.
     fn as_compiled(&self, artifact: &Rc<Artifact>, fuse: bool) -> Result<Rc<Artifact>, Error> {
-        let asked = match (fuse, self.options.exact_conv, self.options.target.as_str(), self.options.rules.given()) {
+        let options = &self.options;
+        let asked = match (fuse, options.exact_conv, options.precision, options.target.as_str(), options.rules.given()) {
             (false, ..) => "--no-fuse",
             (true, true, ..) => "--exact-conv",
-            (true, false, "native", None) => return Ok(artifact.clone()),
-            (true, false, "native", Some(flag)) => flag,
-            (true, false, ..) => "--target",
+            (true, false, Precision::Bf16, ..) => "--precision",
+            (true, false, Precision::F32, "native", None) => return Ok(artifact.clone()),
+            (true, false, Precision::F32, "native", Some(flag)) => flag,
+            (true, false, Precision::F32, ..) => "--target",
         };
         Err(Error::Usage(format!("{asked} has no effect on a compiled file; give it to `egret compile`, or give the .onnx model here")))
     }
@@ -322,6 +334,13 @@ pub fn ran_on(artifact: &Artifact, session: &Session) -> String {
 
 /// The target that stands for whatever the model is to run on.
 const NATIVE: &str = "native";
+
+impl Source {
+    /// What is to be said of the options, if the model is to be compiled.
+    fn announce(&self, options: &CompileOptions) -> Result<(), Error> {
+        if let Source::Artifact(_) = self { Ok(()) } else { options.announce() }
+    }
+}
 
 /// Refuses to compile for another machine what is to be run on this one.
 fn check_target(source: &Source, options: &CompileOptions, device: DeviceName) -> Result<(), Error> {

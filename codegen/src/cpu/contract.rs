@@ -11,15 +11,19 @@
 //!         for k: b = load vectors; for i in 0..rows: acc[i] = fma(splat a[i], b, acc[i])
 //!         epilogue(acc)
 //! ```
+//!
+//! Operands in bf16 are widened as they are read, or taken two steps of `k` at a time by dot products of pairs: then a broadcast and a
+//! column are words of two elements, and the loops are the same.
 
-use super::emit::Value;
+use super::emit::{Emit, Value};
 use super::map::weight;
+use super::ops::widened;
 use super::point::Point;
 use super::scope::{Gen, Run};
 use super::split;
-use crate::kernel::{Axis, Contract, Panels, Split};
+use crate::kernel::{Axis, BufferId, Contract, Kernel, Panels, Split};
 use egret_ir::{DType, Dim};
-use inkwell::values::{IntValue, PointerValue};
+use inkwell::values::{InstructionOpcode, IntValue, PointerValue};
 
 /// A loop over `k` this long is summed by itself before it is added to what the outer loops have summed: then the additions
 /// and the memory traffic of the totals are at most one instruction in twenty.
@@ -53,6 +57,41 @@ struct Carried<'c> {
     a: Vec<PointerValue<'c>>,
     /// The pointer into `b`.
     b: PointerValue<'c>,
+}
+
+/// How the operands lie in memory.
+#[derive(Clone, Copy)]
+struct Operands {
+    a: DType,
+    b: DType,
+    /// Whether a column holds a pair of steps.
+    paired: bool,
+}
+
+impl Operands {
+    fn of(kernel: &Kernel, c: &Contract) -> Operands {
+        let dtype = |b: BufferId| kernel.buffers[b.0].dtype;
+        Operands { a: dtype(c.a.0), b: dtype(c.b.buffer()), paired: matches!(c.b, Panels::Paired(..)) }
+    }
+
+    /// Steps of `k` that are taken at a time.
+    fn together(self) -> usize {
+        if self.paired { 2 } else { 1 }
+    }
+
+    /// From one column to the next, in bytes.
+    fn column(self) -> usize {
+        self.b.size() * self.together()
+    }
+}
+
+/// What one step down `k` takes of the operands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// An element of a row, or a pair where columns hold pairs.
+    Whole,
+    /// The last element of a row of odd length, where columns hold pairs.
+    Half,
 }
 
 /// How the rows of a tile are addressed.
@@ -222,6 +261,7 @@ impl<'c> Gen<'_, 'c> {
     }
 
     fn a_pointers(&mut self, c: &Contract, rows: usize) -> (Vec<PointerValue<'c>>, Rows<'c>) {
+        let size = Operands::of(self.kernel, c).a.size();
         let first = Self::at_first_k(c, &c.a.1);
         let Some(tiled) = c.rows.last() else {
             return (vec![self.pointer(c.a.0, &first)], Rows::Displaced(vec![0]));
@@ -229,11 +269,11 @@ impl<'c> Gen<'_, 'c> {
         let (pitch, _) = first.linear_in(&tiled.name).expect("the kernel IR says that `a` is linear in the rows");
         let base = self.pointer(c.a.0, &first);
         match pitch.as_const() {
-            Some(pitch) => (vec![base], Rows::Displaced((0..rows as i64).map(|i| i * pitch * F32 as i64).collect())),
+            Some(pitch) => (vec![base], Rows::Displaced((0..rows as i64).map(|i| i * pitch * size as i64).collect())),
             None => {
                 let pointers = (0..rows.div_ceil(ROWS_PER_POINTER)).map(|i| {
                     let apart = self.index(&(pitch.clone() * (i * ROWS_PER_POINTER) as i64));
-                    self.e.offset(base, apart, F32)
+                    self.e.offset(base, apart, size)
                 });
                 let pointers = pointers.collect();
                 (pointers, Rows::Pitch(self.index(&pitch)))
@@ -252,6 +292,12 @@ impl<'c> Gen<'_, 'c> {
                 let depth: Dim = c.k.iter().map(|k| k.extent.clone()).product();
                 self.pointer(*b, &(offset.clone() + c.cols.index() * depth))
             }
+            Panels::Paired(b, offset) => {
+                let (innermost, outer) = c.k.split_last().expect("pairs are of an axis");
+                let steps: Dim = outer.iter().map(|k| k.extent.clone()).product();
+                let pairs = innermost.extent.ceil_div(&2.into());
+                self.pointer(*b, &(offset.clone() + c.cols.index() * steps * pairs * 2))
+            }
         }
     }
 
@@ -265,15 +311,22 @@ impl<'c> Gen<'_, 'c> {
         at: Carried<'c>,
     ) -> (Vec<Value<'c>>, PointerValue<'c>) {
         let Some((axis, inner)) = axes.split_first() else {
-            return self.multiply_add(c, panel, rows, at);
+            return self.multiply_add(c, panel, rows, Step::Whole, at);
         };
+        let operands = Operands::of(self.kernel, c);
         let Carried { acc, a, b } = at;
         let (count, pointers) = (acc.len(), a.len());
         let stride = |d: &Dim| d.linear_in(&axis.name).expect("the kernel IR says that operands are linear in `k`").0;
         let a_stride = self.index(&stride(&c.a.1));
         let b_stride = match &c.b {
             Panels::Strided(_, offset) => Some(self.index(&stride(offset))),
-            Panels::Packed(..) => None,
+            Panels::Packed(..) | Panels::Paired(..) => None,
+        };
+        // The last step of an odd number follows the loop over pairs.
+        let pairs = c.innermost_steps().filter(|_| operands.paired && inner.is_empty());
+        let (axis, a_step) = match pairs {
+            Some(steps) => (&Axis::new(axis.name.clone(), steps / 2), operands.a.size() * 2),
+            None => (axis, operands.a.size()),
         };
         let carried = acc.into_iter().chain(a.iter().map(|&p| p.into())).chain([b.into()]).collect();
         let certain = axis.extent.as_const().is_some();
@@ -286,12 +339,17 @@ impl<'c> Gen<'_, 'c> {
                 [innermost] if is_long(innermost) => g.partial_sums(c, panel, rows, inner, at),
                 _ => g.down_k(c, panel, rows, inner, at),
             };
-            next.extend(a.iter().map(|&p| Value::from(g.e.offset(p, a_stride, F32))));
-            let b = b_stride.map_or(after, |s| g.e.offset(b, s, F32));
+            next.extend(a.iter().map(|&p| Value::from(g.e.offset(p, a_stride, a_step))));
+            let b = b_stride.map_or(after, |s| g.e.offset(b, s, operands.b.size()));
             next.push(b.into());
             next
         });
-        (end[..count].to_vec(), end[count + pointers].into_pointer_value())
+        let a = end[count..count + pointers].iter().map(|p| p.into_pointer_value()).collect();
+        let end = Carried { acc: end[..count].to_vec(), a, b: end[count + pointers].into_pointer_value() };
+        match pairs.is_some_and(|steps| steps % 2 == 1) {
+            true => self.multiply_add(c, panel, rows, Step::Half, end),
+            false => (end.acc, end.b),
+        }
     }
 
     /// The innermost loop from zero, its sums then added to `totals`: the rounding error of a sum grows with its length, so
@@ -311,37 +369,38 @@ impl<'c> Gen<'_, 'c> {
     }
 
     /// One step down `k`.
-    fn multiply_add(&mut self, c: &Contract, panel: &Panel<'c>, rows: &Rows<'c>, at: Carried<'c>) -> (Vec<Value<'c>>, PointerValue<'c>) {
+    fn multiply_add(
+        &mut self,
+        c: &Contract,
+        panel: &Panel<'c>,
+        rows: &Rows<'c>,
+        step: Step,
+        at: Carried<'c>,
+    ) -> (Vec<Value<'c>>, PointerValue<'c>) {
         let Carried { mut acc, a, b } = at;
-        let vectors = panel.masks.len();
+        let operands = Operands::of(self.kernel, c);
+        let (vectors, size, column) = (panel.masks.len(), operands.a.size(), operands.column());
         let e = &self.e;
-        let vector = e.vector_type(e.register_type(DType::F32), e.lanes).into();
-        let packed = matches!(c.b, Panels::Packed(..));
-        let columns: Vec<Value> = (0..vectors)
-            .map(|j| {
-                let at = e.displaced(b, (j * e.lanes * F32) as i64);
-                match panel.masks[j].filter(|_| !packed) {
-                    // Panels are whole; what stands as it lies may end here.
-                    Some(mask) => e.masked_load(vector, at, mask, F32),
-                    None => e.load(vector, at, F32),
-                }
-            })
-            .collect();
+        // Panels are whole; what stands as it lies may end here.
+        let masks = |j: usize| panel.masks[j].filter(|_| matches!(c.b, Panels::Strided(..)));
+        let at = |j: usize| e.displaced(b, (j * e.lanes * column) as i64);
+        let columns: Vec<Value> = (0..vectors).map(|j| columns(e, operands, at(j), masks(j))).collect();
         for i in 0..acc.len() / vectors {
             let at = match rows {
                 Rows::Displaced(apart) => e.displaced(a[0], apart[i]),
                 Rows::Pitch(pitch) => match (a[i / ROWS_PER_POINTER], i % ROWS_PER_POINTER) {
                     (p, 0) => p,
-                    (p, 1) => e.offset(p, *pitch, F32),
-                    (p, _) => e.offset(p, *pitch, 2 * F32),
+                    (p, 1) => e.offset(p, *pitch, size),
+                    (p, _) => e.offset(p, *pitch, 2 * size),
                 },
             };
-            let x = e.splat(e.load(e.register_type(DType::F32), at, F32));
+            let x = e.splat(element(e, operands, step, at));
             for j in 0..vectors {
-                acc[i * vectors + j] = e.fma(x, columns[j], acc[i * vectors + j]);
+                let sum = &mut acc[i * vectors + j];
+                *sum = if operands.paired { e.dot(x, columns[j], *sum) } else { e.fma(x, columns[j], *sum) };
             }
         }
-        (acc, e.displaced(b, (c.tile.vectors * e.lanes * F32) as i64))
+        (acc, e.displaced(b, (c.tile.vectors * e.lanes * column) as i64))
     }
 
     /// The point of row `i` and vector `j` of a tile.
@@ -382,5 +441,26 @@ impl<'c> Gen<'_, 'c> {
             let points = points.collect();
             g.block(&c.epilogue, points);
         });
+    }
+}
+
+/// A vector of columns: f32, or words of two steps each.
+fn columns<'c>(e: &Emit<'c>, operands: Operands, at: PointerValue<'c>, mask: Option<Value<'c>>) -> Value<'c> {
+    let element = if operands.paired { e.int_type(32) } else { e.memory_type(operands.b) };
+    let (vector, size) = (e.vector_type(element, e.lanes).into(), operands.b.size());
+    let raw = match mask {
+        Some(mask) => e.masked_load(vector, at, mask, size),
+        None => e.load(vector, at, size),
+    };
+    if operands.paired { raw } else { widened(e, raw, operands.b) }
+}
+
+/// An element of a row: f32, or a word of two steps, of which the second is zero behind the last.
+fn element<'c>(e: &Emit<'c>, operands: Operands, step: Step, at: PointerValue<'c>) -> Value<'c> {
+    let (memory, size) = (e.memory_type(operands.a), operands.a.size());
+    match (operands.paired, step) {
+        (true, Step::Whole) => e.load(e.int_type(32), at, size),
+        (true, Step::Half) => e.convert(InstructionOpcode::ZExt, e.load(memory, at, size), e.int_type(32)),
+        (false, _) => widened(e, e.load(memory, at, size), operands.a),
     }
 }

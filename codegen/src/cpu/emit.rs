@@ -34,6 +34,8 @@ pub(crate) struct Emit<'c> {
     pub(crate) lanes: usize,
     /// Whether `llvm.ldexp` and masked memory operations on narrow elements are instructions here (AVX-512).
     pub(crate) wide: bool,
+    /// Whether the instructions of AVX512-BF16 may be used.
+    pub(crate) dots: bool,
 }
 
 /// The builder fails only where it stands in no block or operands have the wrong kind: mistakes of this crate.
@@ -61,12 +63,15 @@ impl<'c> Emit<'c> {
         for (key, value) in attributes {
             function.add_attribute(AttributeLoc::Function, cx.create_string_attribute(key, value));
         }
+        if target.dots {
+            function.add_attribute(AttributeLoc::Function, cx.create_string_attribute("target-features", target.extra_features()));
+        }
         for key in ["nounwind", "mustprogress"] {
             function.add_attribute(AttributeLoc::Function, cx.create_enum_attribute(Attribute::get_named_enum_kind_id(key), 0));
         }
         let builder = cx.create_builder();
         builder.position_at_end(cx.append_basic_block(function, "entry"));
-        Emit { cx, module, builder, function, lanes: target.lanes, wide: target.lanes == 16 }
+        Emit { cx, module, builder, function, lanes: target.lanes, wide: target.lanes == 16, dots: target.dots }
     }
 
     // ---- types
@@ -301,6 +306,20 @@ impl<'c> Emit<'c> {
         let (x, z) = self.joined(x, z);
         let (x, y) = self.joined(x, y);
         self.intrinsic("llvm.fma", &[x.get_type()], &[x, y, z])
+    }
+
+    /// For vectors of 32-bit words that each hold two bf16: `x0*y0 + x1*y1 + z` in f32, lane by lane.
+    pub(crate) fn dot(&self, x: Value<'c>, y: Value<'c>, z: Value<'c>) -> Value<'c> {
+        let pairs = self.vector_type(self.cx.bf16_type().into(), 2 * self.lanes);
+        let bitcast = |v: Value<'c>| built(self.builder.build_bit_cast(v, pairs, ""));
+        self.intrinsic("llvm.x86.avx512bf16.dpbf16ps.512", &[], &[z, bitcast(x), bitcast(y)])
+    }
+
+    /// A vector of f32 rounded to bf16 by one instruction, subnormal numbers to zero: their 16 bits.
+    pub(crate) fn rounded_to_bf16(&self, x: Value<'c>) -> Value<'c> {
+        let rounded = self.intrinsic("llvm.x86.avx512bf16.cvtneps2bf16.512", &[], &[x]);
+        let bits = self.vector_type(self.int_type(16), self.lanes);
+        built(self.builder.build_bit_cast(rounded, bits, ""))
     }
 
     /// A function of one operand that is an instruction on every target: `llvm.sqrt`, `llvm.floor`, ...

@@ -240,8 +240,15 @@ pub(crate) fn machine(target: &Target) -> Result<TargetMachine, CompileError> {
     let triple = TargetTriple::create(target.triple);
     let failed = |reason: String| CompileError::Machine { triple: target.triple.to_string(), reason };
     let llvm = inkwell::targets::Target::from_triple(&triple).map_err(|e| failed(e.to_string()))?;
-    llvm.create_target_machine(&triple, target.cpu, "", OptimizationLevel::Aggressive, RelocMode::PIC, CodeModel::Small)
-        .ok_or_else(|| failed("no target machine".into()))
+    llvm.create_target_machine(
+        &triple,
+        target.cpu,
+        target.extra_features(),
+        OptimizationLevel::Aggressive,
+        RelocMode::PIC,
+        CodeModel::Small,
+    )
+    .ok_or_else(|| failed("no target machine".into()))
 }
 
 /// The exit code of a process that met a bug, as of one that panicked.

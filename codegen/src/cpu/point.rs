@@ -144,8 +144,31 @@ impl<'c> Gen<'_, 'c> {
 
     /// What a store writes, as memory holds it.
     pub(crate) fn stored_value(&mut self, point: &mut Point<'c>, store: &Store) -> Value<'c> {
-        let value = self.eval(point, &store.value);
-        self.narrowed(value, self.kernel.buffers[store.buffer.0].dtype)
+        let dtype = self.kernel.buffers[store.buffer.0].dtype;
+        match &*store.value.kind {
+            // What is only moved is not converted, and what is converted is rounded once.
+            ExprKind::Load(from, offset) if is_narrow_float(dtype) => self.moved(point, *from, offset),
+            ExprKind::Cast(x) if is_narrow_float(dtype) && x.dtype == DType::F32 => {
+                let value = self.eval(point, x);
+                self.narrowed(value, dtype)
+            }
+            _ => {
+                let value = self.eval(point, &store.value);
+                self.narrowed(value, dtype)
+            }
+        }
+    }
+
+    /// An element, or one per lane, as memory holds it. What is not read in order may have been read already.
+    fn moved(&mut self, point: &mut Point<'c>, buffer: BufferId, offset: &Dim) -> Value<'c> {
+        let at = point.place(offset);
+        match self.access(point, &at) {
+            access @ (Access::Uniform | Access::Contiguous) => self.read_lanes(point, buffer, &at, access),
+            Access::Spaced(_) | Access::Lanes { .. } => {
+                let value = self.read(point, buffer, offset);
+                self.narrowed(value, self.kernel.buffers[buffer.0].dtype)
+            }
+        }
     }
 
     /// Reads the indices of a block.
@@ -497,4 +520,9 @@ impl<'c> Gen<'_, 'c> {
             }
         }
     }
+}
+
+/// Whether memory holds half of what a register does.
+fn is_narrow_float(dtype: DType) -> bool {
+    matches!(dtype, DType::F16 | DType::BF16)
 }

@@ -58,7 +58,7 @@ pub(super) fn a_source(c: &Contract) -> Source<'_> {
 
 /// The second operand, of which neighbouring columns are read together.
 pub(super) fn b_source(c: &Contract, panel: i64) -> Source<'_> {
-    let (Panels::Packed(_, offset) | Panels::Strided(_, offset)) = &c.b;
+    let offset = c.b.offset();
     let panel = matches!(c.b, Panels::Packed(..)).then_some(panel);
     Source { buffer: c.b.buffer(), offset, points: std::slice::from_ref(&c.cols), depth: &c.k, panel, along_points: true }
 }

@@ -169,7 +169,7 @@ fn entry<'c>(context: &'c Context, kernel: &Kernel, target: &Target, machine: &T
     (0..kernel.buffers.len()).for_each(|b| function.add_attribute(AttributeLoc::Param(b as u32), align));
     let builder = context.create_builder();
     builder.position_at_end(context.append_basic_block(function, "entry"));
-    Emit { cx: context, module, builder, function, lanes: 1, wide: false }
+    Emit { cx: context, module, builder, function, lanes: 1, wide: false, dots: false }
 }
 
 fn arguments<'c>(e: &Emit<'c>, kernel: &Kernel) -> Arguments<'c> {

@@ -4,6 +4,9 @@
 //! that both depend on is a batch. The right operand is read with a vector per step of `k`, so it has to lie in that order:
 //! constants are packed when the model is compiled, what is contiguous in the columns is read as it lies, and anything
 //! else is packed by a kernel of its own before.
+//!
+//! Of operands in bf16, a constant is packed in pairs for a target with dot products, where the left operand holds neighbours along
+//! `k` side by side. All others are widened as they are read, and cost what f32 costs.
 
 use super::built::Built;
 use super::exprs::{Rewrite, dims_of};
@@ -58,6 +61,7 @@ impl Roles {
 /// How the right operand will be read.
 enum Reading {
     Packed,
+    Paired,
     PackedAtRunTime,
     Strided,
 }
@@ -126,15 +130,23 @@ impl Lowering<'_> {
             return Err(Stop::AsFold(product.node));
         }
         if self.is_known(built, *buffer) && [&roles.batch, &roles.cols, k].into_iter().flatten().all(|a| a.extent.as_const().is_some()) {
-            return Ok(Reading::Packed);
+            return Ok(if self.takes_pairs(built, product, k) { Reading::Paired } else { Reading::Packed });
         }
-        if roles.cols.iter().any(|c| has_unit_stride(offset, c)) && is_linear(offset, k) {
+        // The last columns are read under a mask, which AVX2 has for elements of 32 bits only.
+        let has_masks = self.target.lanes == 16 || self.dtype(&built.buffers[buffer.0]) == DType::F32;
+        if has_masks && roles.cols.iter().any(|c| has_unit_stride(offset, c)) && is_linear(offset, k) {
             return Ok(Reading::Strided);
         }
         match count(&roles.rows) <= FEW_ROWS {
             true => Err(Stop::AsFold(product.node)),
             false => Ok(Reading::PackedAtRunTime),
         }
+    }
+
+    /// Whether steps of `k` can go two at a time: both operands are bf16, and the left one has neighbours along `k` side by side.
+    fn takes_pairs(&self, built: &Built, product: &Product, k: &[Axis]) -> bool {
+        let is_bf16 = |operand: &(BufferId, Dim)| self.dtype(&built.buffers[operand.0.0]) == DType::BF16;
+        self.target.dots && is_bf16(&product.a) && is_bf16(&product.b) && k.iter().any(|axis| has_unit_stride(&product.a.1, axis))
     }
 
     fn assemble(&mut self, built: Built, mut product: Product, roles: Roles, k: Vec<Axis>, reading: Reading) -> (Contract, Vec<Place>) {
@@ -174,11 +186,13 @@ impl Lowering<'_> {
         let width = tile.vectors * self.target.lanes;
         let b = match reading {
             Reading::Strided => Panels::Strided(buffer, offset),
-            Reading::Packed => {
-                let packing = self.packing(&built, &product, &loops, width);
+            Reading::Packed | Reading::Paired => {
+                let paired = matches!(reading, Reading::Paired);
+                let packing = Packing { paired, ..self.packing(&built, &product, &loops, width) };
                 let start = packing.start();
                 self.lowered.data.push(Data::Packed(packing));
-                Panels::Packed(place(Place::Data(self.lowered.data.len() - 1)), start)
+                let panels = place(Place::Data(self.lowered.data.len() - 1));
+                if paired { Panels::Paired(panels, start) } else { Panels::Packed(panels, start) }
             }
             Reading::PackedAtRunTime => {
                 let (scratch, start) = self.pack_first(&built, &product, &loops, width);
@@ -202,7 +216,7 @@ impl Lowering<'_> {
     fn packing(&self, built: &Built, product: &Product, loops: &Loops, width: usize) -> Packing {
         let tensor = self.known(built, product.b.0).expect("only constants are packed now").clone();
         let batch = loops.batch.iter().filter(|a| product.b.1.mentions(&a.name)).cloned().collect();
-        Packing { tensor, offset: product.b.1.clone(), batch, k: loops.k.clone(), cols: loops.cols.clone(), width }
+        Packing { tensor, offset: product.b.1.clone(), batch, k: loops.k.clone(), cols: loops.cols.clone(), width, paired: false }
     }
 
     /// A kernel that packs the right operand into scratch memory; gives that and where a batch starts in it.
@@ -228,7 +242,8 @@ impl Lowering<'_> {
         let per_batch = n.ceil_div(&width) * steps.clone() * width.clone();
         let position = |axes: &[Axis]| axes.iter().fold(Dim::ZERO, |at, a| at * a.extent.clone() + a.index());
         let start = position(&batch) * per_batch.clone();
-        let scratch = self.add_scratch(name, DType::F32, batch.iter().map(|a| a.extent.clone()).product::<Dim>() * per_batch);
+        let dtype = self.dtype(&from);
+        let scratch = self.add_scratch(name, dtype, batch.iter().map(|a| a.extent.clone()).product::<Dim>() * per_batch);
         // Whole panels, the columns of the last one, and what is behind them: panels, lanes, first panel, first lane.
         let (whole, rest) = (n.floor_div(&width), n.modulo(&width));
         let behind = (Dim::ONE, if rest.is(0) { Dim::ZERO } else { width.clone() - rest.clone() }, whole.clone(), rest.clone());
@@ -245,8 +260,8 @@ impl Lowering<'_> {
             let column = at.clone() * width.clone() + within.clone();
             let into = start.clone() + (at * steps.clone() + position(&k)) * width.clone() + within;
             let value = match i {
-                2 => Expr::literal(0.0, DType::F32),
-                _ => Expr::new(DType::F32, ExprKind::Load(BufferId(0), offset.substitute(&|s| (s == &*cols.name).then(|| column.clone())))),
+                2 => Expr::literal(0.0, dtype),
+                _ => Expr::new(dtype, ExprKind::Load(BufferId(0), offset.substitute(&|s| (s == &*cols.name).then(|| column.clone())))),
             };
             let axes: Vec<Axis> = [&batch[..], &[panel], &k, &[lane]].concat().into_iter().filter(|a| !a.extent.is(1)).collect();
             let block = Block { lets: vec![], stores: vec![Store { buffer: BufferId(1), offset: into, value }] };
@@ -336,10 +351,7 @@ fn named(names: &Names, c: Contract) -> Contract {
         cols: names.axis(&c.cols),
         k: names.axes(&c.k),
         a: (c.a.0, dim(&c.a.1)),
-        b: match c.b {
-            Panels::Packed(b, d) => Panels::Packed(b, dim(&d)),
-            Panels::Strided(b, d) => Panels::Strided(b, dim(&d)),
-        },
+        b: c.b.moved(c.b.buffer(), dim(c.b.offset())),
         epilogue: Rewrite::new(&dim, &|b| b, &name).block(&c.epilogue),
         ..c
     }

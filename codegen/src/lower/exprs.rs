@@ -27,9 +27,13 @@ pub fn select(condition: &Expr, x: &Expr, y: &Expr) -> Expr {
     Expr::new(x.dtype, ExprKind::Select(condition.clone(), x.clone(), y.clone()))
 }
 
-/// Conversion, where one is needed.
+/// Conversion, where one is needed: a narrow float that was widened needs none back.
 pub fn cast(x: &Expr, dtype: DType) -> Expr {
-    if x.dtype == dtype { x.clone() } else { Expr::new(dtype, ExprKind::Cast(x.clone())) }
+    match &*x.kind {
+        _ if x.dtype == dtype => x.clone(),
+        ExprKind::Cast(narrow) if narrow.dtype == dtype && dtype.wide() == x.dtype => narrow.clone(),
+        _ => Expr::new(dtype, ExprKind::Cast(x.clone())),
+    }
 }
 
 /// A literal of an element's value.

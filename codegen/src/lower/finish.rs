@@ -4,7 +4,7 @@ use super::exprs::Rewrite;
 use super::ranges::Ranges;
 use super::{Launch, Lowering, Place};
 use crate::kernel::{Axis, Block, Body, Buffer, BufferId, Kernel, Piece};
-use egret_ir::{Dim, ValueId};
+use egret_ir::{DType, Dim, ValueId};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -175,6 +175,11 @@ impl Lowering<'_> {
         };
         Buffer { name, dtype, written }
     }
+
+    /// The type of the elements at a place.
+    pub fn dtype(&self, place: &Place) -> DType {
+        self.describe(place, false).dtype
+    }
 }
 
 /// Pieces over `from`, in terms of the buffers of a kernel that gets those it lacks.
@@ -244,7 +249,7 @@ fn visit_buffers(body: &Body, borders: &[Piece], f: &mut impl FnMut(BufferId, bo
 
 /// The body with other numbers for its buffers.
 pub fn with_buffers(body: Body, number: &dyn Fn(BufferId) -> BufferId) -> Body {
-    use crate::kernel::{Chain, Contract, Map, Panels, Pass, Recur, Reduce, Rows, Winograd};
+    use crate::kernel::{Chain, Contract, Map, Pass, Recur, Reduce, Rows, Winograd};
     let (same_dim, same_name) = (|d: &Dim| d.clone(), |n: &Arc<str>| n.clone());
     let mut rewrite = Rewrite::new(&same_dim, number, &same_name);
     match body {
@@ -260,10 +265,7 @@ pub fn with_buffers(body: Body, number: &dyn Fn(BufferId) -> BufferId) -> Body {
         }
         Body::Contract(contracts) => {
             let mut renumbered = |c: Contract| {
-                let b = match c.b {
-                    Panels::Packed(b, d) => Panels::Packed(number(b), d),
-                    Panels::Strided(b, d) => Panels::Strided(number(b), d),
-                };
+                let b = c.b.moved(number(c.b.buffer()), c.b.offset().clone());
                 Contract { a: (number(c.a.0), c.a.1), b, epilogue: rewrite.block(&c.epilogue), ..c }
             };
             Body::Contract(contracts.into_iter().map(&mut renumbered).collect())

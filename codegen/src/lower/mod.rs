@@ -32,6 +32,8 @@ mod fold;
 #[cfg(test)]
 mod fuzz;
 mod map;
+#[cfg(test)]
+mod pairs_tests;
 mod product;
 mod ranges;
 mod recur;
@@ -156,8 +158,11 @@ const MOST_ATTEMPTS: usize = 1000;
 /// # Errors
 /// When a value of it has no kernel.
 pub fn lower(region: &Region, target: &Target) -> Result<Lowered, Failure> {
-    let mut lowering =
-        Lowering { scope: Scope { region, computed: HashMap::new(), as_fold: HashSet::new() }, target, lowered: Lowered::default() };
+    let mut lowering = Lowering {
+        scope: Scope { region, computed: HashMap::new(), as_fold: HashSet::new(), widens: !target.is_cuda() },
+        target,
+        lowered: Lowered::default(),
+    };
     for &result in &region.graph.results {
         if let Some(node) = lowering.recurrence_of(result).filter(|_| lowering.scope.place(result).is_none()) {
             lowering.recurrence(node)?;
@@ -214,6 +219,8 @@ pub struct Scope<'a> {
     computed: HashMap<ValueId, Place>,
     /// Contractions that are better done as folds.
     as_fold: HashSet<ValueId>,
+    /// Whether products widen bf16 as they read it; those of GPUs copy their operands as they are.
+    widens: bool,
 }
 
 impl Scope<'_> {

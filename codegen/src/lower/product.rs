@@ -75,16 +75,32 @@ impl Build<'_> {
         }
         let operands = [node.operands[0], node.operands[1]];
         self.in_memory = true;
-        let a = self.in_place(operands[0], x)?;
-        let b = self.in_place(operands[1], w)?;
+        let a = self.multiplied(operands[0], x)?;
+        let b = self.multiplied(operands[1], w)?;
         self.in_memory = false;
         self.product = Some(Product { node: value, at: at.to_vec(), a, b, operands });
         Ok(Expr::new(DType::F32, ExprKind::Var(ACC.into())))
     }
 
+    /// Where an operand lies, as f32 or as bf16 that is cast to it: a product widens that as it reads.
+    fn multiplied(&mut self, operand: ValueId, at: &[Dim]) -> Result<(BufferId, Dim), Stop> {
+        let value = self.value(operand, at)?;
+        let below = match &*value.kind {
+            ExprKind::Cast(x) if self.scope.widens && (value.dtype, x.dtype) == (DType::F32, DType::BF16) => x,
+            _ => &value,
+        };
+        self.loaded(operand, below)
+    }
+
     /// Where an operand lies.
     pub fn in_place(&mut self, operand: ValueId, at: &[Dim]) -> Result<(BufferId, Dim), Stop> {
-        match &*self.value(operand, at)?.kind {
+        let value = self.value(operand, at)?;
+        self.loaded(operand, &value)
+    }
+
+    /// The place that a load reads, if it can be any in a loop over offsets.
+    fn loaded(&self, operand: ValueId, value: &Expr) -> Result<(BufferId, Dim), Stop> {
+        match &*value.kind {
             ExprKind::Load(buffer, offset) if !self.ranges.mentions_read(offset) => Ok((*buffer, offset.clone())),
             _ => Err(Stop::Materialise(self.below_views(operand))),
         }

@@ -1,6 +1,6 @@
 //! How much a kernel does: what decides into how many parts it is worth dividing.
 
-use crate::kernel::{Axis, Block, Body, Contract, Expr, ExprKind, Kernel};
+use crate::kernel::{Axis, Block, Body, BufferId, Contract, Expr, ExprKind, Kernel};
 use crate::lower::visit_shared;
 use crate::winograd::{OUTPUTS, PRODUCTS};
 use egret_ir::Dim;
@@ -75,8 +75,9 @@ impl Work {
         let k = points(&c.k);
         self.operations = self.operations.clone() + results.clone() * k.clone() * 2;
         let shared = points(&c.batch) * k;
-        let weights = shared.clone() * c.cols.extent.clone() * 4;
-        self.bytes = self.bytes.clone() + shared * points(&c.rows) * 4 + weights;
+        let size = |buffer: BufferId| kernel.buffers[buffer.0].dtype.size() as i64;
+        let weights = shared.clone() * c.cols.extent.clone() * size(c.b.buffer());
+        self.bytes = self.bytes.clone() + shared * points(&c.rows) * size(c.a.0) + weights;
         self.add_block(kernel, &c.epilogue, &results);
     }
 

@@ -76,10 +76,11 @@ pub const ZEN4: Machine = Machine {
 /// So many rows of a tile cost as much in loading its columns as one row of products.
 const ROWS_OVERHEAD: u64 = 1;
 
-/// How long a product takes, in percent of one of `f32`: integers have no fused multiply-add, and floats of 16 bits are converted
-/// as they are read.
-fn percent(dtype: DType) -> u64 {
-    match dtype {
+/// How long a product takes, in percent of one of `f32`: dot products take two terms at a time, integers have no fused multiply-add,
+/// and other floats of 16 bits are converted as they are read.
+fn percent(c: &Contraction) -> u64 {
+    match c.dtype {
+        _ if c.pairs => 50,
         DType::F32 => 100,
         ty if ty.is_float() && ty.size() == 8 => 200,
         ty if ty.is_float() => 310,
@@ -118,7 +119,7 @@ impl Machine {
         let rows = c.rows.saturating_add(ROWS_OVERHEAD);
         let depth = c.depth.saturating_add(DEPTH_OVERHEAD);
         let products = c.batch.saturating_mul(rows).saturating_mul(cols).saturating_mul(depth);
-        products.saturating_mul(20 * percent(c.dtype)) / self.flops
+        products.saturating_mul(20 * percent(c)) / self.flops
     }
 
     /// Transforming the inputs and outputs of the tiles of Winograd's form, in picoseconds: whole vectors of input channels.

@@ -92,6 +92,8 @@ pub struct Contraction {
     pub packed: u64,
     /// What is multiplied.
     pub dtype: DType,
+    /// Whether both operands are f32 that was widened from bf16, so that dot products of pairs apply.
+    pub pairs: bool,
 }
 
 impl Work {
@@ -244,7 +246,7 @@ impl<'a> Counted<'a> {
                 // x: [t, b, i], w: [g*h, i], r: [g*h, h]
                 let at = |i: usize, axis: usize| dims(i).get(axis).map_or(1, extent);
                 let dtype = self.dtype(node.operands[0]);
-                let product = |rows, i| Contraction { batch: 1, rows, cols: at(i, 0), depth: at(i, 1), packed: 0, dtype };
+                let product = |rows, i| Contraction { batch: 1, rows, cols: at(i, 0), depth: at(i, 1), packed: 0, dtype, pairs: false };
                 Kind::Steps { steps: at(0, 0), input: product(at(0, 0).saturating_mul(at(0, 1)), 1), state: product(at(0, 1), 2) }
             }
             _ => Kind::Map { strided: true },
@@ -265,7 +267,15 @@ impl<'a> Counted<'a> {
         let inner = |i: usize, from_end: usize| dims(i).iter().rev().nth(from_end).map_or(1, extent);
         let batch = product(dims(0).get(..dims(0).len().saturating_sub(2)).unwrap_or_default());
         let depth = inner(0, 0).saturating_add(inner(2, 0));
-        Contraction { batch, rows: inner(0, 1), cols: inner(1, 1), depth, packed: product(dims(1)), dtype: self.dtype(node.operands[0]) }
+        Contraction {
+            batch,
+            rows: inner(0, 1),
+            cols: inner(1, 1),
+            depth,
+            packed: product(dims(1)),
+            dtype: self.dtype(node.operands[0]),
+            pairs: false,
+        }
     }
 
     fn conv(&self, node: &Node, group: usize, layout: Layout, algorithm: Algorithm) -> Kind {
@@ -284,8 +294,22 @@ impl<'a> Counted<'a> {
         let dtype = self.dtype(node.operands[0]);
         let direct = bytes(self.graph.ty(node.operands[1]));
         Kind::Winograd {
-            products: Contraction { batch: TILE_PRODUCTS, rows, cols, depth, packed: 0, dtype },
+            products: Contraction { batch: TILE_PRODUCTS, rows, cols, depth, packed: 0, dtype, pairs: false },
             more_weights: direct / 9 * TILE_PRODUCTS - direct,
+        }
+    }
+
+    /// Whether both operands of a product are widened from bf16.
+    fn pairs(&self, node: &Node) -> bool {
+        node.operands[..2].iter().all(|&v| self.widened_from(v) == DType::BF16)
+    }
+
+    /// The type of a value before views and a cast of it.
+    fn widened_from(&self, value: ValueId) -> DType {
+        match self.graph.producer(value).map(|id| self.graph.node(id)) {
+            Some(node) if node.op.def().kind == egret_ir::Kind::View => self.widened_from(node.operands[0]),
+            Some(Node { op: Op::cast { .. }, operands, .. }) => self.dtype(operands[0]),
+            _ => self.dtype(value),
         }
     }
 
@@ -297,7 +321,15 @@ impl<'a> Counted<'a> {
         };
         let (out, group) = (out.map_or(1, extent).max(1), group as u64);
         let depth = product(weights) / out;
-        Contraction { batch: group, rows: product(result) / out, cols: out / group, depth, packed: 0, dtype: self.dtype(node.operands[0]) }
+        Contraction {
+            batch: group,
+            rows: product(result) / out,
+            cols: out / group,
+            depth,
+            packed: 0,
+            dtype: self.dtype(node.operands[0]),
+            pairs: self.pairs(node),
+        }
     }
 
     fn matmul(&self, node: &Node) -> Contraction {
@@ -307,7 +339,15 @@ impl<'a> Counted<'a> {
         let batch = product(y.get(..y.len().saturating_sub(2)).unwrap_or_default());
         let rows = result / cols.max(1) / batch.max(1);
         let packed = if self.is_turned(node.operands[1]) { product(y) } else { 0 };
-        Contraction { batch, rows, cols, depth: x.last().map_or(1, extent), packed, dtype: self.dtype(node.operands[0]) }
+        Contraction {
+            batch,
+            rows,
+            cols,
+            depth: x.last().map_or(1, extent),
+            packed,
+            dtype: self.dtype(node.operands[0]),
+            pairs: self.pairs(node),
+        }
     }
 
     /// Whether views of the kernel move the innermost axis of an operand.

@@ -5,6 +5,7 @@ mod code;
 mod contract;
 mod map;
 mod math;
+mod pairs;
 mod random;
 mod recur;
 mod rows;
