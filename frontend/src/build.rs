@@ -29,6 +29,8 @@ pub(crate) struct Builder {
     fresh_from: usize,
     /// Values that have got their ONNX name.
     named: HashSet<ValueId>,
+    /// Names of extents that data decides.
+    found: BTreeSet<Arc<str>>,
     known: HashMap<ValueId, Known>,
     small: HashMap<ValueId, Arc<Tensor>>,
 }
@@ -43,6 +45,7 @@ impl Builder {
             stem: String::new(),
             fresh_from: 0,
             named: HashSet::new(),
+            found: BTreeSet::new(),
             known: HashMap::new(),
             small: HashMap::new(),
         }
@@ -159,7 +162,7 @@ impl Builder {
                 Def::Node(node, _) => {
                     let node = self.graph.node(*node);
                     if let Op::dims { values } | Op::iota { shape: values, .. } = &node.op {
-                        symbols.extend(values.iter().flat_map(Dim::symbols));
+                        symbols.extend(values.iter().flat_map(Dim::symbols).filter(|s| !self.found.contains(s)));
                     }
                     open.extend(node.operands.iter().filter(|v| seen.insert(**v)));
                 }
@@ -175,6 +178,21 @@ impl Builder {
     /// A rank-0 constant.
     pub(crate) fn scalar(&mut self, value: f64, dtype: DType) -> ValueId {
         self.constant(Tensor::scalar(dtype, Element::Float(value)))
+    }
+
+    /// An extent that has to be found, named after the node; see [`fresh_symbol`](Builder::fresh_symbol).
+    pub(crate) fn fresh_for_node(&mut self, what: &str) -> Dim {
+        self.fresh_symbol(&format!("{}.{what}", self.stem))
+    }
+
+    /// An extent that has no number yet and that no other extent is named like.
+    pub(crate) fn fresh_symbol(&mut self, name: &str) -> Dim {
+        let own: Vec<Arc<str>> = self.graph.params().iter().flat_map(|&p| &self.graph.ty(p).dims).flat_map(Dim::symbols).collect();
+        let mut names = std::iter::once(name.to_string()).chain((1..).map(|i| format!("{name}.{i}")));
+        let free = names.find(|name| !own.iter().chain(&self.found).any(|taken| **taken == **name));
+        let free: Arc<str> = free.unwrap_or_default().into();
+        self.found.insert(free.clone());
+        Dim::symbol(free)
     }
 
     /// A name that nothing has: `name`, `name.1`, ...
@@ -195,5 +213,8 @@ impl Builder {
 fn is_arithmetic(op: &Op) -> bool {
     let by_windows = matches!(op, Op::conv { .. } | Op::conv_transpose { .. } | Op::max_pool { .. } | Op::avg_pool { .. } | Op::lrn { .. });
     let by_steps = matches!(op, Op::lstm { .. } | Op::gru { .. } | Op::rnn { .. });
-    !by_windows && !by_steps && !matches!(op, Op::resize { .. } | Op::attention { .. } | Op::kernel { .. })
+    !by_windows
+        && !by_steps
+        && !op.finds_extents()
+        && !matches!(op, Op::resize { .. } | Op::attention { .. } | Op::kernel { .. } | Op::stage { .. })
 }

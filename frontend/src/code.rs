@@ -164,8 +164,8 @@ impl Code {
             Code::ControlFlow => (
                 "E0112",
                 "branch or loop that depends on data",
-                "A branch is chosen and a loop is unrolled when the model is compiled. Here the condition, or the number of steps, is \
-                 known only when the model runs.",
+                "A branch is chosen and a loop is unrolled when the model is compiled. Here the number of steps is known only when the model \
+                 runs, or a condition whose branches give tensors of different types.",
                 "If it comes from an input, make that a constant with `--freeze INPUT=VALUE`; if it comes from a free dimension, give \
                  it as a number with `--dim NAME=N`. Otherwise let the calling program decide or loop, and compile the branches or the \
                  body.",
@@ -180,8 +180,8 @@ impl Code {
             Code::DataDependent => (
                 "E0202",
                 "shape that depends on data",
-                "Shapes are settled when the model is compiled, as numbers or as expressions of free dimensions. Here a shape, an axis or \
-                 a count is computed from data that is known only when the model runs.",
+                "Extents are numbers, expressions of free dimensions, or found when the model runs. Axes, and what a few operators need to \
+                 know of a shape, have to be known when it is compiled; here they are computed from data.",
                 "The help line names the input it comes from, if there is one: make it a constant with `--freeze INPUT=VALUE`. If free \
                  dimensions stand in the way, give them as numbers with `--dim NAME=N`.",
             ),

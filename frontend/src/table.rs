@@ -9,8 +9,8 @@
 //! [`Site::opset`](crate::site::Site). Operator sets newer than [`NEWEST_OPSET`] are read by the newest rules.
 
 use crate::ops::{
-    attention, conv, elementwise, gather, generate, loss, matmul, microsoft, norm, pool, quantize, recurrent, reduce, resize, sample,
-    shape, signal, slice, state, training,
+    attention, conv, elementwise, found, gather, generate, loss, matmul, microsoft, norm, pool, quantize, recurrent, reduce, resize,
+    sample, shape, signal, slice, state, training,
 };
 use crate::site::{Outcome, Site};
 use Importer::{By, Same};
@@ -140,15 +140,18 @@ static TABLE: &[(&str, Importer)] = &[
     ("Split", By(slice::split)),
     ("Trilu", By(slice::trilu)),
     // ---- indices
-    ("Compress", By(gather::compress)),
+    ("Compress", By(found::compress)),
     ("Gather", By(gather::gather)),
     ("GatherElements", By(gather::gather_elements)),
     ("GatherND", By(gather::gather_nd)),
+    ("NonMaxSuppression", By(found::non_max_suppression)),
+    ("NonZero", By(found::non_zero)),
     ("OneHot", By(gather::one_hot)),
     ("ReverseSequence", By(gather::reverse_sequence)),
     ("Scatter", By(gather::scatter_elements)),
     ("ScatterElements", By(gather::scatter_elements)),
     ("ScatterND", By(gather::scatter_nd)),
+    ("Unique", By(found::unique)),
     // ---- values out of nothing
     ("BlackmanWindow", By(generate::blackman_window)),
     ("Constant", By(generate::constant)),
@@ -290,10 +293,6 @@ static UNSUPPORTED: &[(&[&str], &str)] = &[
     (
         &["StringNormalizer", "StringConcat", "StringSplit", "RegexFullMatch", "TfIdfVectorizer", "LabelEncoder"],
         "text is not compiled; cut the model behind its text processing, and do that in the calling program",
-    ),
-    (
-        &["NonZero", "Unique", "NonMaxSuppression"],
-        "the shape of its result depends on data; cut the model before it, and do the rest in the calling program",
     ),
     (
         &["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"],

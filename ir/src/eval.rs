@@ -1,6 +1,6 @@
 //! Evaluates a whole graph by the reference semantics of its ops: the specification that compiled code is measured against.
 //!
-//! Symbols take their numbers from the shapes of the inputs. A value is dropped after its last use, so evaluation holds no
+//! Symbols take their numbers from the shapes of the inputs, and from the ops that find them in data. A value is dropped after its last use, so evaluation holds no
 //! more tensors at a time than the graph keeps alive.
 //!
 //! ```
@@ -22,8 +22,8 @@ use crate::tensor::Tensor;
 /// # Errors
 /// When an input does not have its parameter's type, or a node cannot be evaluated; names the value.
 pub fn eval(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
-    let bindings = bind_symbols(graph, inputs)?;
-    results(graph, inputs, &bindings)
+    let mut bindings = bind_symbols(graph, inputs)?;
+    results(graph, inputs, &mut bindings)
 }
 
 /// The tensor of every value of the graph, in the order of [`Graph::values`].
@@ -31,9 +31,9 @@ pub fn eval(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
 /// # Errors
 /// As [`eval`].
 pub fn eval_values(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
-    let bindings = bind_symbols(graph, inputs)?;
+    let mut bindings = bind_symbols(graph, inputs)?;
     let mut frame = Frame::new(graph, inputs);
-    graph.nodes().iter().try_for_each(|node| frame.step(node, &bindings))?;
+    graph.nodes().iter().try_for_each(|node| frame.step(node, &mut bindings))?;
     Ok(graph.value_ids().map(|(id, _)| frame.get(id).clone()).collect())
 }
 
@@ -81,6 +81,17 @@ fn solve_symbol(dim: &Dim, extent: i64, bindings: &mut Bindings) {
     }
 }
 
+/// Gives symbols the numbers that were found for them.
+fn bind_found(dims: &[Dim], found: &Tensor, bindings: &mut Bindings) -> Result<(), String> {
+    for (dim, &extent) in dims.iter().zip(found.shape()) {
+        solve_symbol(dim, extent as i64, bindings);
+        if dim.eval(bindings) != Some(extent as i64) {
+            return Err(format!("finds {extent}, expected {dim}"));
+        }
+    }
+    Ok(())
+}
+
 /// From `a*s + b = extent`, where `s` is the only symbol without a number.
 fn solve_linear(dim: &Dim, extent: i64, bindings: &mut Bindings) {
     let rest = dim.bind(bindings);
@@ -94,7 +105,7 @@ fn solve_linear(dim: &Dim, extent: i64, bindings: &mut Bindings) {
     }
 }
 
-fn results(graph: &Graph, inputs: &[Tensor], bindings: &Bindings) -> Result<Vec<Tensor>, String> {
+fn results(graph: &Graph, inputs: &[Tensor], bindings: &mut Bindings) -> Result<Vec<Tensor>, String> {
     let mut frame = Frame::new(graph, inputs);
     let dead_after = dead_after(graph);
     for (node, dead) in graph.nodes().iter().zip(dead_after) {
@@ -140,14 +151,21 @@ impl<'a> Frame<'a> {
         self.tensors[value.index()].as_ref().expect("values are made before they are read, which `verify` checks")
     }
 
-    /// Evaluates a node.
-    fn step(&mut self, node: &Node, bindings: &Bindings) -> Result<(), String> {
+    /// Evaluates a node; the extents that it finds are bound.
+    fn step(&mut self, node: &Node, bindings: &mut Bindings) -> Result<(), String> {
         let operands: Vec<&Tensor> = node.operands.iter().map(|&v| self.get(v)).collect();
         let computed = match &node.region {
             Some(region) => results(region, &operands.into_iter().cloned().collect::<Vec<_>>(), bindings),
             None => bind_op(&node.op, bindings).and_then(|op| op.eval(&operands)),
         };
         let computed = computed.map_err(|e| format!("`{}`: {e}", self.name(node)))?;
+        if node.op.finds_extents() {
+            let types = node.results.iter().map(|&r| self.graph.ty(r));
+            types
+                .zip(&computed)
+                .try_for_each(|(ty, tensor)| bind_found(&ty.dims, tensor, bindings))
+                .map_err(|e| format!("`{}`: {e}", self.name(node)))?;
+        }
         node.results.iter().zip(computed).for_each(|(r, tensor)| self.tensors[r.index()] = Some(tensor));
         Ok(())
     }
@@ -209,6 +227,17 @@ mod tests {
         let input = |rows, columns| Tensor::from_f32s(vec![rows, columns], &vec![0.0; rows * columns]);
         assert_eq!(eval(&g, &[input(7, 1)]).unwrap(), [Tensor::from_i64s(vec![2], &[3, 9])]);
         assert_eq!(eval(&g, &[input(8, 1)]).unwrap_err(), "input `a` has extent 8 on axis 0, which does not tell the symbols of M + 2*N");
+    }
+
+    #[test]
+    fn extents_are_found_in_data() {
+        let text = "graph g(n: i64[2]) { e = extents[values = [K, 3]](n) i = iota[shape = [K], axis = 0, dtype = i64]() return i }";
+        let g = crate::text::parse(text).unwrap();
+        let of = |a, b| eval(&g, &[Tensor::from_i64s(vec![2], &[a, b])]);
+        assert_eq!(of(2, 3).unwrap(), [Tensor::from_i64s(vec![2], &[0, 1])]);
+        assert_eq!(of(0, 3).unwrap()[0].shape(), [0]);
+        assert_eq!(of(-1, 3).unwrap_err(), "`e`: `extents` expects the extent `K` between 0 and 2147483648, found -1");
+        assert_eq!(of(2, 4).unwrap_err(), "`e`: finds 4, expected 3");
     }
 
     #[test]

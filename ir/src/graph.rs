@@ -83,7 +83,7 @@ pub struct Node {
     pub results: Vec<ValueId>,
     /// The nodes of the original model that it came from, sorted.
     pub origin: Vec<Arc<str>>,
-    /// The body of an [`Op::kernel`]: a graph whose parameters stand for the operands, in order.
+    /// The body of an [`Op::kernel`] or [`Op::stage`]: a graph whose parameters stand for the operands, in order.
     pub region: Option<Arc<Graph>>,
 }
 
@@ -267,11 +267,28 @@ impl Graph {
     pub fn add_kernel(
         &mut self,
         kernel: &str,
+        region: Graph,
+        operands: &[ValueId],
+        names: &[&str],
+        origin: Vec<Arc<str>>,
+    ) -> Result<Vec<ValueId>, String> {
+        self.add_region(Op::kernel { name: kernel.into() }, region, operands, names, origin)
+    }
+
+    /// Adds a kernel or a stage, as `op` says; see [`Graph::add_kernel`].
+    ///
+    /// # Errors
+    /// When the operands' types are not those of the region's parameters, or `op` has no region.
+    pub fn add_region(
+        &mut self,
+        op: Op,
         mut region: Graph,
         operands: &[ValueId],
         names: &[&str],
         origin: Vec<Arc<str>>,
     ) -> Result<Vec<ValueId>, String> {
+        let (Op::kernel { name } | Op::stage { name }) = &op else { return Err(format!("`{}` has a region", op.name())) };
+        let kernel = name.to_string();
         if operands.len() != region.params.len() {
             return Err(format!("kernel `{kernel}` takes {} operands, found {}", region.params.len(), operands.len()));
         }
@@ -285,9 +302,9 @@ impl Graph {
                 ));
             }
         }
-        region.name = kernel.to_string();
+        region.name = kernel;
         let types = region.results.iter().map(|&r| region.ty(r).clone()).collect();
-        Ok(self.push_node(Op::kernel { name: kernel.into() }, operands, types, names, origin, Some(Arc::new(region))))
+        Ok(self.push_node(op, operands, types, names, origin, Some(Arc::new(region))))
     }
 
     fn push_node(
@@ -485,15 +502,15 @@ impl<'a> Copy<'a> {
     }
 
     /// Copies a node with another op and region.
-    pub(crate) fn node_with(&mut self, node: &Node, op: Op, region: Option<Graph>) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// When its operands do not fit.
+    pub fn node_with(&mut self, node: &Node, op: Op, region: Option<Graph>) -> Result<(), String> {
         let operands = self.values(&node.operands);
         let names: Vec<Arc<str>> = node.results.iter().map(|&r| self.old.value(r).name.clone()).collect();
         let names: Vec<&str> = names.iter().map(|n| &**n).collect();
         let results = match region {
-            Some(region) => {
-                let Op::kernel { name } = &op else { return Err(format!("`{}` has a region", op.name())) };
-                self.new.add_kernel(name, region, &operands, &names, node.origin.clone())
-            }
+            Some(region) => self.new.add_region(op, region, &operands, &names, node.origin.clone()),
             None => self.new.add_node(op, &operands, &names, node.origin.clone()),
         };
         let results = results.map_err(|e| format!("{}: {e}", names.first().unwrap_or(&"a node without results")))?;

@@ -411,7 +411,22 @@ ops! {
     /// `x: [t, b, i], w: [h, i], r: [h, h], bias: [2h], h0: [b, h] -> all h: [t, b, h], last h: [b, h]`.
     rnn[direction: Direction = Direction::Forward, activation: Activation = Activation::Tanh](x, w, r, bias, h0)  by { rnn }
 
+    // ---- extents that data decides; each names them by symbols that nothing else makes
+    /// The places of what holds, in row-major order: `x: bool[a, b] -> i64[2, count]`.
+    non_zero[count: Dim](x)  by { non_zero }
+    /// The different rows of `x: [n, m]`, in i64 or f64: `count` places at which they stand first, which of them each of the `n` rows is, and
+    /// how often each of them stands there. In ascending order, or in that of the places.
+    unique[count: Dim, sorted: bool = true](x)  by { unique }
+    /// Boxes that overlap no better one: `boxes: f32[b, n, 4], scores: f32[b, c, n] -> i64[count, 3]`, each a batch, class and box. At most `most` per class; of
+    /// two that overlap by more than `iou` the one with the higher score stays, and none whose score is not above `score`. A box is two
+    /// corners, or centre, width and height.
+    non_max_suppression[count: Dim, centers: bool = false](boxes, scores, most, iou, score)  by { non_max_suppression }
+    /// Numbers of data become extents: `x: i64[k] -> bool[v1, ..., vk, 0]`, a tensor without elements that has them.
+    extents[values: Vec<Dim>](x)  by { extents }
+
     // ---- structure
+    /// A part of the graph in which no extent depends on data of the same part. Made by the pass `stage`.
+    stage[name: Arc<str>](; xs..)    by { kernel }
     /// A group of nodes that becomes one kernel: the region's results of the operands. Made by the pass `group`.
     kernel[name: Arc<str>](; xs..)   by { kernel }
 }
@@ -475,6 +490,29 @@ impl Op {
         self.def().kind == Kind::Elementwise
     }
 
+    /// Whether data of its operands decides over extents of its results.
+    pub fn finds_extents(&self) -> bool {
+        matches!(self, Op::non_zero { .. } | Op::unique { .. } | Op::non_max_suppression { .. } | Op::extents { .. })
+    }
+
+    /// The extents that stand in its attributes.
+    pub fn dims(&self) -> Vec<Dim> {
+        let dims = |attr| match attr {
+            Attr::Dim(d) => vec![d],
+            Attr::Dims(dims) => dims,
+            _ => vec![],
+        };
+        self.attrs().into_iter().flat_map(dims).collect()
+    }
+
+    /// The symbols that get their numbers when the op is computed.
+    pub fn found(&self) -> Vec<Arc<str>> {
+        if !self.finds_extents() {
+            return vec![];
+        }
+        self.dims().iter().filter_map(Dim::as_symbol).cloned().collect()
+    }
+
     /// The types of the results for operands of these types.
     ///
     /// # Errors
@@ -499,9 +537,13 @@ impl Op {
     pub fn eval(&self, operands: &[&Tensor]) -> Result<Vec<Tensor>, String> {
         let types: Vec<TensorType> = operands.iter().map(|t| t.ty()).collect();
         let results = self.infer(&types.iter().collect::<Vec<_>>())?;
-        let evaluated =
-            results.iter().try_for_each(|r| ops::check::allocatable(r).map(drop)).and_then(|()| self.eval_kind(operands, results));
+        let evaluated = self.check_sizes(&results).and_then(|()| self.eval_kind(operands, results));
         evaluated.map_err(|e| if e.starts_with("expects") { format!("`{}` {e}", self.name()) } else { e })
+    }
+
+    /// That results can be held whose extents are known before they are computed.
+    fn check_sizes(&self, results: &[TensorType]) -> Result<(), String> {
+        if self.finds_extents() { Ok(()) } else { results.iter().try_for_each(|r| ops::check::allocatable(r).map(drop)) }
     }
 
     /// The scalar expression of an elementwise op, typed for these operands.

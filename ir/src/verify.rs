@@ -11,7 +11,8 @@
 //! | A node and its results name each other | `` `h` = `add` does not make its result 0, `v` `` |
 //! | Origins are sorted, each once | `` the origins of `h` = `add` are not sorted, or one stands there twice `` |
 //! | Results have the types that inference gives | `` `h` = `add` has type f32[3], expected f32[2] `` |
-//! | A kernel has a region of its own name, nothing else has one | `` `k` = `kernel` has no region `` |
+//! | An extent that data decides has a symbol that nothing has before | ``the extent `count` is found by `n` = `non_zero`, but `x` has it already`` |
+//! | Kernels and stages have a region of their own name, nothing else has one | `` `k` = `kernel` has no region `` |
 //! | A region is a valid graph itself | `` in the region of `k` = `kernel`: ... `` |
 //! | A region's parameters have the operands' types | `` `k` = `kernel`: the operand `y` is f32[3], but the parameter `z` is f32[2] `` |
 //! | A region's results are the kernel's, with their types | `` `k` = `kernel` has 1 results, but its region returns 0 `` |
@@ -26,10 +27,12 @@
 //! # Ok::<(), text::TextError>(())
 //! ```
 
+use crate::dim::Dim;
 use crate::graph::{Def, Graph, Node, NodeId, Value, ValueId};
 use crate::op::Op;
 use crate::ty::TensorType;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 /// The first invariant that does not hold, as a sentence that names the graph, the node and the value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +60,7 @@ fn body(graph: &Graph) -> Checked {
     ids_in_range(graph)?;
     values(graph)?;
     params(graph)?;
+    found_symbols(graph)?;
     graph.node_ids().try_for_each(|(id, node)| check_node(graph, id, node))?;
     results(graph)
 }
@@ -104,6 +108,27 @@ fn params(graph: &Graph) -> Checked {
     Ok(())
 }
 
+/// What an op finds is new: no value that is made before it, and no other op, knows the symbol.
+fn found_symbols(graph: &Graph) -> Checked {
+    if !graph.nodes().iter().any(|node| node.op.finds_extents()) {
+        return Ok(());
+    }
+    let mut known: HashMap<Arc<str>, Arc<str>> = HashMap::new();
+    let learn = |dims: &[Dim], by: &Arc<str>, known: &mut HashMap<Arc<str>, Arc<str>>| {
+        known.extend(dims.iter().flat_map(Dim::symbols).map(|s| (s, by.clone())));
+    };
+    graph.params().iter().map(|&p| graph.value(p)).for_each(|p| learn(&p.ty.dims, &p.name, &mut known));
+    for node in graph.nodes() {
+        if let Some((symbol, by)) = node.op.found().iter().find_map(|s| known.get_key_value(s)) {
+            return Err(format!("the extent `{symbol}` is found by {}, but `{by}` has it already", place(graph, node)));
+        }
+        if let Some(&result) = node.results.first() {
+            learn(&node.op.dims(), &graph.value(result).name, &mut known);
+        }
+    }
+    Ok(())
+}
+
 fn check_node(graph: &Graph, id: NodeId, node: &Node) -> Checked {
     let place = || place(graph, node);
     for &operand in &node.operands {
@@ -117,9 +142,9 @@ fn check_node(graph: &Graph, id: NodeId, node: &Node) -> Checked {
     }
     ensure(node.origin.is_sorted_by(|a, b| a < b), || format!("the origins of {} are not sorted, or one stands there twice", place()))?;
     match (&node.op, &node.region) {
-        (Op::kernel { name }, Some(inner)) => region(graph, node, name, inner),
-        (Op::kernel { .. }, None) => Err(format!("{} has no region", place())),
-        (_, Some(_)) => Err(format!("{} has a region, but only a kernel may", place())),
+        (Op::kernel { name } | Op::stage { name }, Some(inner)) => region(graph, node, name, inner),
+        (Op::kernel { .. } | Op::stage { .. }, None) => Err(format!("{} has no region", place())),
+        (_, Some(_)) => Err(format!("{} has a region, but only a kernel or a stage may", place())),
         (_, None) => inferred(graph, node),
     }
 }
@@ -181,7 +206,6 @@ mod tests {
     use super::*;
     use crate::tensor::Tensor;
     use crate::text::parse;
-    use std::sync::Arc;
 
     const TEXT: &str = r#"
         graph g(x: f32[2], y: f32[3]) {
@@ -276,7 +300,7 @@ mod tests {
     #[test]
     fn regions_fit_their_kernels() {
         check("`k` = `kernel` has no region", |g| g.raw().nodes[2].region = None);
-        check("`h` = `add` has a region, but only a kernel may", |g| g.raw().nodes[0].region = Some(Arc::default()));
+        check("`h` = `add` has a region, but only a kernel or a stage may", |g| g.raw().nodes[0].region = Some(Arc::default()));
         check("`k` = `kernel` is named `k0`, but its region `k1`", |g| in_region(g, |r| r.name = "k1".into()));
         check("`k` = `kernel` has 1 operands, but its region 2 parameters", |g| g.raw().nodes[2].operands.truncate(1));
         check("`k` = `kernel` has 1 results, but its region returns 0", |g| {
@@ -299,6 +323,16 @@ mod tests {
                 r.raw().nodes[0].operands[0] = s;
             })
         });
+    }
+
+    #[test]
+    fn what_is_found_is_new() {
+        let text = "graph g(x: bool[N], y: f32[K]) { i = non_zero[count = K](x) return i }";
+        let error = verify(&parse(text).unwrap()).unwrap_err();
+        assert_eq!(error.message, "the extent `K` is found by `i` = `non_zero`, but `y` has it already");
+        let twice = "graph g(x: bool[N]) { i = non_zero[count = K](x) j = non_zero[count = K](x) return i, j }";
+        let error = verify(&parse(twice).unwrap()).unwrap_err();
+        assert_eq!(error.message, "the extent `K` is found by `j` = `non_zero`, but `i` has it already");
     }
 
     #[test]

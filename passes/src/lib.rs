@@ -41,6 +41,7 @@
 //!
 //! - [`pass`]: the table of passes, the pipelines, the manager that runs, verifies and times them.
 //! - [`fold`], [`cse`], [`dce`]: the plain ones.
+//! - [`mod@stage`]: where extents depend on data, the graph in parts in which they do not.
 //! - [`rewrite`]: everything that is an equation. [`mod@rules`] has the equations, one a line, and [`rules::proof`] proves each;
 //!   [`egraph`] holds all equal graphs at once; [`extract`] takes the cheapest.
 //! - [`legalize`], [`layout`], [`mod@algorithm`], [`halo`], [`group`]: towards kernels. [`cost`] says how long one takes, [`role`] what
@@ -68,5 +69,6 @@ pub mod replay;
 pub mod rewrite;
 pub mod role;
 pub mod rules;
+pub mod stage;
 #[cfg(test)]
 mod testing;

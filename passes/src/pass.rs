@@ -17,7 +17,7 @@
 use crate::limit::{Applied, Limit};
 use crate::replay::Applications;
 use crate::rules::{Class, Rule};
-use crate::{algorithm, cse, dce, fold, group, halo, layout, legalize, narrow, rewrite};
+use crate::{algorithm, cse, dce, fold, group, halo, layout, legalize, narrow, rewrite, stage};
 use egret_ir::Graph;
 use egret_ir::verify::verify;
 use std::cell::RefCell;
@@ -38,6 +38,7 @@ pub struct Pass {
 
 /// Every pass there is.
 pub const PASSES: &[Pass] = &[
+    STAGE,
     Pass {
         name: "fold",
         doc: "Computes what is known at compile time, shapes included, and drops what changes nothing.",
@@ -55,6 +56,9 @@ pub const PASSES: &[Pass] = &[
     Pass { name: "narrow", doc: "Stores what goes between kernels, and weights, in bf16.", run: |g, _| narrow::narrow(g) },
 ];
 
+/// What comes before every other pass where extents depend on data.
+const STAGE: Pass = Pass { name: "stage", doc: "Splits a graph where an extent depends on data.", run: |g, _| stage::stage(g) };
+
 /// What a model goes through on its way to kernels. Weights are folded again after every pass that moves them.
 pub const FUSED: &str = "fold, cse, rewrite, fold, cse, legalize, layout, fold, cse, algorithm, halo, group";
 
@@ -62,7 +66,7 @@ pub const FUSED: &str = "fold, cse, rewrite, fold, cse, legalize, layout, fold, 
 pub const UNFUSED: &str = "fold, cse, legalize, layout, fold, cse, ungrouped";
 
 /// What must be done to have code at all; every other pass can be left out.
-const REQUIRED: &[&str] = &["fold", "legalize", "layout", "ungrouped"];
+const REQUIRED: &[&str] = &["stage", "fold", "legalize", "layout", "ungrouped"];
 
 /// What is run in place of a pass that is left out.
 const STAND_INS: &[(&str, &str)] = &[("group", "ungrouped")];
@@ -239,14 +243,16 @@ impl PassManager {
         &self.passes
     }
 
-    /// Runs all passes and shows each graph to `observe`.
+    /// Runs all passes and shows each graph to `observe`. A graph whose extents depend on data is split into stages first, and each pass
+    /// sees one of them at a time.
     ///
     /// # Errors
     /// Names the pass that failed, or whose graph is not valid.
     pub fn run(&self, graph: &Graph, context: &Context, mut observe: impl FnMut(&Report, &Graph)) -> Result<(Graph, Vec<Report>), String> {
         let mut graph = graph.clone();
         let mut reports = vec![];
-        for pass in &self.passes {
+        let split = stage::needs_stages(&graph) && !self.names().contains(&STAGE.name);
+        for pass in split.then_some(&STAGE).into_iter().chain(&self.passes) {
             let left_out = context.disabled.contains(pass.name) || context.limit.is_reached();
             let Some(pass) = pass.unless(left_out) else { continue };
             let (new, report) = run_one(&pass, &graph, context)?;
@@ -262,7 +268,9 @@ fn run_one(pass: &Pass, graph: &Graph, context: &Context) -> Result<(Graph, Repo
     context.notes.take();
     let applied = context.limit.applied();
     let start = Instant::now();
-    let new = (pass.run)(graph, context).map_err(|e| format!("pass `{}`: {e}", pass.name))?;
+    let run = |graph: &Graph| (pass.run)(graph, context);
+    let new = if pass.name == STAGE.name { run(graph) } else { stage::inside(graph, &run) };
+    let new = new.map_err(|e| format!("pass `{}`: {e}", pass.name))?;
     let time = start.elapsed();
     verify(&new).map_err(|e| format!("after pass `{}`: {e}", pass.name))?;
     // A pass that numbers its steps has done so; another one is one step.
@@ -270,7 +278,7 @@ fn run_one(pass: &Pass, graph: &Graph, context: &Context) -> Result<(Graph, Repo
         context.limit.apply(Applied::Pass(pass.name));
     }
     let Notes { fired, figures, remarks, class } = context.notes.take();
-    let report = Report { pass: pass.name, before: graph.nodes().len(), after: new.nodes().len(), time, fired, figures, remarks, class };
+    let report = Report { pass: pass.name, before: stage::nodes(graph), after: stage::nodes(&new), time, fired, figures, remarks, class };
     Ok((new, report))
 }
 
@@ -291,7 +299,7 @@ mod tests {
     #[test]
     fn unknown_passes_are_errors() {
         let error = PassManager::named("fold, fuse").unwrap_err();
-        assert!(error.starts_with("there is no pass `fuse`; there are: fold, cse, "), "{error}");
+        assert!(error.starts_with("there is no pass `fuse`; there are: stage, fold, cse, "), "{error}");
     }
 
     #[test]

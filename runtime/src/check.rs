@@ -28,7 +28,22 @@ impl Plan {
         self.check_ports()?;
         self.check_symbols()?;
         self.check_requirements()?;
-        self.check_steps()
+        match &self.program {
+            Some(program) => program.check(self, weights_bytes),
+            None => self.check_steps(self.kernels.len()),
+        }
+    }
+
+    /// Checks a stage of a program, whose steps call some of `kernels` kernels.
+    pub(crate) fn check_stage(&self, kernels: usize, weights_bytes: u64) -> Check {
+        ensure(self.program.is_none() && self.kernels.is_empty(), || {
+            format!("stage `{}` has a program or kernels of its own", self.model)
+        })?;
+        self.check_buffers(weights_bytes)?;
+        self.check_ports()?;
+        self.check_symbols()?;
+        self.check_requirements()?;
+        self.check_steps(kernels)
     }
 
     fn check_kernels(&self, code_bytes: u64) -> Check {
@@ -115,10 +130,10 @@ impl Plan {
         sides.into_iter().try_for_each(|(requirement, size)| self.check_size(size, || requirement.text.clone()))
     }
 
-    fn check_steps(&self) -> Check {
+    fn check_steps(&self, kernels: usize) -> Check {
         let mut written = vec![false; self.buffers.len()];
         for step in &self.steps {
-            self.check_step(step, &mut written)?;
+            self.check_step(step, kernels, &mut written)?;
         }
         for port in &self.outputs {
             let buffer = &self.buffers[port.buffer as usize];
@@ -127,11 +142,9 @@ impl Plan {
         Ok(())
     }
 
-    fn check_step(&self, step: &Step, written: &mut [bool]) -> Check {
+    fn check_step(&self, step: &Step, kernels: usize, written: &mut [bool]) -> Check {
         let what = || format!("step `{}`", step.name);
-        ensure((step.kernel as usize) < self.kernels.len(), || {
-            format!("{} calls kernel {}, but there are {} kernels", what(), step.kernel, self.kernels.len())
-        })?;
+        ensure((step.kernel as usize) < kernels, || format!("{} calls kernel {}, but there are {kernels} kernels", what(), step.kernel))?;
         for size in step.sizes.iter().chain([&step.parts, &step.flops]) {
             self.check_size(size, what)?;
         }
@@ -154,7 +167,7 @@ impl Plan {
     }
 
     fn check_size(&self, size: &Size, what: impl Fn() -> String) -> Check {
-        size.check(self.symbols.len()).map_err(|problem| format!("{}: {problem}", what()))
+        size.check(self.symbols.len() + self.found.len()).map_err(|problem| format!("{}: {problem}", what()))
     }
 }
 

@@ -55,6 +55,8 @@
 //!     kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "mul".into(), hash: [0; 32] }],
 //!     fused: false,
 //!     requirements: vec![],
+//!     found: vec![],
+//!     program: None,
 //! };
 //!
 //! // SAFETY: `double` reads N floats of its first buffer and writes N floats of its second.
@@ -80,6 +82,7 @@
 //! | [`session`] | loading and running |
 //! | [`gpu`], [`device`] | code for GPUs, and what a session asks of one |
 //! | [`profile`] | when the parts of a run took place |
+//! | [`program`] | what runs where dimensions depend on data |
 //! | [`memory`] | where intermediates live |
 //! | [`tensor`], [`npy`] | tensors and their files |
 //! | [`cpu`] | processor features, code mappings, kernel calls; with the thread pool the only `unsafe` code |
@@ -88,11 +91,13 @@
 //!
 //! - Header, manifest and code of an artifact are verified before any of its code runs; see [`artifact`] for the weights.
 //! - The same artifact and inputs give bit-identical outputs whatever the number of threads.
-//! - After the first run for a binding of the free dimensions, a run allocates nothing and takes no lock.
+//! - After the first run for a binding of the free dimensions, a run allocates nothing and takes no lock; models in which data decides
+//!   over dimensions allocate what is between their stages.
 //! - An artifact is a program: load it only from where you would load a shared library.
 
 pub mod artifact;
 mod binding;
+mod builtin;
 mod check;
 pub mod cpu;
 pub mod device;
@@ -105,6 +110,7 @@ pub mod plan;
 mod pool;
 mod processor;
 pub mod profile;
+pub mod program;
 pub mod session;
 pub mod tensor;
 #[cfg(test)]

@@ -39,6 +39,7 @@
 //! assert_eq!(bytes.eval(&[2]), Ok(6272));
 //! ```
 
+use crate::program::Program;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -354,6 +355,23 @@ pub struct Plan {
     pub fused: bool,
     /// What has to hold of the free dimensions: the kernels rely on it.
     pub requirements: Vec<Requirement>,
+    /// Names of the dimensions of outputs that are known only when the model has run. [`SizeOp::Symbol`] numbers them behind
+    /// [`symbols`](Plan::symbols).
+    pub found: Vec<String>,
+    /// What runs in place of [`steps`](Plan::steps) where dimensions depend on data; its kernels are those of this plan.
+    pub program: Option<Program>,
+}
+
+impl Plan {
+    /// The plans whose steps are walked: this one, or the stages of its program.
+    pub fn walked(&self) -> &[Plan] {
+        self.program.as_ref().map_or(std::slice::from_ref(self), |program| &program.stages)
+    }
+
+    /// How many steps are walked in a run in which every stage runs once.
+    pub fn calls(&self) -> usize {
+        self.walked().iter().map(|plan| plan.steps.len()).sum()
+    }
 }
 
 /// A relation between sizes that has to hold, or the model cannot run for these values of its free dimensions.

@@ -11,12 +11,13 @@ use crate::pool::Pool;
 use crate::profile::Recorder;
 use crate::tensor::{AlignedBytes, Tensor, TensorView};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Code with everything that it needs to run.
 pub(crate) struct Processor {
     // Dropped in this order: the threads end before the code they use is unmapped.
     pool: Pool,
-    code: Code,
+    code: Arc<Code>,
     calls: Vec<Call>,
     /// Outputs that no step writes in place: `(output, buffer)`.
     copies: Vec<(usize, u32)>,
@@ -37,7 +38,7 @@ struct Call {
 
 impl Processor {
     /// For the code of a plan.
-    pub(crate) fn new(plan: &Plan, code: Code, threads: usize) -> Result<Processor> {
+    pub(crate) fn new(plan: &Plan, code: Arc<Code>, threads: usize) -> Result<Processor> {
         let (calls, slots) = calls(plan);
         Ok(Processor {
             pool: Pool::new(threads)?,
@@ -53,6 +54,16 @@ impl Processor {
     /// Threads it runs on, the caller's included.
     pub(crate) fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// Its threads.
+    pub(crate) fn pool(&mut self) -> &mut Pool {
+        &mut self.pool
+    }
+
+    /// Takes other threads, and gives its own for them.
+    pub(crate) fn exchange_pool(&mut self, pool: &mut Pool) {
+        std::mem::swap(&mut self.pool, pool);
     }
 
     /// Makes room for a binding's intermediates.

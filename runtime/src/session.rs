@@ -14,11 +14,13 @@ use crate::device::{DEVICE_ALIGN, Device};
 use crate::error::{Error, FileProblem, Result};
 use crate::executor::{self, Executor};
 use crate::plan::{ALIGN, Plan, Port, SLACK};
-use crate::pool::default_threads;
+use crate::pool::{Pool, default_threads};
 use crate::processor::Processor;
 use crate::profile::{Recorder, Span};
+use crate::program::Runner;
 use crate::tensor::{AlignedBytes, Tensor, TensorView, type_text};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Bindings of the free dimensions kept at a time; the one unused for longest makes room. Enough for the buckets of a
 /// server, few enough that looking one up is a short scan.
@@ -39,6 +41,8 @@ pub struct Session {
     // Dropped in this order: the threads end before the weights they use are unmapped.
     engine: Engine,
     model: Model,
+    /// What runs in place of the steps where dimensions depend on data.
+    runner: Option<Box<Runner>>,
     bindings: Vec<Binding>,
     /// Position in the caller's list of each input of the plan.
     order: Vec<usize>,
@@ -50,23 +54,42 @@ pub struct Session {
 }
 
 /// Where plan and weights come from.
-enum Model {
-    Artifact { artifact: Box<Artifact>, program: usize },
-    Parts { plan: Box<Plan>, weights: AlignedBytes },
+#[derive(Clone)]
+pub(crate) struct Model {
+    source: Source,
+    /// The stage of the program whose plan it is; `None` for that of the model.
+    stage: Option<usize>,
+}
+
+#[derive(Clone)]
+enum Source {
+    Artifact { artifact: Arc<Artifact>, program: usize },
+    Parts(Arc<(Plan, AlignedBytes)>),
 }
 
 impl Model {
-    fn plan(&self) -> &Plan {
-        match self {
-            Model::Artifact { artifact, program } => artifact.plan_of(*program),
-            Model::Parts { plan, .. } => plan,
-        }
+    fn of_artifact(artifact: Artifact, program: usize) -> Model {
+        Model { source: Source::Artifact { artifact: Arc::new(artifact), program }, stage: None }
+    }
+
+    /// A stage of the model's program.
+    pub(crate) fn stage(&self, index: usize) -> Model {
+        Model { source: self.source.clone(), stage: Some(index) }
+    }
+
+    pub(crate) fn plan(&self) -> &Plan {
+        let plan = match &self.source {
+            Source::Artifact { artifact, program } => artifact.plan_of(*program),
+            Source::Parts(parts) => &parts.0,
+        };
+        let stage = self.stage.and_then(|index| plan.program.as_ref()?.stages.get(index));
+        stage.unwrap_or(plan)
     }
 
     fn weights(&self) -> &[u8] {
-        match self {
-            Model::Artifact { artifact, .. } => artifact.weights(),
-            Model::Parts { weights, .. } => weights,
+        match &self.source {
+            Source::Artifact { artifact, .. } => artifact.weights(),
+            Source::Parts(parts) => &parts.1,
         }
     }
 }
@@ -138,7 +161,7 @@ impl Session {
     /// [`Error::Artifact`] if the code does not fit this processor, [`Error::Resource`] if memory or threads are lacking.
     pub fn from_artifact(artifact: Artifact, options: Options) -> Result<Session> {
         let (program, code) = artifact.map_code()?;
-        Session::on_processor(Model::Artifact { artifact: Box::new(artifact), program }, code, options)
+        Session::on_processor(Model::of_artifact(artifact, program), code, options)
     }
 
     /// Makes a session that runs an artifact on a GPU, with the program in it that is best for that. Inputs, outputs and errors are
@@ -150,8 +173,11 @@ impl Session {
     /// lacks memory.
     pub fn on(artifact: Artifact, device: Box<dyn Device>) -> Result<Session> {
         let program = executor::program_for(&artifact, &*device)?;
+        if artifact.plan_of(program).program.is_some() {
+            return Err(Error::Usage("a model in which dimensions depend on data runs on the processor only".to_string()));
+        }
         let engine = Engine::Device(Executor::new(&artifact, program, device)?);
-        Session::new(Model::Artifact { artifact: Box::new(artifact), program }, engine)
+        Session::new(Model::of_artifact(artifact, program), engine, None)
     }
 
     /// Makes a session of a plan whose kernels are functions of this program, in the order of
@@ -177,18 +203,43 @@ impl Session {
         // SAFETY: the caller promises what is asked for here.
         let code = unsafe { Code::functions(kernels) };
         let weights = AlignedBytes::copy_of(weights)?;
-        Session::on_processor(Model::Parts { plan: Box::new(plan), weights }, code, options)
+        Session::on_processor(Model { source: Source::Parts(Arc::new((plan, weights))), stage: None }, code, options)
     }
 
     fn on_processor(model: Model, code: Code, options: Options) -> Result<Session> {
         let threads = if options.threads == 0 { default_threads() } else { options.threads };
+        let code = Arc::new(code);
+        let runner = Runner::of(&model, &code)?;
         let engine = Engine::Processor(Processor::new(model.plan(), code, threads)?);
-        Session::new(model, engine)
+        Session::new(model, engine, runner)
     }
 
-    fn new(model: Model, engine: Engine) -> Result<Session> {
+    fn new(model: Model, engine: Engine, runner: Option<Runner>) -> Result<Session> {
+        let mut session = Session::unbound(model, engine, runner);
+        if session.plan().symbols.is_empty() && session.runner.is_none() {
+            // Everything is known now: let the first run find it done.
+            session.bind()?;
+        }
+        Ok(session)
+    }
+
+    /// The session of a stage. It has no threads of its own; see [`exchange_pool`](Session::exchange_pool).
+    pub(crate) fn of_stage(model: Model, code: Arc<Code>) -> Result<Session> {
+        let engine = Engine::Processor(Processor::new(model.plan(), code, 1)?);
+        Ok(Session::unbound(model, engine, None))
+    }
+
+    /// Takes other threads, and gives its own for them.
+    pub(crate) fn exchange_pool(&mut self, pool: &mut Pool) {
+        if let Engine::Processor(processor) = &mut self.engine {
+            processor.exchange_pool(pool);
+        }
+    }
+
+    fn unbound(model: Model, engine: Engine, runner: Option<Runner>) -> Session {
         let plan = model.plan();
-        let mut session = Session {
+        Session {
+            runner: runner.map(Box::new),
             order: vec![0; plan.inputs.len()],
             symbols: vec![0; plan.symbols.len()],
             bindings: Vec::new(),
@@ -196,12 +247,7 @@ impl Session {
             arena_bytes: 0,
             engine,
             model,
-        };
-        if session.plan().symbols.is_empty() {
-            // Everything is known now: let the first run find it done.
-            session.bind()?;
         }
-        Ok(session)
     }
 
     /// The plan of the model: names and types of inputs and outputs, steps, kernels.
@@ -211,9 +257,9 @@ impl Session {
 
     /// The artifact it was loaded from; `None` if it was made of functions.
     pub fn artifact(&self) -> Option<&Artifact> {
-        match &self.model {
-            Model::Artifact { artifact, .. } => Some(artifact),
-            Model::Parts { .. } => None,
+        match &self.model.source {
+            Source::Artifact { artifact, .. } => Some(artifact),
+            Source::Parts(_) => None,
         }
     }
 
@@ -232,7 +278,7 @@ impl Session {
 
     /// Scratch bytes of the latest binding of the free dimensions: what the intermediates need. 0 before the first.
     pub fn arena_bytes(&self) -> u64 {
-        self.arena_bytes
+        self.runner.as_ref().map_or(self.arena_bytes, |runner| runner.arena_bytes())
     }
 
     /// Runs the model and returns its outputs, in the order of the model's outputs.
@@ -243,18 +289,33 @@ impl Session {
     ///
     /// [`Error::Usage`] if the inputs do not fit the model, [`Error::Resource`] if memory is lacking.
     pub fn run(&mut self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<Tensor>> {
+        if let Some(outputs) = self.run_program(inputs) {
+            return outputs;
+        }
         let mut outputs = self.allocate_outputs(inputs)?;
         self.run_into(inputs, &mut outputs)?;
         Ok(outputs)
     }
 
+    /// Runs the program, where dimensions depend on data.
+    fn run_program(&mut self, inputs: &[(&str, TensorView<'_>)]) -> Option<Result<Vec<Tensor>>> {
+        let (runner, plan) = (self.runner.as_mut()?, self.model.plan());
+        let Engine::Processor(processor) = &mut self.engine else { return None };
+        Some(runner.run(plan, plan.program.as_ref()?, processor.pool(), inputs))
+    }
+
     /// Runs the model into tensors that exist already, one per output in the order of the model's outputs; see
-    /// [`allocate_outputs`](Session::allocate_outputs).
+    /// [`allocate_outputs`](Session::allocate_outputs). Where dimensions of outputs depend on data, other tensors take their place.
     ///
     /// # Errors
     ///
     /// As for [`run`](Session::run), and [`Error::Usage`] if the outputs have not the right types and shapes.
     pub fn run_into(&mut self, inputs: &[(&str, TensorView<'_>)], outputs: &mut [Tensor]) -> Result<()> {
+        if let Some(made) = self.run_program(inputs) {
+            self.check_count(outputs)?;
+            made?.into_iter().zip(outputs).for_each(|(made, output)| *output = made);
+            return Ok(());
+        }
         let binding = self.prepare(inputs)?;
         self.check_outputs(binding, outputs)?;
         self.note_use(binding);
@@ -275,8 +336,11 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// As for [`run_into`](Session::run_into).
+    /// As for [`run_into`](Session::run_into), and [`Error::Usage`] for a model in which dimensions depend on data.
     pub fn run_profiled(&mut self, inputs: &[(&str, TensorView<'_>)], outputs: &mut [Tensor]) -> Result<Vec<Span>> {
+        if self.runner.is_some() {
+            return Err(Error::Usage("steps of a model in which dimensions depend on data cannot be timed one by one".to_string()));
+        }
         let binding = self.prepare(inputs)?;
         self.check_outputs(binding, outputs)?;
         self.note_use(binding);
@@ -291,12 +355,15 @@ impl Session {
         }
     }
 
-    /// Tensors of the types and shapes that a run with these inputs writes.
+    /// Tensors of the types and shapes that a run with these inputs writes. Where dimensions depend on data, all are empty.
     ///
     /// # Errors
     ///
     /// As for [`run`](Session::run).
     pub fn allocate_outputs(&mut self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<Tensor>> {
+        if self.runner.is_some() {
+            return self.plan().outputs.iter().map(|port| Tensor::zeros(port.dtype, &vec![0; port.dims.len()])).collect();
+        }
         let binding = self.prepare(inputs)?;
         let shapes = &self.bindings[binding].output_shapes;
         self.plan().outputs.iter().zip(shapes).map(|(port, shape)| Tensor::zeros(port.dtype, shape)).collect()
@@ -354,11 +421,17 @@ impl Session {
         Ok(index)
     }
 
-    fn check_outputs(&self, binding: usize, outputs: &[Tensor]) -> Result<()> {
-        let ports = &self.plan().outputs;
-        if outputs.len() != ports.len() {
-            return Err(Error::Usage(format!("the model has {} outputs, but {} tensors were given", ports.len(), outputs.len())));
+    fn check_count(&self, outputs: &[Tensor]) -> Result<()> {
+        let (expected, found) = (self.plan().outputs.len(), outputs.len());
+        match expected == found {
+            true => Ok(()),
+            false => Err(Error::Usage(format!("the model has {expected} outputs, but {found} tensors were given"))),
         }
+    }
+
+    fn check_outputs(&self, binding: usize, outputs: &[Tensor]) -> Result<()> {
+        self.check_count(outputs)?;
+        let ports = &self.plan().outputs;
         for ((port, shape), output) in ports.iter().zip(&self.bindings[binding].output_shapes).zip(outputs) {
             if output.dtype() != port.dtype || output.shape() != shape {
                 let (expected, found) = (type_text(port.dtype, shape), type_text(output.dtype(), output.shape()));
@@ -370,7 +443,7 @@ impl Session {
 }
 
 /// Finds the inputs of the plan in the caller's list. Allocates nothing unless it fails.
-fn match_names(plan: &Plan, inputs: &[(&str, TensorView<'_>)], order: &mut [usize]) -> Result<()> {
+pub(crate) fn match_names(plan: &Plan, inputs: &[(&str, TensorView<'_>)], order: &mut [usize]) -> Result<()> {
     for (port, at) in plan.inputs.iter().zip(order.iter_mut()) {
         let mut found = (0..inputs.len()).filter(|&i| inputs[i].0 == port.name);
         match (found.next(), found.next()) {

@@ -129,6 +129,8 @@ fn chain_of(steps: u32, extent: Size, text: &str, symbols: Vec<String>) -> Plan 
         kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "add".into(), hash: [0; 32] }],
         fused: false,
         requirements: vec![],
+        found: vec![],
+        program: None,
         symbols,
     }
 }

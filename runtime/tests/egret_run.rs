@@ -48,6 +48,8 @@ fn plan() -> Plan {
         kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "copy".into(), hash: [0; 32] }],
         fused: false,
         requirements: vec![],
+        found: vec![],
+        program: None,
     }
 }
 

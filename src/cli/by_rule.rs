@@ -135,7 +135,7 @@ fn measured(ready: &Ready, whole: &Artifact, without: &[Without], threads: usize
         Gain {
             name: without.family.name.to_string(),
             applied: without.family.applied,
-            kernels: without.artifact.plan().steps.len(),
+            kernels: without.artifact.plan().calls(),
             p50_ms: Latency::of(samples_without).p50,
             gain: gain.ratio,
             gain_low: gain.low,
@@ -147,7 +147,7 @@ fn measured(ready: &Ready, whole: &Artifact, without: &[Without], threads: usize
     Ok(Measured {
         threads,
         runs: latency.runs,
-        kernels: whole.plan().steps.len(),
+        kernels: whole.plan().calls(),
         p50_ms: latency.p50,
         families: without.iter().zip(&samples[1..]).map(gain).collect(),
     })

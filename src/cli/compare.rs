@@ -131,7 +131,7 @@ fn compare(ready: &Ready, unfused: &Built, fused: &Built, threads: usize, args: 
         p99_ms: latency.p99,
         shortest_ms: samples.iter().min().map_or(latency.p50, |time| time.as_secs_f64() * 1e3),
         predicted_ms: built.1.as_ref().filter(|_| threads == 1).map(|predicted| predicted.total_us / 1e3),
-        kernels: side.session().plan().steps.len(),
+        kernels: side.session().plan().calls(),
         scratch_bytes: side.session().arena_bytes(),
     };
     let (slow, fast) = (Latency::of(&befores), Latency::of(&afters));

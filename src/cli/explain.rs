@@ -147,6 +147,11 @@ pub fn run(args: Args) -> Result<(), Error> {
     let progress = Progress::start("Importing");
     let ready = Ready::unbound(&args.model, &args.compile)?;
     let graph = ready.graph("explain kernels")?;
+    if graph.nodes().iter().any(|node| node.op.finds_extents()) {
+        return Err(Error::Unsupported(
+            "kernels of a model in which data decides over dimensions are not explained; `egret opt` shows them".to_string(),
+        ));
+    }
     progress.phase("Explaining");
     let stages = Stages::of(&ready, graph)?;
     let mut explanation = stages.explanation(ready.name(), graph)?;

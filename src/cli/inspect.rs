@@ -197,8 +197,15 @@ impl Report {
     fn new(model: &str, artifact: &Artifact, graph: Option<Contents>, mut dims: BTreeMap<String, i64>) -> Result<Report, Error> {
         let (plan, header) = (artifact.plan(), artifact.header());
         let symbols: Vec<i64> = plan.symbols.iter().map(|name| *dims.entry(name.clone()).or_insert(1)).collect();
-        let memory = memory::MemoryMap::of(plan, &symbols, THREADS).map_err(Error::Usage)?;
-        let kernels: Vec<Call> = plan.steps.iter().map(|step| Call::of(plan, step, &symbols)).collect();
+        let (mut kernels, mut memory, mut scratch_bytes) = (vec![], vec![], 0);
+        for part in plan.walked() {
+            // What data decides is shown as 1, like other dimensions that are not given.
+            let symbols: Vec<i64> = part.symbols.iter().map(|name| dims.get(name).copied().unwrap_or(1)).collect();
+            let map = memory::MemoryMap::of(part, &symbols, THREADS).map_err(Error::Usage)?;
+            memory.extend(placed(part, &symbols, &map, kernels.len())?);
+            kernels.extend(part.steps.iter().map(|step| Call::of(plan, step, &symbols)));
+            scratch_bytes = scratch_bytes.max(map.arena_bytes);
+        }
         let target = &header.programs[0].target;
         Ok(Report {
             schema: "egret.inspect/1",
@@ -209,10 +216,10 @@ impl Report {
             graph,
             weakest_rule: None,
             precision: None,
-            flops: kernels.iter().map(|call| call.flops).sum(),
+            flops: kernels.iter().map(|call: &Call| call.flops).sum(),
             predicted_us: None,
-            scratch_bytes: memory.arena_bytes,
-            memory: placed(plan, &symbols, &memory)?,
+            scratch_bytes,
+            memory,
             kernels,
             gpu: (0..header.programs.len()).filter_map(|program| Gpu::of(artifact, program, &symbols)).collect(),
             sections: sections(artifact),
@@ -369,8 +376,8 @@ fn typed(ports: &[Port]) -> Vec<Typed> {
     ports.iter().map(|port| Typed { name: port.name.clone(), ty: port.to_string() }).collect()
 }
 
-/// The buffers in the scratch memory, by their offsets.
-fn placed(plan: &Plan, symbols: &[i64], memory: &memory::MemoryMap) -> Result<Vec<Placed>, Error> {
+/// The buffers in the scratch memory, by their offsets; the plan's first call has the number `first`.
+fn placed(plan: &Plan, symbols: &[i64], memory: &memory::MemoryMap, first: usize) -> Result<Vec<Placed>, Error> {
     let lengths = memory::buffer_bytes(plan, symbols, THREADS).map_err(Error::Usage)?;
     let lifetimes = memory::lifetimes(plan);
     let buffers = plan.buffers.iter().enumerate().filter(|(_, buffer)| matches!(buffer.place, Place::Arena | Place::Private));
@@ -381,8 +388,8 @@ fn placed(plan: &Plan, symbols: &[i64], memory: &memory::MemoryMap) -> Result<Ve
                 value: buffer.name.clone(),
                 offset: memory.offsets[i]?,
                 bytes: lengths[i],
-                first_call: lifetime.first,
-                last_call: lifetime.last,
+                first_call: first + lifetime.first,
+                last_call: first + lifetime.last,
             })
         })
         .collect();

@@ -229,16 +229,18 @@ impl Ready {
         Ok(self.predicted(fuse, progress)?.0)
     }
 
-    /// The compiled model with what the cost model says of it, which of a compiled file is nothing.
+    /// The compiled model with what the cost model says of it, which of a compiled file, or where data decides over extents, is nothing.
     pub fn predicted(&self, fuse: bool, progress: &Progress) -> Result<(Rc<Artifact>, Option<Predicted>), Error> {
         if let Source::Artifact(artifact) = &self.source {
             return Ok((self.as_compiled(artifact, fuse)?, None));
         }
         let Built { compiled, optimised } = self.built(&self.compiler(fuse), progress)?;
-        // What is predicted is the time on a processor.
-        let first = optimised.first().filter(|one| !one.target.is_cuda());
+        let artifact = Artifact::of(&compiled)?;
+        // What is predicted is the time on a processor, for stages that run a known number of times on known extents.
+        let is_known = artifact.plan().program.is_none();
+        let first = optimised.first().filter(|one| is_known && !one.target.is_cuda());
         let predicted = first.map(|one| Predicted::of(&one.graph, &self.extents(&one.graph))).transpose()?;
-        Ok((Rc::new(Artifact::of(&compiled)?), predicted))
+        Ok((Rc::new(artifact), predicted))
     }
 
     /// What `compiler` makes of the model, and what its passes said.

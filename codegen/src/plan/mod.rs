@@ -8,8 +8,11 @@
 //! y = reshape(a)           =>   y is the buffer a
 //! ```
 //!
+//! Where extents depend on data the graph is one of stages, and the plan a program of them (see `program`).
+//!
 //! Invariant: a buffer is written before it is read, and by the steps of one node only.
 
+mod program;
 mod shape;
 pub(crate) mod size;
 #[cfg(test)]
@@ -29,7 +32,6 @@ use egret_runtime::plan::{self, Buffer, KernelInfo, Plan, Port, Requirement, Siz
 use indexmap::IndexMap;
 use size::{Symbols, element_type};
 use std::collections::HashMap;
-use std::sync::Arc;
 use work::Work;
 
 /// A model before its kernels become code: the plan, in which they have no offsets yet.
@@ -56,7 +58,17 @@ pub fn build(graph: &Graph, target: &Target, done: &dyn Fn(usize, usize)) -> Res
 /// # Errors
 /// As [`build`].
 pub fn build_with(weights: Weights, graph: &Graph, target: &Target, done: &dyn Fn(usize, usize)) -> Result<Program, Error> {
-    let mut builder = Builder::new(graph, target, weights);
+    let made = Made { weights, ..Made::default() };
+    let (plan, made) = match program::is_program(graph) {
+        true => program::build(graph, target, made, done)?,
+        false => build_plan(graph, target, made, done)?,
+    };
+    Ok(made.program(plan))
+}
+
+/// The plan of a graph without stages. Its kernels and weights are added to those that are there.
+fn build_plan(graph: &Graph, target: &Target, made: Made, done: &dyn Fn(usize, usize)) -> Result<(Plan, Made), Error> {
+    let mut builder = Builder::new(graph, target, made);
     builder.inputs()?;
     for (i, node) in graph.nodes().iter().enumerate() {
         builder.node(node)?;
@@ -65,6 +77,24 @@ pub fn build_with(weights: Weights, graph: &Graph, target: &Target, done: &dyn F
     builder.outputs()?;
     builder.requirements()?;
     Ok(builder.finish())
+}
+
+/// What the plans of one program share.
+#[derive(Default)]
+struct Made {
+    /// By what they compute.
+    kernels: IndexMap<[u8; 32], (Kernel, String)>,
+    weights: Weights,
+}
+
+impl Made {
+    fn program(self, mut plan: Plan) -> Program {
+        let kernels = self.kernels.into_iter().enumerate();
+        let (kernels, infos) =
+            kernels.map(|(i, (hash, (kernel, text)))| (kernel, KernelInfo { name: format!("k{i}"), offset: 0, text, hash })).unzip();
+        plan.kernels = infos;
+        Program { plan, kernels, weights: self.weights }
+    }
 }
 
 struct Builder<'a> {
@@ -76,29 +106,14 @@ struct Builder<'a> {
     buffers: HashMap<ValueId, u32>,
     /// Buffers of the weights section, by their offsets.
     weight_buffers: HashMap<(u64, u64), u32>,
-    kernels: IndexMap<[u8; 32], (Kernel, String)>,
-    weights: Weights,
+    made: Made,
 }
 
 impl<'a> Builder<'a> {
-    fn new(graph: &'a Graph, target: &'a Target, weights: Weights) -> Builder<'a> {
-        let mut names: Vec<Arc<str>> = vec![];
-        for dim in graph.params().iter().flat_map(|&p| &graph.ty(p).dims) {
-            if let Some(symbol) = dim.as_symbol().filter(|s| !names.contains(s)) {
-                names.push(symbol.clone());
-            }
-        }
+    fn new(graph: &'a Graph, target: &'a Target, made: Made) -> Builder<'a> {
+        let names = size::free_symbols(graph);
         let plan = Plan { model: graph.name.clone(), symbols: names.iter().map(|n| n.to_string()).collect(), ..Plan::default() };
-        Builder {
-            graph,
-            target,
-            symbols: Symbols { names },
-            plan,
-            buffers: HashMap::new(),
-            weight_buffers: HashMap::new(),
-            kernels: IndexMap::new(),
-            weights,
-        }
+        Builder { graph, target, symbols: Symbols { names }, plan, buffers: HashMap::new(), weight_buffers: HashMap::new(), made }
     }
 
     fn size(&self, d: &Dim) -> Result<Size, Error> {
@@ -180,7 +195,7 @@ impl<'a> Builder<'a> {
 
     /// The buffer of data that is known now; the same for the same data.
     fn data(&mut self, name: &str, data: &Data) -> u32 {
-        let (offset, bytes) = self.weights.place(data);
+        let (offset, bytes) = self.made.weights.place(data);
         if let Some(&known) = self.weight_buffers.get(&(offset, bytes)) {
             return known;
         }
@@ -255,9 +270,9 @@ impl<'a> Builder<'a> {
         let in_place = in_place.into_iter().find(|(r, w)| !self.target.is_cuda() && self.may_share(*r, *w));
         let parts = self.size(&work.parts(&kernel.units(self.target.lanes)))?;
         let flops = self.size(&work.operations)?;
-        let (number, hash) = (self.kernels.len(), shape::fingerprint(kernel));
-        let number = self.kernels.get_index_of(&hash).unwrap_or(number);
-        self.kernels.entry(hash).or_insert_with(|| (kernel.clone(), text));
+        let (number, hash) = (self.made.kernels.len(), shape::fingerprint(kernel));
+        let number = self.made.kernels.get_index_of(&hash).unwrap_or(number);
+        self.made.kernels.entry(hash).or_insert_with(|| (kernel.clone(), text));
         self.plan.steps.push(Step {
             name: launch.name.to_string(),
             kernel: number as u32,
@@ -288,15 +303,11 @@ impl<'a> Builder<'a> {
         read.place == plan::Place::Arena && read.bytes == written.bytes
     }
 
-    fn finish(mut self) -> Program {
+    fn finish(mut self) -> (Plan, Made) {
         let places: Vec<plan::Place> = self.plan.buffers.iter().map(|b| b.place).collect();
         let is_own = |b: u32| places[b as usize] == plan::Place::Arena;
         self.plan.steps.iter_mut().for_each(|s| s.in_place = s.in_place.filter(|(r, w)| is_own(*r) && is_own(*w)));
-        let kernels = self.kernels.into_iter().enumerate();
-        let (kernels, infos) =
-            kernels.map(|(i, (hash, (kernel, text)))| (kernel, KernelInfo { name: format!("k{i}"), offset: 0, text, hash })).unzip();
-        self.plan.kernels = infos;
-        Program { plan: self.plan, kernels, weights: self.weights }
+        (self.plan, self.made)
     }
 
     /// The error for a value of a node's region.

@@ -1,7 +1,7 @@
 //! Extents of the graph as size programs of the runtime.
 
 use egret_ir::dim::{Atom, Term};
-use egret_ir::{DType, Dim};
+use egret_ir::{DType, Dim, Graph};
 use egret_runtime::plan::{DType as PlanType, Size, SizeOp};
 use std::sync::Arc;
 
@@ -10,6 +10,17 @@ use std::sync::Arc;
 pub struct Symbols {
     /// Their names.
     pub names: Vec<Arc<str>>,
+}
+
+/// The symbols that are extents of parameters by themselves, in the order in which they stand there.
+pub fn free_symbols(graph: &Graph) -> Vec<Arc<str>> {
+    let mut names: Vec<Arc<str>> = vec![];
+    for dim in graph.params().iter().flat_map(|&p| &graph.ty(p).dims) {
+        if let Some(symbol) = dim.as_symbol().filter(|s| !names.contains(s)) {
+            names.push(symbol.clone());
+        }
+    }
+    names
 }
 
 impl Symbols {

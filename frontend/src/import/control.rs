@@ -7,12 +7,13 @@
 //! ```
 //!
 //! A loop whose condition depends on data runs as often as its trip count allows, and each step keeps the state it found once the
-//! condition has failed. Invariant: what a body makes has names that start with those of the node and the step.
+//! condition has failed; of the rows that it gathers, those of the steps that counted are left, and how many there are is found when
+//! the model runs. Where the condition of a branch depends on data, both are computed and one is taken. Invariant: what a body makes has names that start with those of the node and the step.
 
 use super::{How, Importer};
 use crate::error::Code;
 use crate::limits::MAX_STEPS;
-use crate::ops::attention;
+use crate::ops::{attention, found};
 use crate::scope::{Binding, Scope};
 use crate::site::{Outcome, Site, Stop, fault, malformed};
 use egret_ir::{DType, Dim, Element, Op, Tensor, TensorType, ValueId};
@@ -67,14 +68,10 @@ impl<'m> Importer<'m> {
         })
     }
 
-    /// Imports the branch of an `If` that its condition, known at compile time, chooses.
+    /// Imports the branch of an `If` that its condition chooses, or both where it is not known.
     fn branch(&mut self, holder: &Holder<'_, 'm>) -> Result<Vec<Binding<'m>>, Stop> {
         let condition = holder.operands.first().copied().flatten().ok_or_else(|| malformed(Code::Operand, "`If` needs a condition"))?;
-        let Some(holds) = self.build.truth(condition) else {
-            let name = &self.build.graph.value(condition).name;
-            let message = format!("the condition `{name}` of `If` must be known when the model is compiled");
-            return Err(self.build.unknown(Code::ControlFlow, message, condition));
-        };
+        let Some(holds) = self.build.truth(condition) else { return self.both_branches(holder, condition) };
         let graph = holder.graph(if holds { "then_branch" } else { "else_branch" })?;
         let pairs = graph.output.iter().zip(&holder.node.output).map(|(inner, outer)| (inner.name.as_str(), self.scopes.ir_name(outer)));
         let outer_names = pairs.collect();
@@ -82,6 +79,42 @@ impl<'m> Importer<'m> {
         let wanted = holder.wanted.iter().chain(std::iter::repeat(&false));
         let outputs: Vec<&str> = graph.output.iter().zip(wanted).map(|(o, w)| if *w { o.name.as_str() } else { "" }).collect();
         self.subgraph(graph, prefix, &[], outer_names, &outputs)
+    }
+
+    /// Imports both branches; each result is that of the branch that the condition chooses.
+    fn both_branches(&mut self, holder: &Holder<'_, 'm>, condition: ValueId) -> Result<Vec<Binding<'m>>, Stop> {
+        let mut taken = vec![];
+        for name in ["then_branch", "else_branch"] {
+            let graph = holder.graph(name)?;
+            let prefix = format!("{}/{name}/", self.label(holder.node, holder.index));
+            let wanted = holder.wanted.iter().chain(std::iter::repeat(&false));
+            let outputs: Vec<&str> = graph.output.iter().zip(wanted).map(|(o, w)| if *w { o.name.as_str() } else { "" }).collect();
+            taken.push(self.subgraph(graph, prefix, &[], HashMap::new(), &outputs)?);
+        }
+        self.restart(holder);
+        let mut results = vec![];
+        for pair in taken[0].iter().zip(&taken[1]) {
+            results.push(match pair {
+                (&Binding::Value(then), &Binding::Value(or)) => Binding::Value(self.chosen(holder, condition, then, or)?),
+                (Binding::LeftOut, Binding::LeftOut) => Binding::LeftOut,
+                _ => Binding::Broken,
+            });
+        }
+        Ok(results)
+    }
+
+    /// One of two values of equal types.
+    fn chosen(&mut self, holder: &Holder<'_, 'm>, condition: ValueId, then: ValueId, or: ValueId) -> Result<ValueId, Stop> {
+        let (one, other) = (self.build.graph.ty(then), self.build.graph.ty(or));
+        if one != other {
+            let name = &self.build.graph.value(condition).name;
+            let message =
+                format!("the condition `{name}` of `If` must be known when the model is compiled: its branches give {one} and {other}");
+            return Err(self.build.unknown(Code::ControlFlow, message, condition));
+        }
+        let mut site = self.site(holder);
+        let condition = site.reshape(condition, [])?;
+        site.op(Op::select, &[condition, then, or])
     }
 
     /// Imports a graph that lies in the current scope; its inputs stand for `values`.
@@ -205,18 +238,21 @@ impl<'m> Importer<'m> {
         let results = body.output.len().checked_sub(state.len() + 1);
         let results = results.ok_or_else(|| malformed(Code::Operand, "the body of `Loop` gives fewer states than it takes"))?;
         let mut rows = vec![vec![]; results];
+        // The conditions, not known, under which steps count.
+        let mut open = vec![];
         for step in 0.. {
             let alive = self.build.truth(condition);
             if most == Some(step) || alive == Some(false) {
                 break;
             }
-            if step == MAX_STEPS || alive.is_none() && (results > 0 || most.is_none()) {
+            if step == MAX_STEPS || alive.is_none() && most.is_none() {
                 let message = format!("the condition of `Loop` must be known at step {step} when the model is compiled");
                 return Err(self.build.unknown(Code::ControlFlow, message, condition));
             }
             let number = self.build.constant(Tensor::scalar(DType::I64, Element::Int(step.into())));
             let inputs = [&[number, condition], &state[..]].concat();
             let Some(outputs) = self.step(holder, body, step, &inputs)? else { return Ok(None) };
+            open.extend(alive.is_none().then_some(condition));
             let (next, grown) = outputs[1..].split_at(state.len());
             (condition, state) = match alive {
                 Some(_) => (outputs[0], next.to_vec()),
@@ -224,10 +260,19 @@ impl<'m> Importer<'m> {
             };
             rows.iter_mut().zip(grown).for_each(|(rows, &row)| rows.push(row));
         }
+        let counted = match open.is_empty() || results == 0 {
+            true => None,
+            false => Some(counted(&mut self.site(holder), &open, rows[0].len() - open.len())?),
+        };
         for (i, rows) in rows.into_iter().enumerate() {
-            state.push(match rows.is_empty() {
-                true => self.nothing(&body.output[body.output.len() - results + i])?,
-                false => stacked(&mut self.site(holder), &rows, 0)?,
+            state.push(match (rows.is_empty(), &counted) {
+                (true, _) => self.nothing(&body.output[body.output.len() - results + i])?,
+                (false, None) => stacked(&mut self.site(holder), &rows, 0)?,
+                (false, Some(count)) => {
+                    let mut site = self.site(holder);
+                    let all = stacked(&mut site, &rows, 0)?;
+                    site.slice(all, 0, Dim::ZERO, count.clone())?
+                }
             });
         }
         Ok(Some(state))
@@ -300,6 +345,20 @@ fn stacked(n: &mut Site, rows: &[ValueId], axis: i64) -> Result<ValueId, Stop> {
         with_axis.push(n.reshape(row, dims)?);
     }
     n.concat(&with_axis, axis)
+}
+
+/// How many steps of a loop count: those before its condition depends on data, and those whose condition held.
+fn counted(n: &mut Site, open: &[ValueId], before: usize) -> Result<Dim, Stop> {
+    let mut flags = vec![];
+    for &condition in open {
+        let flag = n.cast(condition, DType::I64)?;
+        flags.push(n.reshape(flag, [Dim::ONE])?);
+    }
+    let flags = n.concat(&flags, 0)?;
+    let sum = n.op(Op::reduce_sum { axes: vec![0] }, &[flags])?;
+    let count = n.with_number(Op::add, sum, before as f64)?;
+    let found = found::of_data(n, count)?;
+    found.into_iter().next().ok_or_else(|| malformed(Code::ControlFlow, "`Loop` has no steps"))
 }
 
 /// The condition and the states after a step that counts only if the condition held before it.

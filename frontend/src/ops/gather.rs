@@ -1,9 +1,10 @@
 //! Operators that read or write at indices.
 
 use crate::ops::elementwise::scalar;
+use crate::ops::found;
 use crate::site::{Outcome, Site, Stop};
 use egret_ir::attr::ScatterMode;
-use egret_ir::{DType, Dim, Op, Tensor, ValueId};
+use egret_ir::{DType, Dim, Op, ValueId};
 
 /// With one index that is known, it is a slice that loses its axis.
 pub(crate) fn gather(n: &mut Site) -> Outcome {
@@ -66,7 +67,7 @@ pub(crate) fn scatter_nd(n: &mut Site) -> Outcome {
 /// `values[1]` where the position along a new axis is the index, else `values[0]`; an index outside matches nowhere.
 pub(crate) fn one_hot(n: &mut Site) -> Outcome {
     let (indices, values) = (n.input(0)?, n.input(2)?);
-    let depth = n.contents(1, "the depth")?.into_iter().next().unwrap_or(Dim::ZERO);
+    let depth = found::contents(n, 1, "the depth")?.into_iter().next().unwrap_or(Dim::ZERO);
     let rank = n.rank(indices) + 1;
     let axis = n.axis(n.int_or("axis", -1)?, rank)?;
     let indices = n.cast(indices, DType::I64)?;
@@ -92,23 +93,6 @@ pub(crate) fn matches(n: &mut Site, indices: ValueId, depth: Dim, axis: usize) -
     dims[axis] = depth;
     let position = n.iota(dims, axis, DType::I64)?;
     n.op(Op::eq, &[position, indices])
-}
-
-/// The slices along an axis (or, without one, the elements) whose condition holds; it has to be known, since it decides over
-/// the shape.
-pub(crate) fn compress(n: &mut Site) -> Outcome {
-    let x = n.input(0)?;
-    let holds = n.constant(1, "the condition")?;
-    let places: Vec<i64> = holds.elements().enumerate().filter(|(_, holds)| holds.as_bool()).map(|(i, _)| i as i64).collect();
-    let (x, axis) = match n.int("axis")? {
-        Some(axis) => (x, n.axis(axis, n.rank(x))?),
-        None => {
-            let count = n.ty(x).count();
-            (n.reshape(x, [count])?, 0)
-        }
-    };
-    let places = n.build.constant(Tensor::from_i64s(vec![places.len()], &places));
-    Ok(vec![n.op(Op::gather { axis }, &[x, places])?])
 }
 
 /// The first `lengths[b]` steps of sequence `b` come in reverse order, the others stay: an index per element.

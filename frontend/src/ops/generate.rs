@@ -3,6 +3,7 @@
 use crate::error::Code;
 use crate::model::dtype;
 use crate::ops::elementwise::scalar;
+use crate::ops::found;
 use crate::site::{Outcome, Site, Stop, fault, malformed};
 use egret_ir::{DType, Dim, Element, Op, Tensor};
 
@@ -38,7 +39,7 @@ pub(crate) fn constant(n: &mut Site) -> Outcome {
 
 /// One value everywhere; 0.0 unless given.
 pub(crate) fn constant_of_shape(n: &mut Site) -> Outcome {
-    let shape = n.contents(0, "the shape")?;
+    let shape = found::contents(n, 0, "the shape")?;
     let value = n.tensor("value")?.unwrap_or_else(|| Tensor::from_f32s(vec![1], &[0.0]));
     if value.count() != 1 {
         return Err(n.refused("value", format!("{value:?}"), "`ConstantOfShape` needs a value of one element"));
@@ -76,7 +77,12 @@ pub(crate) fn eye_like(n: &mut Site) -> Outcome {
 pub(crate) fn range(n: &mut Site) -> Outcome {
     let inputs = [n.input(0)?, n.input(1)?, n.input(2)?];
     let dtype = n.dtype(inputs[0]);
-    let count = if dtype.is_float() { float_count(n)? } else { int_count(n)? };
+    let known = inputs.iter().all(|&x| if dtype.is_float() { n.build.tensor(x).is_some() } else { n.build.contents(x).is_some() });
+    let count = match known {
+        false => found::range_count(n, inputs)?,
+        true if dtype.is_float() => float_count(n)?,
+        true => int_count(n)?,
+    };
     let delta_is_one = n.build.tensor(inputs[2]).and_then(|t| t.as_splat()).is_some_and(|d| d.as_f64() == 1.0);
     let start_is_zero = n.build.tensor(inputs[0]).and_then(|t| t.as_splat()).is_some_and(|s| s.as_f64() == 0.0);
     let mut steps = n.iota(vec![count], 0, dtype)?;

@@ -3,6 +3,7 @@
 pub(crate) mod attention;
 pub(crate) mod conv;
 pub(crate) mod elementwise;
+pub(crate) mod found;
 pub(crate) mod gather;
 pub(crate) mod generate;
 pub(crate) mod loss;

@@ -1,5 +1,6 @@
 //! Reductions, positions of extremes, running sums and the largest few.
 
+use crate::ops::found;
 use crate::site::{Outcome, Site, Stop};
 use egret_ir::{DType, Dim, Op, ValueId};
 
@@ -183,7 +184,7 @@ pub(crate) fn top_k(n: &mut Site) -> Outcome {
     let k = if n.opset < 10 {
         Dim::from(n.int_or("k", 0)?)
     } else {
-        n.contents(1, "the number of elements")?.into_iter().next().unwrap_or(Dim::ZERO)
+        found::contents(n, 1, "the number of elements")?.into_iter().next().unwrap_or(Dim::ZERO)
     };
     n.without_effect(&["sorted"]);
     let largest = n.int_or("largest", 1)? != 0;

@@ -1,6 +1,7 @@
 //! Operators that ask for a shape or give a tensor another one.
 
 use crate::error::Code;
+use crate::ops::found;
 use crate::site::{Outcome, Site, Stop, malformed};
 use egret_ir::{Dim, Op, ValueId, broadcast};
 
@@ -26,8 +27,15 @@ pub(crate) fn size(n: &mut Site) -> Outcome {
 /// In the wanted shape, 0 takes the input's extent (unless `allowzero`), and -1 what is left.
 pub(crate) fn reshape(n: &mut Site) -> Outcome {
     let x = n.input(0)?;
-    let mut shape = n.contents(1, "the shape")?;
     let (input, allow_zero) = (n.dims(x), n.flag("allowzero")?);
+    let given = n.input(1)?;
+    let mut shape = match n.build.contents(given) {
+        None if found::is_list(n, given) => {
+            let shape = found::reshaped(n, x, given, allow_zero)?;
+            return Ok(vec![n.reshape(x, shape)?]);
+        }
+        _ => n.contents(1, "the shape")?,
+    };
     for (axis, wanted) in shape.iter_mut().enumerate().filter(|(_, d)| d.is(0) && !allow_zero) {
         let extent = input.get(axis).cloned();
         *wanted = extent.ok_or_else(|| malformed(Code::Shape, format!("shape {axis} is 0, which takes axis {axis} of {}", n.ty(x))))?;
@@ -103,7 +111,14 @@ pub(crate) fn unsqueeze(n: &mut Site) -> Outcome {
 /// Broadcasting goes both ways: an extent of 1 in the wanted shape keeps the input's.
 pub(crate) fn expand(n: &mut Site) -> Outcome {
     let x = n.input(0)?;
-    let wanted = n.contents(1, "the shape")?;
+    let given = n.input(1)?;
+    let wanted = match n.build.contents(given) {
+        None if found::is_list(n, given) => {
+            let shape = found::expanded(n, x, given)?;
+            return Ok(vec![n.broadcast(x, shape)?]);
+        }
+        _ => n.contents(1, "the shape")?,
+    };
     let shape =
         broadcast(&[&n.dims(x), &wanted]).map_err(|e| malformed(Code::Shape, format!("{} does not expand to {wanted:?}: {e}", n.ty(x))))?;
     Ok(vec![n.broadcast(x, shape)?])
@@ -112,7 +127,7 @@ pub(crate) fn expand(n: &mut Site) -> Outcome {
 /// Every repeated axis gets an axis of repetitions before it, which is then merged: `[d]` -> `[1, d]` -> `[r, d]` -> `[r*d]`.
 pub(crate) fn tile(n: &mut Site) -> Outcome {
     let x = n.input(0)?;
-    let repeats = n.contents(1, "the number of repetitions")?;
+    let repeats = found::contents(n, 1, "the number of repetitions")?;
     let dims = n.dims(x);
     if repeats.len() != dims.len() {
         return Err(malformed(Code::Shape, format!("`Tile` needs one number per axis of {}, found {}", n.ty(x), repeats.len())));

@@ -8,6 +8,7 @@
 
 use crate::error::Code;
 use crate::ops::elementwise::scalar;
+use crate::ops::found;
 use crate::site::{Outcome, Site, Stop, dim_help, fault, malformed};
 use egret_ir::attr::PadMode;
 use egret_ir::{DType, Dim, Element, Op, Tensor, ValueId};
@@ -20,6 +21,9 @@ pub(crate) fn slice(n: &mut Site) -> Outcome {
     let x = n.input(0)?;
     let dims = n.dims(x);
     let numbers = |list: Option<Vec<i64>>| list.unwrap_or_default().into_iter().map(Dim::from).collect::<Vec<Dim>>();
+    if let Some(y) = slice_by_data(n, x)? {
+        return Ok(vec![y]);
+    }
     let (starts, ends, axes, steps) = if n.opset < 10 {
         (numbers(n.ints("starts")?), numbers(n.ints("ends")?), n.ints("axes")?, None)
     } else {
@@ -45,6 +49,33 @@ pub(crate) fn slice(n: &mut Site) -> Outcome {
         return Ok(vec![x]);
     }
     Ok(vec![n.op(Op::slice { start, shape, step }, &[x])?])
+}
+
+/// A part between bounds that data decides; `None` where they are known.
+fn slice_by_data(n: &mut Site, x: ValueId) -> Result<Option<ValueId>, Stop> {
+    let (Some(starts), Some(ends)) = (n.optional(1).filter(|_| n.opset >= 10), n.optional(2)) else { return Ok(None) };
+    let known = [starts, ends].iter().all(|&bound| n.build.contents(bound).is_some());
+    let count = n.ty(starts).count();
+    if known || ![starts, ends].iter().all(|&bound| found::is_list(n, bound) && n.ty(bound).count() == count) {
+        return Ok(None);
+    }
+    let count = count.as_const().unwrap_or(0);
+    let axes = n.optional(3).map(|_| n.numbers(3, "the axes")).transpose()?;
+    let axes = n.axes("axes", &axes.unwrap_or_else(|| (0..count).collect()), n.rank(x))?;
+    let steps = n.optional(4).map(|_| n.numbers(4, "the steps")).transpose()?;
+    let steps = steps.unwrap_or_else(|| vec![1; axes.len()]);
+    let wrong = |s: &i64| *s == 0 || s.unsigned_abs() > UNBOUNDED as u64;
+    if axes.len() as i64 != count || steps.len() != axes.len() || steps.iter().any(wrong) {
+        return Err(malformed(Code::Shape, "`Slice` needs as many starts, ends, axes and steps, and no step of 0"));
+    }
+    let (mut shape, rank) = (n.dims(x), n.rank(x));
+    let extents: Vec<Dim> = axes.iter().map(|&axis| shape[axis].clone()).collect();
+    let [first, counts] = found::bounds(n, &extents, starts, ends, &steps)?;
+    let (mut start, mut step) = (vec![Dim::ZERO; rank], vec![1; rank]);
+    for (i, &axis) in axes.iter().enumerate() {
+        (start[axis], shape[axis], step[axis]) = (first[i].clone(), counts[i].clone(), steps[i]);
+    }
+    n.op(Op::slice { start, shape, step }, &[x]).map(Some)
 }
 
 /// Where an axis slice starts and how many elements it has.
@@ -95,7 +126,7 @@ pub(crate) fn split(n: &mut Site) -> Outcome {
     let given = if n.opset < 13 {
         n.ints("split")?.map(|list| list.into_iter().map(Dim::from).collect())
     } else {
-        n.optional(1).map(|_| n.contents(1, "the sizes of the parts")).transpose()?
+        n.optional(1).map(|_| found::contents(n, 1, "the sizes of the parts")).transpose()?
     };
     let parts = n.output_count();
     if let Some(count) = n.int("num_outputs")?.filter(|count| usize::try_from(*count) != Ok(parts)) {
@@ -145,7 +176,7 @@ pub(crate) fn pad(n: &mut Site) -> Outcome {
             Some(value) => scalar(n, value)?,
             None => n.scalar(0.0, dtype),
         };
-        (n.contents(1, "the amount of padding")?, value)
+        (found::contents(n, 1, "the amount of padding")?, value)
     };
     let axes = match n.optional(3) {
         Some(_) => n.axes("axes", &n.numbers(3, "the axes")?, rank)?,

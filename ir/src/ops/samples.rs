@@ -115,8 +115,8 @@ const SAMPLES: &[&str] = &[
     "rnn[activation = relu](f32[N, M, 3], f32[2, 3], f32[2, 2], f32[4], f32[M, 2])",
 ];
 
-/// Ops that have no meaning without a region, and so no sample.
-const WITHOUT: &[&str] = &["kernel"];
+/// Ops without a sample: those that have no meaning without a region, and those whose types data decides.
+const WITHOUT: &[&str] = &["non_zero", "unique", "non_max_suppression", "extents", "stage", "kernel"];
 
 /// Numbers for the symbols of the samples. They differ from each other and from the extents beside them.
 pub fn bindings() -> Bindings {

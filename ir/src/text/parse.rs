@@ -198,8 +198,11 @@ impl<'a> Parser<'a> {
             }
         }
         let at = self.cursor.position();
-        let (results, notes) =
-            if eat_word(&mut self.cursor, "kernel") { self.kernel(scope, at, &known)? } else { self.apply(scope, at, &known)? };
+        let (results, notes) = match () {
+            () if eat_word(&mut self.cursor, "kernel") => self.region(scope, at, &known, |name| Op::kernel { name })?,
+            () if eat_word(&mut self.cursor, "stage") => self.region(scope, at, &known, |name| Op::stage { name })?,
+            () => self.apply(scope, at, &known)?,
+        };
         if results.len() != names.len() {
             return Err(Fault::new(names[0].0, format!("expected {} names for the results, found {}", results.len(), names.len())));
         }
@@ -219,9 +222,6 @@ impl<'a> Parser<'a> {
         let op = self.lex(Cursor::name)?;
         let candidates = || OPS.iter().map(|d| d.name);
         let def = OpDef::named(&op).ok_or_else(|| Fault::new(at, format!("there is no op `{op}`{}", did_you_mean(&op, candidates()))))?;
-        if def.name == "kernel" {
-            return Err(Fault::new(at, "expected `kernel name(operands) { body }`, found `kernel` without a name"));
-        }
         let attrs = self.lex(|c| attrs(c, def))?;
         let op = Op::parse(def.name, &attrs).map_err(|e| Fault::new(at, e))?;
         let operands = self.lex(|c| {
@@ -234,8 +234,8 @@ impl<'a> Parser<'a> {
         Ok((results, notes))
     }
 
-    /// `name(parameter = operand, ...) notes { body }`, after the word `kernel`.
-    fn kernel(&mut self, scope: &mut Scope, at: usize, names: &[&str]) -> Result<(Vec<ValueId>, Notes), Fault> {
+    /// `name(parameter = operand, ...) notes { body }`, after the word `kernel` or `stage`.
+    fn region(&mut self, scope: &mut Scope, at: usize, names: &[&str], op: fn(Arc<str>) -> Op) -> Result<(Vec<ValueId>, Notes), Fault> {
         if self.regions == MAX_REGIONS {
             return Err(Fault::new(at, format!("expected kernels nested at most {MAX_REGIONS} deep, found more")));
         }
@@ -263,7 +263,7 @@ impl<'a> Parser<'a> {
         self.regions += 1;
         self.body(&mut region)?;
         self.regions -= 1;
-        let results = scope.graph.add_kernel(&kernel, region.graph, &operands, names, vec![]).map_err(|e| Fault::new(at, e))?;
+        let results = scope.graph.add_region(op(kernel.into()), region.graph, &operands, names, vec![]).map_err(|e| Fault::new(at, e))?;
         Ok((results, notes))
     }
 

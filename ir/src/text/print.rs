@@ -94,8 +94,8 @@ fn body(graph: &Graph, options: Options) -> Vec<String> {
     let nodes: Vec<Vec<String>> = graph.nodes().iter().map(|n| node(graph, n, options)).collect();
     let mut lines = aligned(&constants);
     for (node, line) in graph.nodes().iter().zip(aligned(&nodes)) {
-        match (&node.region, options.regions) {
-            (Some(region), Regions::Full) => {
+        match &node.region {
+            Some(region) if is_spelled(node, options) => {
                 lines.push(line + " {");
                 lines.extend(body(region, options));
                 lines.push("}".into());
@@ -126,7 +126,7 @@ fn node(graph: &Graph, node: &Node, options: Options) -> Vec<String> {
         format!("= {}", application(graph, node, options)),
         format!(": {}", types.join(", ")),
         if shown { format!("@ {}", origins.join(", ")) } else { String::new() },
-        node.region.as_ref().map(|region| summary(region, options)).unwrap_or_default(),
+        node.region.as_ref().filter(|_| !is_spelled(node, options)).map(|region| summary(region)).unwrap_or_default(),
     ]
 }
 
@@ -137,12 +137,12 @@ fn names(graph: &Graph, values: &[ValueId]) -> Vec<String> {
 fn application(graph: &Graph, node: &Node, options: Options) -> String {
     let operands = names(graph, &node.operands);
     match (&node.op, &node.region) {
-        (Op::kernel { name: kernel }, Some(region)) => {
-            let operands = match options.regions {
-                Regions::Summary => operands,
-                Regions::Full => names(region, region.params()).iter().zip(&operands).map(bound).collect(),
+        (Op::kernel { name: own } | Op::stage { name: own }, Some(region)) => {
+            let operands = match is_spelled(node, options) {
+                false => operands,
+                true => names(region, region.params()).iter().zip(&operands).map(bound).collect(),
             };
-            format!("kernel {}({})", name(kernel), operands.join(", "))
+            format!("{} {}({})", node.op.name(), name(own), operands.join(", "))
         }
         (op, _) => format!("{op}({})", operands.join(", ")),
     }
@@ -152,12 +152,14 @@ fn bound((param, operand): (&String, &String)) -> String {
     if param == operand { param.clone() } else { format!("{param} = {operand}") }
 }
 
-fn summary(region: &Graph, options: Options) -> String {
+/// Whether a node's region is shown as nodes: that of a stage always, for it is where the model is.
+fn is_spelled(node: &Node, options: Options) -> bool {
+    options.regions == Regions::Full || matches!(node.op, Op::stage { .. })
+}
+
+fn summary(region: &Graph) -> String {
     let ops: Vec<&str> = region.nodes().iter().map(|n| n.op.name()).collect();
-    match options.regions {
-        Regions::Full => String::new(),
-        Regions::Summary => format!("{{ {} }}", ops.join(" · ")),
-    }
+    format!("{{ {} }}", ops.join(" · "))
 }
 
 /// The op with the attributes that are not their defaults: `conv[stride=[1, 1], pad=[0, 0, 0, 0], dilation=[1, 1]]`.

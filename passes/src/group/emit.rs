@@ -22,6 +22,9 @@ pub fn emit(network: &Network, kernels: &[Kernel]) -> Result<Graph, String> {
         let inputs = whole.inputs(network);
         known(network, &mut copy, &inputs)?;
         let region = region(network, kernel, &whole, &inputs)?;
+        if let Some(late) = inputs.iter().find(|v| !copy.has(**v) && network.graph.constant(**v).is_none()) {
+            return Err(format!("kernels wait for each other: `{}` is read before it is made", network.graph.value(*late).name));
+        }
         let operands = copy.values(&inputs);
         let made: Vec<ValueId> = kernel.groups.iter().flat_map(|g| &network.graph.node(g.stands_for).results).copied().collect();
         let names: Vec<&str> = made.iter().map(|&r| &*network.graph.value(r).name).collect();

@@ -36,6 +36,9 @@ fn the_graphs_of_the_filetests_hold() {
         for path in files.flatten().map(|f| f.path()).filter(|p| p.extension().is_some_and(|e| e == "egir")) {
             let text = fs::read_to_string(&path).unwrap();
             let graph = parse(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            if crate::stage::needs_stages(&graph) {
+                continue; // Rules see the stages of such graphs, one at a time.
+            }
             checked += cross_checked(&graph).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         }
     }
