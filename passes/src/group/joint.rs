@@ -68,8 +68,13 @@ fn nth(choices: &[Vec<&Group>], mut number: usize) -> Kernel {
     Kernel { groups }
 }
 
-/// Whether nothing that a group reads depends on what a group of the same kernel makes.
+/// Whether nothing that a group reads is computed in a group of the same kernel, or depends on what one makes.
 fn are_independent(network: &Network, kernel: &Kernel) -> bool {
+    let whole = kernel.whole();
+    let computed = |v: &ValueId| whole.source(network, *v).is_some();
+    if kernel.groups.iter().flat_map(|g| g.inputs(network)).any(|v| computed(&v)) {
+        return false;
+    }
     let made: HashSet<NodeId> = kernel.groups.iter().flat_map(|g| [g.root, g.stands_for]).collect();
     let earliest = made.iter().min().copied();
     let (mut seen, mut values): (HashSet<NodeId>, Vec<ValueId>) = (HashSet::new(), vec![]);
