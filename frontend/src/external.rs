@@ -5,8 +5,7 @@
 //! of the file that it links to: model caches keep both the model and its weights as links into one folder).
 
 use crate::error::FileError;
-use crate::mapped::Contents;
-use bytes::Bytes;
+use crate::mapped::{Contents, Stored};
 use onnx_protobuf::TensorProto;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -31,8 +30,8 @@ impl External {
         External { model: model.into(), on_disk: false, files: RefCell::default() }
     }
 
-    /// The `bytes` bytes of a tensor whose data is external.
-    pub(crate) fn data(&self, proto: &TensorProto, bytes: usize) -> Result<Bytes, FileError> {
+    /// The `bytes` bytes of a tensor whose data is external, and their home.
+    pub(crate) fn data(&self, proto: &TensorProto, bytes: usize) -> Result<Stored, FileError> {
         let path = &self.model;
         let bad = |path: &Path, found: String, help: &str| FileError {
             path: path.into(),
@@ -133,7 +132,7 @@ mod tests {
         #[cfg(unix)]
         std::os::unix::fs::symlink(root.join("secret"), folder.join("link")).unwrap();
         let external = External::beside(&folder.join("m.onnx"));
-        let data = |entries: &[(&str, &str)], bytes| external.data(&proto(entries), bytes);
+        let data = |entries: &[(&str, &str)], bytes| external.data(&proto(entries), bytes).map(|stored| stored.bytes);
 
         assert_eq!(data(&[("location", "weights"), ("offset", "2"), ("length", "3")], 3).unwrap()[..], [3, 4, 5]);
         assert_eq!(data(&[("location", "./weights")], 6).unwrap()[..], [1, 2, 3, 4, 5, 6]);

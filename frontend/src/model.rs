@@ -5,7 +5,7 @@
 
 use crate::error::FileError;
 use crate::external::External;
-use crate::mapped::Contents;
+use crate::mapped::{Contents, Stored};
 use crate::scan::{self, Blob};
 use bytes::Bytes;
 use egret_ir::{DType, Element, Tensor};
@@ -69,7 +69,7 @@ impl Model {
         })
     }
 
-    fn blob(&self, blob: Blob) -> Option<Bytes> {
+    fn blob(&self, blob: Blob) -> Option<Stored> {
         let start = usize::try_from(blob.offset).ok()?;
         let end = start.checked_add(usize::try_from(blob.length).ok()?)?;
         (end <= self.file.len()).then(|| self.file.part(start..end))
@@ -78,7 +78,7 @@ impl Model {
 
 /// The tensor that a message of the file `path` describes; `raw` gives its bytes (of which there should be so many), or nothing
 /// if they stand in one of the typed fields.
-fn tensor(path: &Path, proto: &TensorProto, raw: impl FnOnce(usize) -> Result<Option<Bytes>, TensorError>) -> Result<Tensor, TensorError> {
+fn tensor(path: &Path, proto: &TensorProto, raw: impl FnOnce(usize) -> Result<Option<Stored>, TensorError>) -> Result<Tensor, TensorError> {
     let dtype = dtype(proto.data_type).map_err(TensorError::ElementType)?;
     let bad = |found: String| damaged(path, proto, &found);
     if proto.segment.is_some() {
@@ -91,8 +91,9 @@ fn tensor(path: &Path, proto: &TensorProto, raw: impl FnOnce(usize) -> Result<Op
     let bytes = if is_packed(dtype) { count.div_ceil(8 / dtype.bits()) } else { count * dtype.size() };
     let data = match raw(bytes)? {
         Some(data) => data,
-        None => typed(proto, dtype, if is_packed(dtype) { bytes } else { count }).map_err(bad)?,
+        None => typed(proto, dtype, if is_packed(dtype) { bytes } else { count }).map_err(bad)?.into(),
     };
+    let Stored { bytes: data, home } = data;
     if data.len() != bytes {
         return Err(bad(format!("{dtype}{shape:?} takes {bytes} bytes, found {}", data.len())));
     }
@@ -101,7 +102,11 @@ fn tensor(path: &Path, proto: &TensorProto, raw: impl FnOnce(usize) -> Result<Op
         packed if is_packed(packed) => unpacked(&data, packed, count),
         _ => data,
     };
-    Tensor::new(dtype, shape, data).map_err(bad)
+    let tensor = Tensor::new(dtype, shape, data).map_err(bad)?;
+    Ok(match home {
+        Some(home) => tensor.at(home),
+        None => tensor,
+    })
 }
 
 /// The tensor of a file that holds nothing else (`.pb`).
@@ -110,7 +115,7 @@ pub(crate) fn tensor_file(path: &Path) -> Result<Tensor, TensorError> {
     let bytes = std::fs::read(path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
     let mut proto = TensorProto::parse_from_bytes(&bytes).map_err(|e| wrong(format!("not an ONNX tensor: {e}")))?;
     let raw = std::mem::take(&mut proto.raw_data);
-    tensor(path, &proto, |_| Ok((!raw.is_empty()).then(|| raw.into())))
+    tensor(path, &proto, |_| Ok((!raw.is_empty()).then(|| Bytes::from(raw).into())))
 }
 
 fn damaged(path: &Path, proto: &TensorProto, found: &str) -> TensorError {

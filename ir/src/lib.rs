@@ -71,5 +71,5 @@ pub use graph::{Copy, Def, Graph, Node, NodeId, Source, Value, ValueId};
 pub use known::Known;
 pub use op::{Kind, OPS, Op, OpDef, Reduction};
 pub use small::SmallFloat;
-pub use tensor::{Element, Tensor};
+pub use tensor::{Element, Home, Tensor};
 pub use ty::{DType, TensorType, broadcast};

@@ -8,6 +8,7 @@ use crate::ty::{DType, TensorType};
 use bytes::Bytes;
 use half::{bf16, f16};
 use std::fmt;
+use std::sync::Arc;
 
 /// One element, in the widest type of its family.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -93,12 +94,25 @@ fn small(dtype: DType) -> SmallFloat {
     dtype.small_float().expect("called for the small float types")
 }
 
+/// Where bytes came from that can be read from there again: a file that is mapped.
+pub trait Home: Send + Sync {
+    /// Gives back the memory that `bytes`, which lie in it, take; who reads them next waits until they were read again.
+    fn give_back(&self, bytes: &[u8]);
+}
+
 /// A value of static shape.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 pub struct Tensor {
     dtype: DType,
     shape: Vec<usize>,
     data: Bytes,
+    home: Option<Arc<dyn Home>>,
+}
+
+impl PartialEq for Tensor {
+    fn eq(&self, other: &Tensor) -> bool {
+        (self.dtype, &self.shape, &self.data) == (other.dtype, &other.shape, &other.data)
+    }
 }
 
 impl Tensor {
@@ -109,7 +123,7 @@ impl Tensor {
     pub fn new(dtype: DType, shape: Vec<usize>, data: Bytes) -> Result<Tensor, String> {
         let wanted = shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d));
         match wanted {
-            Some(n) if n == data.len() => Ok(Tensor { dtype, shape, data }),
+            Some(n) if n == data.len() => Ok(Tensor { dtype, shape, data, home: None }),
             _ => Err(format!("{} bytes do not make {dtype}{shape:?}", data.len())),
         }
     }
@@ -125,7 +139,7 @@ impl Tensor {
         for _ in 0..count {
             push(&mut data, dtype, elements.next().expect("as many elements as the shape says"));
         }
-        Tensor { dtype, shape, data: data.into() }
+        Tensor { dtype, shape, data: data.into(), home: None }
     }
 
     /// A tensor of `f32` values.
@@ -143,7 +157,7 @@ impl Tensor {
         let mut one = vec![];
         push(&mut one, dtype, value);
         let data = one.repeat(shape.iter().product());
-        Tensor { dtype, shape, data: data.into() }
+        Tensor { dtype, shape, data: data.into(), home: None }
     }
 
     /// A rank-0 tensor.
@@ -236,7 +250,19 @@ impl Tensor {
     /// # Errors
     /// When the number of elements differs.
     pub fn reshaped(&self, shape: Vec<usize>) -> Result<Tensor, String> {
-        Tensor::new(self.dtype, shape, self.data.clone())
+        Ok(Tensor { home: self.home.clone(), ..Tensor::new(self.dtype, shape, self.data.clone())? })
+    }
+
+    /// The same tensor, whose bytes lie in `home`.
+    pub fn at(self, home: Arc<dyn Home>) -> Tensor {
+        Tensor { home: Some(home), ..self }
+    }
+
+    /// Says that the elements will hardly be read again: memory that can be filled again from elsewhere is given back.
+    pub fn give_back(&self) {
+        if let Some(home) = &self.home {
+            home.give_back(&self.data);
+        }
     }
 }
 

@@ -117,7 +117,10 @@ impl Folding<'_> {
         if !(affordable(op, &types, &results) || repeated_weights && bytes(&results[0])? <= MOST_WEIGHTS) {
             return None;
         }
-        op.eval(&tensors).ok()
+        let results = op.eval(&tensors).ok()?;
+        // The model's own copy of a weight must not take memory beside the one in another order.
+        tensors.iter().for_each(|tensor| tensor.give_back());
+        Some(results)
     }
 
     /// The integers that the only result consists of, if they are known.
