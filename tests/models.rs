@@ -4,6 +4,7 @@
 
 use egret::{Artifact, Compiler, Precision, Tensor, npy};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Largest difference to the stored outputs, over their standard deviation.
 const TOLERANCE: f64 = 1e-4;
@@ -127,4 +128,31 @@ fn fusion_leaves_fewer_kernels() {
         let steps = |fuse| compiler(fuse).compile(model(&format!("{name}.onnx"))).unwrap().plan().steps.len();
         assert!(steps(true) < steps(false), "{name}: {} fused, {} unfused", steps(true), steps(false));
     }
+}
+
+/// The command in `EGRET_RUN_AARCH64` runs artifacts for AArch64, such as `qemu-aarch64-static -L /usr/aarch64-linux-gnu egret-run`.
+/// Without it the models are compiled only, and the test says so.
+#[test]
+fn digits_are_read_on_aarch64() {
+    let runner = std::env::var("EGRET_RUN_AARCH64").ok();
+    if runner.is_none() {
+        eprintln!("not run: EGRET_RUN_AARCH64 names no command that runs artifacts for AArch64");
+    }
+    let folder = std::env::temp_dir().join(format!("egret-aarch64-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    for name in ["digits_cnn", "digits_lstm", "digits_vit"] {
+        let artifact = folder.join("model.egret");
+        Compiler::new().target("aarch64").compile(model(&format!("{name}.onnx"))).unwrap().write(&artifact).unwrap();
+        let Some(runner) = &runner else { continue };
+        let mut words = runner.split_whitespace();
+        let mut run = Command::new(words.next().expect("the command names a program"));
+        run.args(words).arg(&artifact).arg("--output-dir").arg(&folder);
+        run.arg("--input").arg(format!("images={}", model("images.npy").display()));
+        let ran = run.output().unwrap();
+        assert!(ran.status.success(), "{name}: {}", String::from_utf8_lossy(&ran.stderr));
+        let expected = npy::read(model(&format!("{name}.expected.npy"))).unwrap();
+        let error = error_over_std(&expected, &npy::read(folder.join("output_0.npy")).unwrap());
+        assert!(error <= TOLERANCE, "{name}: {error:e}");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
 }
