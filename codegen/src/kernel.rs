@@ -317,7 +317,7 @@ pub enum Split {
 pub struct Winograd {
     /// Images.
     pub batch: Vec<Axis>,
-    /// The rows and the columns of the output image; numbers.
+    /// The rows and the columns of the output image.
     pub rows: [Axis; 2],
     /// The output channels: the lanes; a number.
     pub cols: Axis,

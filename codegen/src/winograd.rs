@@ -143,9 +143,11 @@ pub fn transformed(taps: &[u8]) -> Vec<u8> {
     products
 }
 
-/// How many tiles a unit of work transforms together, of `tiles` in each of `images` images; as even as the units can be.
-pub fn tiles_per_unit(tiles: usize, images: Option<usize>, channels: usize) -> usize {
+/// How many tiles a unit of work transforms together, of `tiles` in each of `images` images; as even as the units can be. Of
+/// numbers that are not known, images count as one and tiles as many.
+pub fn tiles_per_unit(tiles: Option<usize>, images: Option<usize>, channels: usize) -> usize {
     let most = (WORKING_BYTES / (PRODUCTS * channels * 4)).max(FEWEST_TILES);
+    let Some(tiles) = tiles else { return most };
     let all = tiles * images.unwrap_or(1).max(1);
     all.div_ceil(all.div_ceil(most)).max(1)
 }
@@ -206,9 +208,9 @@ impl Winograd {
         (tile.clone() + product * self.block) * axis.extent.clone() + axis.index()
     }
 
-    /// The products of a unit, from transformed inputs in `from` to `into`.
-    pub fn products(&self, from: BufferId, into: BufferId, lanes: usize) -> Contract {
-        let (product, tile, k) = (Axis::new("p'", PRODUCTS), Axis::new("t'", self.block), &self.depth);
+    /// The products of a unit of `tiles` tiles, from transformed inputs in `from` to `into`.
+    pub fn products(&self, tiles: Dim, from: BufferId, into: BufferId, lanes: usize) -> Contract {
+        let (product, tile, k) = (Axis::new("p'", PRODUCTS), Axis::new("t'", tiles), &self.depth);
         let width = Dim::from(self.tile.vectors * lanes);
         let panels = self.cols.extent.ceil_div(&width) * k.extent.clone() * width;
         let row = product.index() * self.block + tile.index();
@@ -290,8 +292,9 @@ mod tests {
 
     #[test]
     fn units_are_even_and_not_too_small() {
-        assert_eq!(tiles_per_unit(196, Some(1), 128), 28);
-        assert_eq!(tiles_per_unit(16, Some(1), 512), 8);
-        assert_eq!(tiles_per_unit(9, None, 4096), 5);
+        assert_eq!(tiles_per_unit(Some(196), Some(1), 128), 28);
+        assert_eq!(tiles_per_unit(Some(16), Some(1), 512), 8);
+        assert_eq!(tiles_per_unit(Some(9), None, 4096), 5);
+        assert_eq!(tiles_per_unit(None, None, 128), 28);
     }
 }

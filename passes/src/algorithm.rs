@@ -11,8 +11,8 @@
 //! c = conv[stride=[1, 1], ..., layout=last, algorithm=winograd](x, w)
 //! ```
 //!
-//! **Invariant.** Nothing but the attribute changes. Convolutions with extents that are not known stay direct, except for the number
-//! of images.
+//! **Invariant.** Nothing but the attribute changes. Of extents that are not known, the number of images counts as one, others as
+//! [`cost`](mod@crate::cost) says.
 
 use crate::cost::{Kind, Model, Work};
 use crate::group::MACHINE;
@@ -66,7 +66,6 @@ fn suits_winograd(graph: &Graph, node: &Node) -> bool {
         && result.dtype == DType::F32
         && graph.constant(node.operands[1]).is_some()
         && weights.dims[..2].iter().all(|d| d.is(3))
-        && result.dims[1..3].iter().all(|d| d.as_const().is_some())
 }
 
 #[cfg(test)]
@@ -98,6 +97,17 @@ mod tests {
         assert!(takes_winograd("1", 7, 256, 0), "they stay in the caches");
         assert!(takes_winograd("64", 7, 256, 40), "they are read once for many images");
         assert!(!takes_winograd("N", 7, 256, 40), "a number of images that is not known counts as one");
+    }
+
+    #[test]
+    fn images_that_are_not_known_are_large() {
+        let text = "graph g(x: f32[N, H + 2, W + 2, 64]) {
+            const w: f32[3, 3, 64, 64] = splat(0.5)
+            y = conv[stride=[1, 1], pad=[0, 0, 0, 0], dilation=[1, 1], group=1, layout=last](x, w)
+            return y
+        }";
+        let graph = algorithm(&parse(text).unwrap(), &Context::default()).unwrap();
+        assert!(matches!(graph.nodes()[0].op, Op::conv { algorithm: Algorithm::Winograd, .. }));
     }
 
     #[test]

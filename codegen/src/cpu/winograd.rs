@@ -7,7 +7,8 @@
 //!     for tiles, for vectors of output channels: read 36, transform, epilogue at 4x4 points
 //! ```
 //!
-//! The last unit may have fewer tiles than the others; what the products make of the tiles that it lacks is never read.
+//! The last unit may have fewer tiles than the others. Where their number is known, the products are those of a whole unit, and what they
+//! make of the tiles that it lacks is never read.
 
 use super::emit::Value;
 use super::point::Point;
@@ -17,7 +18,9 @@ use crate::kernel::{Axis, Body, Buffer, BufferId, Kernel, Winograd};
 use crate::winograd::{Arithmetic, INPUTS, OUTPUTS, PRODUCTS, input, output};
 use egret_ir::{DType, Dim};
 use inkwell::IntPredicate;
+use inkwell::values::IntValue;
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The kernel with its working memory as two buffers more: transformed inputs, and products.
@@ -37,6 +40,16 @@ struct Unit {
     tiles: [Dim; 2],
 }
 
+impl Unit {
+    /// How many tiles the products are taken of.
+    fn extent(&self, w: &Winograd) -> Dim {
+        match w.all_tiles().as_const() {
+            Some(_) => w.block.into(),
+            None => self.tiles[1].clone() - self.tiles[0].clone(),
+        }
+    }
+}
+
 impl<'c> Gen<'_, 'c> {
     /// Emits a convolution by Winograd's algorithm.
     pub(crate) fn winograd(&mut self, w: &Winograd) {
@@ -48,7 +61,7 @@ impl<'c> Gen<'_, 'c> {
             let unit = Unit { buffers, tiles: [first.clone(), (first + w.block).minimum(&w.all_tiles())] };
             g.for_part(&[units], |g| {
                 g.transform_inputs(w, &unit);
-                g.contract_at_once(&w.products(buffers[0], buffers[1], g.e.lanes));
+                g.contract_at_once(&w.products(unit.extent(w), buffers[0], buffers[1], g.e.lanes));
                 g.transform_products(w, &unit);
             });
         });
@@ -111,33 +124,48 @@ impl<'c> Gen<'_, 'c> {
     }
 
     /// The epilogue at the outputs of a tile that the image has.
-    fn tile_epilogue(&mut self, w: &Winograd, here: &Point<'c>, [down, across]: &[Dim; 2], outputs: &[Value<'c>]) {
-        self.within_image(&w.rows[0], down, &mut |g, rows| {
-            g.within_image(&w.rows[1], across, &mut |g, columns| {
-                for i in 0..rows {
+    fn tile_epilogue(&mut self, w: &Winograd, here: &Point<'c>, tile: &[Dim; 2], outputs: &[Value<'c>]) {
+        self.within_image(&w.rows[0], &tile[0], &mut |g, rows| {
+            g.within_image(&w.rows[1], &tile[1], &mut |g, columns| {
+                for i in rows.clone() {
                     let at = |j: usize| {
-                        let [y, x] = [down.clone() * OUTPUTS + i, across.clone() * OUTPUTS + j];
+                        let [y, x] = [tile[0].clone() * OUTPUTS + i, tile[1].clone() * OUTPUTS + j];
                         let point = here.renewed().fixed(&w.rows[0].name, y).fixed(&w.rows[1].name, x);
                         point.with(&"acc".into(), outputs[i * OUTPUTS + j])
                     };
-                    let points = (0..columns).map(at).collect();
+                    let points = columns.clone().map(at).collect();
                     g.block(&w.epilogue, points);
                 }
             });
         });
     }
 
-    /// Runs `body` with the number of a tile's outputs that the image has along an axis: all but in the last tile.
-    fn within_image(&mut self, axis: &Axis, tile: &Dim, body: &mut dyn FnMut(&mut Self, usize)) {
-        let whole = axis.extent.floor_div(&OUTPUTS.into());
-        let rest = axis.extent.modulo(&OUTPUTS.into()).as_const().unwrap_or(0) as usize;
-        if rest == 0 {
-            return body(self, OUTPUTS);
+    /// Runs `body` with those of a tile's outputs that the image has along an axis: all but in the last tile. Where it is not known how
+    /// many the last tile has, they are taken one by one.
+    fn within_image(&mut self, axis: &Axis, tile: &Dim, body: &mut dyn FnMut(&mut Self, Range<usize>)) {
+        let rest = axis.extent.modulo(&OUTPUTS.into()).as_const();
+        if rest == Some(0) {
+            return body(self, 0..OUTPUTS);
         }
-        let (at, whole) = (self.index(tile), self.index(&whole));
-        for (predicate, count) in [(IntPredicate::SLT, OUTPUTS), (IntPredicate::SGE, rest)] {
-            let holds = self.e.icmp(predicate, at.into(), whole.into()).into_int_value();
-            self.when(holds, |g| body(g, count));
+        let (at, whole) = (self.index(tile), self.index(&axis.extent.floor_div(&OUTPUTS.into())));
+        let mut when = |g: &mut Self, predicate, x: IntValue<'c>, y: IntValue<'c>, outputs: Range<usize>| {
+            let holds = g.e.icmp(predicate, x.into(), y.into()).into_int_value();
+            g.when(holds, |g| body(g, outputs));
+        };
+        when(self, IntPredicate::SLT, at, whole, 0..OUTPUTS);
+        match rest {
+            Some(rest) => when(self, IntPredicate::SGE, at, whole, 0..rest as usize),
+            None => {
+                // In a whole tile, where all are taken at once, none is left.
+                let left = self.index(&axis.extent.modulo(&OUTPUTS.into()));
+                let zero = self.e.i64(0);
+                let holds = self.e.icmp(IntPredicate::SGE, at.into(), whole.into());
+                let left = self.e.select(holds, left.into(), zero.into()).into_int_value();
+                for i in 0..OUTPUTS - 1 {
+                    let number = self.e.i64(i as i64);
+                    when(self, IntPredicate::SLT, number, left, i..i + 1);
+                }
+            }
         }
     }
 }

@@ -45,7 +45,7 @@ impl Lowering<'_> {
         let (a, b) = (&product.a.1, &product.b.1);
         let moves_by_one = |tap: &Axis, row: &Axis| tap.extent.is(3) && stride(a, tap).is_some() && stride(a, tap) == stride(a, row);
         let fits = moves_by_one(down, y) && moves_by_one(across, x) && stride(a, depth)?.is(1);
-        let is_known = [y, x, cols, depth].iter().all(|axis| axis.extent.as_const().is_some_and(|n| n > 0));
+        let is_known = [cols, depth].iter().all(|axis| axis.extent.as_const().is_some_and(|n| n > 0));
         let is_linear = k.iter().chain([cols]).all(|axis| stride(b, axis).is_some());
         let (rows, taps) = ([y.clone(), x.clone()], [down.clone(), across.clone()]);
         (fits && is_known && is_linear).then(|| Windows { images: images.to_vec(), rows, cols: cols.clone(), taps, depth: depth.clone() })
@@ -55,10 +55,10 @@ impl Lowering<'_> {
     pub(super) fn winograd(&mut self, built: Built, product: Product, windows: Windows) -> (Body, Vec<Place>) {
         let Windows { images, rows, cols, taps, depth } = windows;
         let number = |d: &Dim| d.as_const().and_then(|n| usize::try_from(n).ok());
-        let tiles = rows.iter().filter_map(|a| number(&a.extent)).map(|n| n.div_ceil(OUTPUTS)).product();
         let (inputs, outputs) = (number(&depth.extent).unwrap_or(1), number(&cols.extent).unwrap_or(1));
+        let tiles = rows.iter().map(|a| a.extent.ceil_div(&OUTPUTS.into())).product();
         let count = number(&images.iter().map(|a| a.extent.clone()).product());
-        let block = tiles_per_unit(tiles, count, inputs + outputs);
+        let block = tiles_per_unit(number(&tiles), count, inputs + outputs);
         let tile = choose_tile(Some(block), Some(outputs), Some(inputs), self.target);
         let mut buffers = built.buffers.clone();
         let tensor = self.known(&built, product.b.0).expect("the weights are known").clone();

@@ -3,15 +3,15 @@ use super::*;
 const F32: DType = DType::F32;
 
 /// An image of `height` by `width` outputs, `inputs` channels in and `outputs` out; the epilogue adds a bias and a residual.
-fn kernel([height, width, inputs, outputs]: [i64; 4], block: usize, tile: Tile) -> Kernel {
+fn kernel([height, width]: [Dim; 2], [inputs, outputs]: [i64; 2], block: usize, tile: Tile) -> Kernel {
     let (b, y, x, n, k) = (sym("b"), sym("y"), sym("x"), sym("n"), sym("k"));
-    let at = ((b.clone() * height + y.clone()) * width + x.clone()) * outputs + n.clone();
+    let at = ((b.clone() * height.clone() + y.clone()) * width.clone() + x.clone()) * outputs + n.clone();
     let sum = bin(BinOp::Add, bin(BinOp::Add, var("acc", F32), load(2, F32, n)), load(3, F32, at.clone()));
     Kernel::new(
         vec![input("x", F32), input("w", F32), input("bias", F32), input("residual", F32), output("out", F32)],
         Body::Winograd(Winograd {
             batch: vec![axis("b", sym("N"))],
-            rows: [axis("y", height), axis("x", width)],
+            rows: [axis("y", height.clone()), axis("x", width.clone())],
             cols: axis("n", outputs),
             depth: axis("k", inputs),
             a: (BufferId(0), ((b * (height + 2) + y) * (width + 2) + x) * inputs + k),
@@ -36,24 +36,33 @@ fn odd_shapes() {
         ([3, 2, 1, 1], 2, (2, 1)),
     ];
     for (shape, block, (rows, vectors)) in shapes {
-        let kernel = kernel(shape, block, Tile { rows, vectors });
-        let [height, width, inputs, outputs] = shape.map(|n| n as usize);
-        for target in targets() {
-            let panel = vectors * target.lanes;
-            let loaded = Loaded::new(std::slice::from_ref(&kernel), &target);
-            for images in [1, 3, 0] {
-                let mut numbers = Numbers::new((height * 31 + images) as u64);
-                let results = images * height * width * outputs;
-                let data = [
-                    numbers.memory(F32, images * (height + 2) * (width + 2) * inputs),
-                    numbers.memory(F32, 36 * outputs.div_ceil(panel) * inputs * panel),
-                    numbers.memory(F32, outputs),
-                    numbers.memory(F32, results),
-                    Memory::zeros(F32, results),
-                ];
-                let sizes = Bindings::from([(name("N"), images as i64)]);
-                check_loaded(loaded.entry(0), &target, &kernel, &sizes, &data, Within::Equal);
-            }
+        let [height, width, inputs, outputs] = shape;
+        let tile = Tile { rows, vectors };
+        check(&kernel([height.into(), width.into()], [inputs, outputs], block, tile), shape);
+        check(&kernel([sym("H"), sym("W")], [inputs, outputs], block, tile), shape);
+    }
+}
+
+/// The kernel at these extents: height, width, channels in and channels out.
+fn check(kernel: &Kernel, shape: [i64; 4]) {
+    let Body::Winograd(w) = &kernel.body else { panic!("not by Winograd's algorithm") };
+    let sizes = [("H", shape[0]), ("W", shape[1])].map(|(symbol, extent)| (name(symbol), extent));
+    let [height, width, inputs, outputs] = shape.map(|n| n as usize);
+    for target in targets() {
+        let panel = w.tile.vectors * target.lanes;
+        let loaded = Loaded::new(std::slice::from_ref(kernel), &target);
+        for images in [1, 3, 0] {
+            let mut numbers = Numbers::new((height * 31 + images) as u64);
+            let results = images * height * width * outputs;
+            let data = [
+                numbers.memory(F32, images * (height + 2) * (width + 2) * inputs),
+                numbers.memory(F32, 36 * outputs.div_ceil(panel) * inputs * panel),
+                numbers.memory(F32, outputs),
+                numbers.memory(F32, results),
+                Memory::zeros(F32, results),
+            ];
+            let sizes = sizes.iter().cloned().chain([(name("N"), images as i64)]).collect();
+            check_loaded(loaded.entry(0), &target, kernel, &sizes, &data, Within::Equal);
         }
     }
 }
