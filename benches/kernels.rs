@@ -3,7 +3,8 @@
 //! ```text
 //! $ cargo bench                          # all; what follows `--` chooses some, and the number of threads
 //! $ cargo bench -- conv --threads 2
-//! AMD EPYC (znver4), 1 thread: peak 118.2 GFLOP/s; one core reads L1 223, L2 117, L3 81, DRAM 29 GB/s
+//! $ cargo bench -- --target x86-64-v3    # with AVX2 only, in percent of the peak that code with AVX2 reaches
+//! AMD EPYC (znver4), native code, 1 thread: peak 118.2 GFLOP/s; one core reads L1 223, L2 117, L3 81, DRAM 29 GB/s
 //! class        kernel                                    us   GFLOP/s   % of peak    GB/s
 //! matmul       128x768x768 + bias, relu             1285.33     117.5          99     2.4
 //! conv         56x56 64->256 1x1 s1, relu            894.14     114.9          97     4.6
@@ -37,42 +38,56 @@ struct Case {
 }
 
 fn main() -> Result<(), Error> {
-    let (filter, threads) = arguments()?;
-    let machine = match Machine::cached() {
+    let Arguments { filter, threads, target } = arguments()?;
+    let machine = match Machine::cached().filter(|_| target == NATIVE) {
         Some(machine) => machine,
-        None => Machine::measure()?,
+        None => Machine::measure_as(Compiler::new().target(&target).chosen_target()?)?,
     };
-    println!("{}", title(&machine, threads));
+    println!("{}", title(&machine, &target, threads));
     println!("{:12} {:34} {:>9} {:>9} {:>11} {:>7}", "class", "kernel", "us", "GFLOP/s", "% of peak", "GB/s");
     for case in cases().iter().filter(|case| format!("{} {}", case.class, case.name).contains(&filter)) {
-        let seconds = shortest(case, threads)?;
+        let seconds = shortest(case, threads, &target)?;
         println!("{}", row(case, seconds, machine.peak(threads)));
     }
     Ok(())
 }
 
-/// What is asked for: part of a class or name, and a number of threads. Cargo adds `--bench`.
-fn arguments() -> Result<(String, usize), Error> {
-    let (mut filter, mut threads) = (String::new(), 1);
+/// The target that stands for this machine.
+const NATIVE: &str = "native";
+
+/// What is asked for.
+struct Arguments {
+    /// Part of a class or name.
+    filter: String,
+    threads: usize,
+    target: String,
+}
+
+/// Cargo adds `--bench`.
+fn arguments() -> Result<Arguments, Error> {
+    let mut chosen = Arguments { filter: String::new(), threads: 1, target: NATIVE.to_string() };
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--threads" => {
                 let count = arguments.next().and_then(|count| count.parse().ok()).filter(|count| (1..=1024).contains(count));
-                threads = count.ok_or_else(|| Error::Usage("--threads needs a number between 1 and 1024".into()))?;
+                chosen.threads = count.ok_or_else(|| Error::Usage("--threads needs a number between 1 and 1024".into()))?;
             }
-            flag if flag.starts_with('-') => return Err(Error::Usage(format!("there is no flag {flag}; there is --threads N"))),
-            text => filter = text.to_string(),
+            "--target" => chosen.target = arguments.next().ok_or_else(|| Error::Usage("--target needs a name".into()))?,
+            flag if flag.starts_with('-') => {
+                return Err(Error::Usage(format!("there is no flag {flag}; there are --threads N and --target NAME")));
+            }
+            text => chosen.filter = text.to_string(),
         }
     }
-    Ok((filter, threads))
+    Ok(chosen)
 }
 
-fn title(machine: &Machine, threads: usize) -> String {
+fn title(machine: &Machine, target: &str, threads: usize) -> String {
     let levels: Vec<String> = machine.levels.iter().map(|level| format!("{} {:.0}", level.name, level.read.one)).collect();
     let plural = if threads == 1 { "" } else { "s" };
-    let peak = machine.peak(threads);
-    format!("{}, {threads} thread{plural}: peak {peak:.1} GFLOP/s; one core reads {} GB/s", machine.processor, levels.join(", "))
+    let (processor, peak) = (&machine.processor, machine.peak(threads));
+    format!("{processor}, {target} code, {threads} thread{plural}: peak {peak:.1} GFLOP/s; one core reads {} GB/s", levels.join(", "))
 }
 
 fn row(case: &Case, seconds: f64, peak: f64) -> String {
@@ -86,9 +101,9 @@ fn row(case: &Case, seconds: f64, peak: f64) -> String {
 }
 
 /// The shortest time of all steps of a run, in seconds.
-fn shortest(case: &Case, threads: usize) -> Result<f64, Error> {
+fn shortest(case: &Case, threads: usize, target: &str) -> Result<f64, Error> {
     let graph = parse_text(&case.name, &case.graph)?;
-    let compiler = Compiler::new();
+    let compiler = Compiler::new().target(target);
     let artifact: Artifact = compiler.generate(&compiler.optimise(&graph)?)?;
     let mut session = artifact.session(threads)?;
     let tensors = session.random_inputs(1, &[])?;

@@ -43,7 +43,16 @@ impl Machine {
     ///
     /// [`Error::Usage`] if there is no code generator for it, [`Error::Resource`] if memory or threads are lacking.
     pub fn measure() -> Result<Machine, Error> {
-        let bench = Bench::new()?;
+        Machine::measure_as(native()?)
+    }
+
+    /// The same by code for `target`: what this machine can do with fewer instructions than it has, such as those of `x86-64-v3`.
+    ///
+    /// # Errors
+    ///
+    /// As [`measure`](Machine::measure), and [`Error::Usage`] if this machine cannot run such code.
+    pub fn measure_as(target: Target) -> Result<Machine, Error> {
+        let bench = Bench::new(target)?;
         let levels: Vec<Option<Cache>> = caches().into_iter().map(Some).chain([None]).collect();
         Ok(Machine {
             schema: SCHEMA.to_string(),
@@ -76,8 +85,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Result<Bench, Error> {
-        let target = native()?;
+    fn new(target: Target) -> Result<Bench, Error> {
         let code = probe::compile(&target).map_err(|error| Error::Bug(error.to_string()))?;
         Ok(Bench { code, target, threads: default_threads() })
     }
