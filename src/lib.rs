@@ -85,7 +85,7 @@ pub use graph::{evaluate, from_ir, inputs_of, parse_file, parse_text, signature,
 pub use precision::Precision;
 
 pub use egret_codegen::{self as codegen, Stage, Target};
-pub use egret_frontend::{Code, Explanation, Import, Summary, operators};
+pub use egret_frontend::{Choice, Code, Explanation, Import, ImportOptions, Part, Summary, Whole, operators};
 pub use egret_ir::{self as ir, Bindings, DType, Dim, Graph, TensorType};
 pub use egret_runtime::artifact::{ProgramHeader, Section};
 pub use egret_runtime::gpu;

@@ -71,7 +71,7 @@ fn json(path: &Path) -> serde_json::Value {
 fn help_and_version() {
     check("--version", &["egret 0.1.0"]);
     check("help", &["compile", "compare", "Exit codes"]);
-    for verb in ["compile", "run", "compare", "bench", "profile", "hw", "check", "bisect", "explain", "opt", "inspect", "list"] {
+    for verb in ["compile", "run", "compare", "bench", "profile", "hw", "check", "bisect", "reduce", "explain", "opt", "inspect", "list"] {
         check(&format!("help {verb}"), &["Usage: egret"]);
     }
     assert_eq!(egret("").code, Some(2));
@@ -427,6 +427,51 @@ fn bisect_finds_the_wrong_rule() {
     assert!(report["trials"][0]["passed"] == true && report["applications"].as_u64() > Some(5), "{report}");
     // What is wrong from the start is no rule's fault.
     fails_with_result(&format!("bisect {} --tolerance 0", file.display()), &["0 of "], &["even when nothing is applied"]);
+}
+
+/// `egret reduce` of a model with a command behind `--`, into a folder of this test.
+fn reduce(folder: &Path, words: &[&str]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["reduce", CNN, "--dim", "batch=2", "-o"]).arg(folder).args(words);
+    let output = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+#[test]
+fn reduce_finds_the_node_that_fails() {
+    let folder = scratch("reduced");
+    let planted = ["check", "{model}", "--input-dir", "{inputs}", "--unproved-rule", "ulp wrong: relu(x) => x"];
+    let ran = reduce(&folder, &[&["--json", "--stderr", "from the reference", "--", "egret"][..], &planted].concat());
+    let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{}", ran.err));
+    assert_eq!((ran.code, &report["schema"]), (Some(0), &"egret.reduce/1".into()));
+    let nodes: Vec<&str> = report["nodes"].as_array().unwrap().iter().map(|node| node.as_str().unwrap()).collect();
+    assert!(nodes.len() == 1 && nodes[0].ends_with("(Relu)"), "{report:#}");
+    assert_eq!((&report["failure"]["exit_code"], &report["fixed"]), (&1.into(), &true.into()), "{report:#}");
+    // What was written fails as the model does, and its input is what the model has there.
+    let file = |name: &str| folder.join(name).display().to_string();
+    let words: Vec<String> = planted.iter().map(|w| w.replace("{model}", &file("model.onnx")).replace("{inputs}", &file(""))).collect();
+    let again = Command::new(env!("CARGO_BIN_EXE_egret")).args(&words).output().unwrap();
+    assert_eq!(again.status.code(), Some(1));
+    check(&format!("check {} --input-dir {}", file("model.onnx"), file("")), &["ok"]);
+    check(&format!("run {} --input-dir {}", file("model.egir"), file("")), &["f32[2, "]);
+}
+
+#[test]
+fn reduce_says_what_is_wrong_with_its_command() {
+    let folder = scratch("not_reduced");
+    let fails = |words: &[&str], expected: &str| {
+        let ran = reduce(&folder, words);
+        assert!(ran.code == Some(2) && ran.out.is_empty() && ran.err.contains(expected), "{}", ran.err);
+    };
+    fails(&["--", "egret", "check", "{model}"], "the command does not fail on the model as it is");
+    fails(&["--stderr", "no such words", "--", "egret", "run", "{model}", "--device", "cuda:99"], "does not fail");
+    fails(&["--", "egret", "check"], "write {model} where the command takes its model");
+    fails(&["--", "egret", "check", CNN], "write {model} in place of examples/models/digits_cnn.onnx");
+    fails(&["--", "no-such-program", "{model}"], "`no-such-program` cannot be run");
+    let text = text_file("uncut.egir", GELU);
+    let words = format!("reduce {} -- egret check {{model}}", text.display());
+    assert!(egret(&words).err.contains("is no .onnx model"));
 }
 
 /// The command fails a check: it prints its result with these words, and says those.

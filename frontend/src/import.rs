@@ -8,12 +8,12 @@ use crate::error::{Code, FileError, ImportError, Place, Problem, Warning, did_yo
 use crate::inputs::{self, Declared, contradiction};
 use crate::limits::{MAX_GRAPHS, MAX_NODES, MAX_PROBLEMS};
 use crate::model::{Model, TensorError};
-use crate::order::{Order, order};
+use crate::order::{Order, order, reads};
 use crate::scope::{Binding, Scope, Scopes, domain, opsets};
 use crate::site::{BREAKS_SPECIFICATION, Fault, Outcome, Site, Stop, fault, malformed};
 use crate::table::{self, NEWEST_OPSET, OLDEST_OPSET};
 use crate::{Import, ImportOptions, Summary};
-use egret_ir::{TensorType, ValueId};
+use egret_ir::{Graph, TensorType, ValueId};
 use onnx_protobuf::{AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -48,6 +48,26 @@ pub(crate) fn import(model: &Model, options: &ImportOptions) -> Result<Import, I
     importer.nodes(&graph.node, &outputs).map_err(|e| ImportError::File(*e))?;
     importer.results(graph).map_err(|e| ImportError::File(*e))?;
     importer.finish(graph)
+}
+
+/// What can be imported of a model: every value of its main graph that is read or an output, each a result under its own name.
+/// Nodes that cannot be imported are passed over.
+pub(crate) fn values(model: &Model, options: &ImportOptions) -> Result<Graph, ImportError> {
+    let graph: &GraphProto = &model.proto.graph;
+    let mut importer = Importer::new(model, graph);
+    importer.declare_names(graph);
+    importer.parameters(graph, options)?;
+    let ends = graph.output.iter().map(|o| o.name.as_str());
+    let read: HashSet<&str> = graph.node.iter().flat_map(reads).chain(ends).collect();
+    let made = graph.node.iter().flat_map(|n| &n.output).map(String::as_str);
+    let names: Vec<&str> = made.filter(|name| read.contains(name)).collect();
+    importer.nodes(&graph.node, &names).map_err(|e| ImportError::File(*e))?;
+    for name in names {
+        if let Some(&Binding::Value(value)) = importer.scopes.find(name) {
+            importer.build.graph.add_result(value, name);
+        }
+    }
+    Ok(importer.build.graph)
 }
 
 struct Importer<'m> {
@@ -635,7 +655,7 @@ pub(crate) fn operator(node: &NodeProto) -> String {
 }
 
 /// The node's name, or its position from 1.
-fn label(node: &NodeProto, index: usize) -> String {
+pub(crate) fn label(node: &NodeProto, index: usize) -> String {
     if node.name.is_empty() { format!("#{}", index + 1) } else { node.name.clone() }
 }
 

@@ -40,6 +40,7 @@ mod mapped;
 mod model;
 mod ops;
 mod order;
+mod part;
 mod scan;
 mod scope;
 mod site;
@@ -48,6 +49,7 @@ mod table;
 pub use case::{Case, CaseError, DataSet, operators, read_case};
 pub use code::{Code, Explanation};
 pub use error::{FileError, ImportError, Place, Problem, Warning};
+pub use part::{Choice, Part, Whole};
 
 use bytes::Bytes;
 use egret_ir::{Bindings, Graph, Tensor, TensorType};

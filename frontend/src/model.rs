@@ -63,10 +63,28 @@ impl Model {
         tensor(&self.path, proto, |bytes| match proto.data_location.enum_value() {
             Ok(DataLocation::EXTERNAL) => self.external.data(proto, bytes).map(Some).map_err(TensorError::File),
             _ => match Blob::of(&proto.raw_data) {
-                Some(blob) => self.blob(blob).map(Some).ok_or_else(|| damaged(&self.path, proto, "its data lies outside of the file")),
+                Some(blob) => self.blob(blob).map(Some).ok_or_else(|| damaged(&self.path, proto, OUTSIDE)),
                 None => Ok(None),
             },
         })
+    }
+
+    /// The tensor's message with its bytes in it, wherever they lie.
+    pub(crate) fn inlined(&self, proto: &TensorProto) -> Result<TensorProto, TensorError> {
+        let raw = match proto.data_location.enum_value() {
+            Ok(DataLocation::EXTERNAL) => Some(self.external.data(proto, layout(&self.path, proto)?.bytes).map_err(TensorError::File)?),
+            _ => match Blob::of(&proto.raw_data) {
+                Some(blob) => Some(self.blob(blob).ok_or_else(|| damaged(&self.path, proto, OUTSIDE))?),
+                None => None,
+            },
+        };
+        let raw_data = raw.map_or_else(Vec::new, |raw| raw.bytes.to_vec());
+        Ok(TensorProto { raw_data, external_data: vec![], data_location: DataLocation::DEFAULT.into(), ..proto.clone() })
+    }
+
+    /// An error of this file.
+    pub(crate) fn bad(&self, found: String) -> FileError {
+        FileError { path: self.path.clone(), found, help: NOT_A_MODEL.into() }
     }
 
     fn blob(&self, blob: Blob) -> Option<Stored> {
@@ -76,9 +94,19 @@ impl Model {
     }
 }
 
-/// The tensor that a message of the file `path` describes; `raw` gives its bytes (of which there should be so many), or nothing
-/// if they stand in one of the typed fields.
-fn tensor(path: &Path, proto: &TensorProto, raw: impl FnOnce(usize) -> Result<Option<Stored>, TensorError>) -> Result<Tensor, TensorError> {
+/// Where the bytes of a tensor should be.
+const OUTSIDE: &str = "its data lies outside of the file";
+
+/// What a tensor's message says about its elements.
+struct Layout {
+    dtype: DType,
+    shape: Vec<usize>,
+    count: usize,
+    /// As they are stored.
+    bytes: usize,
+}
+
+fn layout(path: &Path, proto: &TensorProto) -> Result<Layout, TensorError> {
     let dtype = dtype(proto.data_type).map_err(TensorError::ElementType)?;
     let bad = |found: String| damaged(path, proto, &found);
     if proto.segment.is_some() {
@@ -89,6 +117,14 @@ fn tensor(path: &Path, proto: &TensorProto, raw: impl FnOnce(usize) -> Result<Op
     let count = shape.iter().try_fold(1, |n: usize, &d| n.checked_mul(d)).filter(|n| n.checked_mul(dtype.size()).is_some());
     let count = count.ok_or_else(|| bad(format!("the shape {shape:?} is too large")))?;
     let bytes = if is_packed(dtype) { count.div_ceil(8 / dtype.bits()) } else { count * dtype.size() };
+    Ok(Layout { dtype, shape, count, bytes })
+}
+
+/// The tensor that a message of the file `path` describes; `raw` gives its bytes (of which there should be so many), or nothing
+/// if they stand in one of the typed fields.
+fn tensor(path: &Path, proto: &TensorProto, raw: impl FnOnce(usize) -> Result<Option<Stored>, TensorError>) -> Result<Tensor, TensorError> {
+    let Layout { dtype, shape, count, bytes } = layout(path, proto)?;
+    let bad = |found: String| damaged(path, proto, &found);
     let data = match raw(bytes)? {
         Some(data) => data,
         None => typed(proto, dtype, if is_packed(dtype) { bytes } else { count }).map_err(bad)?.into(),
@@ -157,6 +193,14 @@ pub(crate) fn dtype(onnx: i32) -> Result<DType, String> {
     };
     Err(format!("element type {name} is not supported"))
 }
+
+/// The ONNX number of an element type.
+pub(crate) fn number(of: DType) -> i32 {
+    (0..LARGEST_NUMBER).find(|&onnx| dtype(onnx) == Ok(of)).unwrap_or_default()
+}
+
+/// Above the numbers of all element types that are known.
+const LARGEST_NUMBER: i32 = 32;
 
 /// Whether several elements share a byte in a file.
 fn is_packed(dtype: DType) -> bool {

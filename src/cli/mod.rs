@@ -30,6 +30,7 @@ mod options;
 mod predicted;
 mod profile;
 mod progress;
+mod reduce;
 mod report;
 mod rewrites;
 mod run;
@@ -73,6 +74,8 @@ enum Verb {
     Check(check::Args),
     /// Find the first rule or pass whose application makes compiled code wrong
     Bisect(bisect::Args),
+    /// Find the smallest part of a model on which a command still fails, and write it as a model
+    Reduce(reduce::Args),
     /// Say for every kernel where it came from, by which rules, and why its neighbours are not part of it
     Explain(explain::Args),
     /// Run passes on a graph, text in and text out
@@ -109,6 +112,7 @@ fn run(verb: Verb) -> Result<(), Error> {
         Verb::Hw(args) => hw::run(args),
         Verb::Check(args) => check::run(args),
         Verb::Bisect(args) => bisect::run(args),
+        Verb::Reduce(args) => reduce::run(args),
         Verb::Explain(args) => explain::run(args),
         Verb::Opt(args) => opt::run(args),
         Verb::Inspect(args) => inspect::run(args),

@@ -365,7 +365,7 @@ fn check_target(source: &Source, options: &CompileOptions, device: DeviceName) -
 }
 
 /// Refuses a `--dim` that the model does not have.
-fn check_dims(fixed: &[(String, i64)], declared: &[Declared]) -> Result<(), Error> {
+pub fn check_dims(fixed: &[(String, i64)], declared: &[Declared]) -> Result<(), Error> {
     let free = inputs::free_dims(declared);
     let Some((name, _)) = fixed.iter().find(|(name, _)| free.iter().all(|symbol| **symbol != **name)) else {
         return Ok(());
@@ -378,7 +378,7 @@ fn check_dims(fixed: &[(String, i64)], declared: &[Declared]) -> Result<(), Erro
 }
 
 /// The extents given by `--dim`, and 1 for all other free dimensions.
-fn with_defaults(fixed: &[(String, i64)], declared: &[Declared]) -> Bindings {
+pub fn with_defaults(fixed: &[(String, i64)], declared: &[Declared]) -> Bindings {
     let mut dims: Bindings = fixed.iter().map(|(name, extent)| (name.as_str().into(), *extent)).collect();
     let free = inputs::free_dims(declared);
     let chosen: Vec<String> = free.iter().filter(|name| !dims.contains_key(*name)).map(|name| name.to_string()).collect();
