@@ -15,6 +15,9 @@ use crate::layout;
 use egret_ir::attr::{Algorithm, Layout, PadMode};
 use egret_ir::{Copy, DType, Dim, Element, Graph, Node, Op, Tensor, TensorType, ValueId};
 
+/// A sum over so many neighbours is written out; with more it is left to a pool, which is one op.
+const MOST_NEIGHBOURS: usize = 16;
+
 /// The pass; see the module.
 ///
 /// # Errors
@@ -151,18 +154,45 @@ impl Build<'_, '_> {
         self.copy.old.ty(self.node.results[0]).clone()
     }
 
-    /// `x / (bias + alpha * mean over the window of x^2)^beta`; the window slides over `axis`, made a spatial axis.
+    /// `x / (bias + alpha * mean over the window of x^2)^beta`.
     fn lrn(&mut self, size: usize, alpha: f64, beta: f64, bias: f64, axis: usize) -> Built {
         let x = self.operand(0);
         let ty = self.ty(x);
+        let square = self.step("square", Op::mul, &[x, x])?;
+        let (sum, share) = match size {
+            ..=MOST_NEIGHBOURS => (self.sum_of_neighbours(square, size, axis)?, alpha / size as f64),
+            _ => (self.mean_of_neighbours(square, size, axis)?, alpha),
+        };
+        let share = self.scalar("alpha", ty.dtype, share);
+        let scaled = self.step("scaled", Op::mul, &[sum, share])?;
+        let bias = self.scalar("bias", ty.dtype, bias);
+        let base = self.step("base", Op::add, &[scaled, bias])?;
+        let norm = self.power(base, beta)?;
+        self.last(Op::div, &[x, norm])
+    }
+
+    /// The sum over a window along `axis` by shifted copies, none of which is stored: the innermost axis stays what it is.
+    fn sum_of_neighbours(&mut self, x: ValueId, size: usize, axis: usize) -> Built {
+        let ty = self.ty(x);
+        let along = |n: usize| (0..ty.rank()).map(|a| if a == axis { Dim::from(n) } else { Dim::ZERO }).collect::<Vec<_>>();
+        let padded = self.padded("pad", x, along((size - 1) / 2), along(size / 2), 0.0)?;
+        let shifted = |by: usize| Op::slice { start: along(by), shape: ty.dims.clone(), step: vec![1; ty.rank()] };
+        let mut sum = self.step("neighbour", shifted(0), &[padded])?;
+        for by in 1..size {
+            let neighbour = self.step("neighbour", shifted(by), &[padded])?;
+            sum = self.step("sum", Op::add, &[sum, neighbour])?;
+        }
+        Ok(sum)
+    }
+
+    /// The mean over a window along `axis` by a pool, for which that is made a spatial axis.
+    fn mean_of_neighbours(&mut self, x: ValueId, size: usize, axis: usize) -> Built {
+        let ty = self.ty(x);
         let outer: Dim = ty.dims[..axis].iter().cloned().product();
         let inner: Dim = ty.dims[axis + 1..].iter().cloned().product();
-        let square = self.step("square", Op::mul, &[x, x])?;
-        let flat = vec![outer, Dim::ONE, ty.dims[axis].clone(), inner];
-        let square = self.step("flat", Op::reshape { shape: flat }, &[square])?;
-        let (low, high) = ((size.saturating_sub(1)) / 2, size / 2);
+        let flat = self.step("flat", Op::reshape { shape: vec![outer, Dim::ONE, ty.dims[axis].clone(), inner] }, &[x])?;
         let border = |n: usize| vec![Dim::ZERO, Dim::ZERO, Dim::from(n), Dim::ZERO];
-        let square = self.padded("pad", square, border(low), border(high), 0.0)?;
+        let padded = self.padded("pad", flat, border((size - 1) / 2), border(size / 2), 0.0)?;
         let mean = Op::avg_pool {
             kernel: vec![size, 1],
             stride: vec![1, 1],
@@ -172,15 +202,19 @@ impl Build<'_, '_> {
             count_pad: true,
             layout: Layout::First,
         };
-        let mean = self.step("mean", mean, &[square])?;
-        let mean = self.step("shaped", Op::reshape { shape: ty.dims.clone() }, &[mean])?;
-        let alpha = self.scalar("alpha", ty.dtype, alpha);
-        let scaled = self.step("scaled", Op::mul, &[mean, alpha])?;
-        let bias = self.scalar("bias", ty.dtype, bias);
-        let base = self.step("base", Op::add, &[scaled, bias])?;
-        let beta = self.scalar("beta", ty.dtype, beta);
-        let norm = self.step("norm", Op::pow, &[base, beta])?;
-        self.last(Op::div, &[x, norm])
+        let mean = self.step("mean", mean, &[padded])?;
+        self.step("shaped", Op::reshape { shape: ty.dims }, &[mean])
+    }
+
+    /// `x^exponent`; by roots for the exponent that nearly every model has, since they take a fraction of the time.
+    fn power(&mut self, x: ValueId, exponent: f64) -> Built {
+        if exponent == 0.75 {
+            let half = self.step("half", Op::sqrt, &[x])?;
+            let quarter = self.step("quarter", Op::sqrt, &[half])?;
+            return self.step("norm", Op::mul, &[half, quarter]);
+        }
+        let exponent = self.scalar("beta", self.ty(x).dtype, exponent);
+        self.step("norm", Op::pow, &[x, exponent])
     }
 
     /// By phases where that is possible, else a convolution of the input with `stride - 1` zeros between its elements with the kernel
