@@ -4,6 +4,7 @@
 
 use super::layers::place;
 use super::{Explanation, Imported, Kernel};
+use egret::ir::{Kind, OpDef};
 use std::collections::HashMap;
 use std::fmt::Write;
 
@@ -64,7 +65,7 @@ impl Drawn<'_> {
     }
 
     fn kernel(kernel: &Kernel) -> Drawn<'_> {
-        let title = kernel.ops.join(" · ");
+        let title = title(&kernel.ops);
         let subtitle = format!("{:.2} us   {}", kernel.measured_us.unwrap_or(kernel.predicted_us), kernel.ty);
         Drawn { title, subtitle, kind: kind(&kernel.ops), value: &kernel.value, reads: &kernel.reads }
     }
@@ -73,6 +74,13 @@ impl Drawn<'_> {
         let letters = |text: &str| text.chars().count().min(MOST_LETTERS) as f64;
         (letters(&self.title).max(letters(&self.subtitle)) + 3.0) * LETTER
     }
+}
+
+/// What a kernel does; the views through which it reads and writes only where there is nothing else.
+fn title(ops: &[&str]) -> String {
+    let is_view = |op: &&str| OpDef::named(op).is_some_and(|def| def.kind == Kind::View);
+    let named: Vec<&str> = ops.iter().copied().filter(|op| !is_view(op)).collect();
+    (if named.is_empty() { ops } else { &named }).join(" · ")
 }
 
 /// What colours a box: the op that takes the most time.
@@ -157,6 +165,12 @@ mod tests {
         let page = page(&explanation);
         assert!(page.contains("&lt;m&gt;") && page.contains("a&lt;b&gt;") && !page.contains("<m>"));
         assert_eq!(page.matches("</script>").count(), 2, "{page}");
+    }
+
+    #[test]
+    fn views_are_no_part_of_a_title() {
+        assert_eq!(title(&["slice", "transpose", "attention", "transpose"]), "attention");
+        assert_eq!(title(&["reshape", "transpose"]), "reshape · transpose");
     }
 
     #[test]

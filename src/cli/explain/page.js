@@ -75,4 +75,8 @@ listen("k", data.kernels.length, showKernel);
 
 // A part of the page's address chooses a kernel: #k3.
 const asked = /^#k(\d+)$/.exec(location.hash);
-if (asked && Number(asked[1]) < data.kernels.length) showKernel(Number(asked[1]));
+if (asked && Number(asked[1]) < data.kernels.length) {
+  showKernel(Number(asked[1]));
+  // The browser itself brings the box to the upper edge.
+  addEventListener("load", () => box("k", Number(asked[1])).scrollIntoView({ block: "center", inline: "center" }));
+}
