@@ -68,6 +68,58 @@ def whisper():
     return vision(WhisperEncoder, config, torch.randn(1, 4, 12, generator=torch.Generator().manual_seed(1)), "input_features")()
 
 
+class Positional(nn.Module):
+    """A model of transformers with several positional inputs and no cache."""
+
+    def __init__(self, net, inputs, output, **others):
+        super().__init__()
+        self.net, self.inputs, self.output, self.others = net, inputs, output, others
+
+    def forward(self, *args):
+        return getattr(self.net(**dict(zip(self.inputs, args)), **self.others), self.output)
+
+
+def bart():
+    config = hf.BartConfig(
+        vocab_size=20, d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=12, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=2, forced_eos_token_id=2,
+    )  # fmt: skip
+    inputs = ("input_ids", "attention_mask", "decoder_input_ids")
+    return Positional(hf.BartForConditionalGeneration(config), inputs, "logits", use_cache=False), (*TEXT, IDS.flip(1))
+
+
+def clip():
+    sizes = SIZES | dict(max_position_embeddings=12)
+    config = hf.CLIPConfig(text_config=sizes, vision_config=VISION, projection_dim=8)
+    ids = torch.cat([IDS[:, 1:], torch.full((1, 1), 2)], 1)
+    return Positional(hf.CLIPModel(config), ("input_ids", "attention_mask", "pixel_values"), "logits_per_image"), (ids, TEXT[1], PIXELS)
+
+
+def sam():
+    from transformers.models.sam.modeling_sam import SamVisionEncoder
+
+    config = hf.SamVisionConfig(
+        hidden_size=8, output_channels=8, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8, mlp_dim=16,
+        window_size=3, global_attn_indexes=[1],
+    )  # fmt: skip
+    return vision(SamVisionEncoder, config, torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)))()
+
+
+class Groups(nn.Module):
+    """A block of a diffusion model: norms of groups of channels around convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.first, self.second, self.last = nn.GroupNorm(2, 8), nn.GroupNorm(4, 8), nn.GroupNorm(1, 8)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.b(nn.functional.silu(self.second(self.a(nn.functional.silu(self.first(x))))))
+        return self.last(x).mean((2, 3))
+
+
 def cnn():
     block = tv.ops.SqueezeExcitation
     net = nn.Sequential(
@@ -96,6 +148,12 @@ def encoder():
     return nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), (torch.randn(1, 6, 8),)
 
 
+def swinv2():
+    swin = tv.models.swin_transformer
+    kinds = dict(block=swin.SwinTransformerBlockV2, downsample_layer=swin.PatchMergingV2)
+    return swin.SwinTransformer([4, 4], 8, [2], [2], [2, 2], mlp_ratio=2, num_classes=4, **kinds), (PIXELS,)
+
+
 T5 = dict(vocab_size=20, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
 FAMILIES = {
     "bert": text(hf.BertModel, hf.BertConfig(**SIZES)),
@@ -112,6 +170,29 @@ FAMILIES = {
         hf.GPTJConfig(vocab_size=20, n_positions=12, n_embd=16, n_layer=1, n_head=2, n_inner=16, rotary_dim=4, bos_token_id=1, eos_token_id=2),
     ),
     "bloom": causal(hf.BloomForCausalLM, hf.BloomConfig(vocab_size=20, hidden_size=8, n_layer=1, n_head=2)),
+    "gpt2": causal(
+        hf.GPT2LMHeadModel, hf.GPT2Config(vocab_size=20, n_positions=12, n_embd=8, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2)
+    ),
+    "opt": causal(
+        hf.OPTForCausalLM,
+        hf.OPTConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, ffn_dim=16, max_position_embeddings=12, num_attention_heads=2, word_embed_proj_dim=8, pad_token_id=0, bos_token_id=1, eos_token_id=2),
+    ),
+    "phi": causal(hf.PhiForCausalLM, hf.PhiConfig(**SIZES)),
+    "falcon": causal(
+        hf.FalconForCausalLM, hf.FalconConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, bos_token_id=1, eos_token_id=2)
+    ),
+    "mistral": causal(hf.MistralForCausalLM, hf.MistralConfig(head_dim=4, sliding_window=4, **FEW_HEADS)),
+    "modernbert": text(
+        hf.ModernBertModel,
+        hf.ModernBertConfig(**SIZES | dict(num_hidden_layers=2), local_attention=4, global_attn_every_n_layers=2, cls_token_id=1, sep_token_id=2),
+    ),
+    "bart": bart,
+    "clip": clip,
+    "sam": sam,
+    "dinov2": vision(hf.Dinov2Model, hf.Dinov2Config(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, mlp_ratio=2, image_size=16, patch_size=8)),
+    "convnext": vision(hf.ConvNextModel, hf.ConvNextConfig(num_stages=2, hidden_sizes=[8, 16], depths=[1, 1])),
+    "groups": lambda: (Groups(), (PIXELS,)),
+    "swinv2": swinv2,
     "vit": vision(hf.ViTModel, hf.ViTConfig(**VISION)),
     "whisper": whisper,
     "encoder": encoder,

@@ -4,6 +4,7 @@
 //! t = concat[axis=1](c, c)    the two halves of each row of `t` are equal
 //! u = cos(t)                  so are those of `u`
 //! le(0, iota[...]())          true everywhere
+//! gather(zeros, i)            zero everywhere
 //! ```
 
 use super::Value;
@@ -35,6 +36,10 @@ fn splat(op: &Op, operands: &[&Value]) -> Option<Element> {
         && low.splat.is_some_and(|v| v.as_int() <= 0)
     {
         return Some(Element::Bool(true));
+    }
+    // Whatever is picked of one number, it is that.
+    if let Op::gather { .. } | Op::gather_elements { .. } | Op::gather_nd { .. } = op {
+        return operands.first()?.splat;
     }
     let elements = operands.iter().map(|v| v.splat).collect::<Option<Vec<_>>>()?;
     match op.def().kind {

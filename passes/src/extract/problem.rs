@@ -39,8 +39,8 @@ pub struct Choices {
 }
 
 impl Choices {
-    /// All that `results` may need. Constants are leaves: they cost nothing when the model runs. Of equally good e-nodes
-    /// one of `preferred` is taken, then one that has its constants last.
+    /// All that `results` may need. Constants are leaves: they cost nothing when the model runs. Of equally good e-nodes one that has
+    /// its constants last is taken, so that siblings are spelled alike, then one of `preferred`.
     pub fn new(egraph: &Egraph, results: &[Id], preferred: &[Enode]) -> Choices {
         let preferred: HashSet<Enode> = preferred.iter().map(|e| e.clone().map_children(|c| egraph.find(c))).collect();
         let mut choices = Choices { problem: Problem { classes: vec![], root: 0 }, ids: vec![] };
@@ -86,7 +86,7 @@ impl Choices {
             let reads = reads.into_iter().filter(|&r| !egraph[r].data.is_constant());
             let needs = sorted(reads.map(|r| self.position(r, positions)).collect());
             let constant_first = node.operands().first().is_some_and(|&o| egraph[o].data.is_constant());
-            let taste = 2 * u8::from(!preferred.contains(node)) + u8::from(constant_first);
+            let taste = 2 * u8::from(constant_first) + u8::from(!preferred.contains(node));
             alternatives.push(Alternative { cost: cost::of(egraph, node, id), needs, taste, enode });
         }
         alternatives

@@ -10,7 +10,7 @@ crate::rules! {
     functions: [
         compose, permuted, slice_start, slice_step, unpermuted, unpermuted_steps, through_units, steps_through_units,
         permuted_extents, joined_perm, split_shape, split_perm, with_rows_of, start_behind, run_start, run_shape, run_step,
-        gathered_shape, axis_after_units, axis_after_broadcast, outer, outer_of,
+        gathered_shape, picked_start, picked_extents, picked_step, picked_shape, start_between, shape_between, step_between, counted_shape, axis_after_units, axis_after_broadcast, outer, outer_of,
         innermost_axis, split_batch, batch_of, reshaped_beside, half_of, axis_after
     ];
 
@@ -76,6 +76,12 @@ crate::rules! {
     // ---- gather at evenly spaced indices
     exact   gather_run:                 gather[axis](x, i)
         => reshape[gathered_shape(x, axis, i)](slice[run_start(x, axis, i), run_shape(x, axis, i), run_step(x, axis, i)](x));
+    exact   gather_same:                gather[axis](x, i)
+        => broadcast[gathered_shape(x, axis, i)](reshape[picked_shape(x, axis, i)](slice[picked_start(x, axis, i), picked_extents(x, axis), picked_step(x)](x))), if picks_one(x, axis, i);
+    exact   gather_slice:               gather[axis](x, slice[start, shape, step](i))
+        => slice[start_between(x, axis, start), shape_between(x, axis, shape), step_between(x, axis, step)](gather[axis](x, i)), if evenly_spaced(x, axis, i);
+    exact   gather_counted:             gather[0](reshape[flat](x), add(iota[s, j, d](), mul(iota[t, i, d](), dims[n]())))
+        => reshape[counted_shape(s, t, flat)](x), if counts_all(x, flat, s, j, t, i, n);
     exact   gather_single:              gather_nd[0](x, i)                      => gather[0](x, reshape[outer_of(i)](i)), if of_columns(i);
     exact   gather_every:               gather_nd[0](x, i)                      => reshape[outer_of(i)](x),   if enumerates(i, x);
     exact   gather_matrix:              gather_nd[0](x, concat[axis](iota[s, i, d](), iota[s, j, d]())) => reshape[outer(s)](x), if takes_all(x, s, i, j);

@@ -334,6 +334,7 @@ impl Sampler {
             (_, "axes") => (0..rank).filter(|_| self.chance(50)).collect::<Vec<usize>>().to_attr(),
             (_, "axis") => self.below(rank).to_attr(),
             ("reshape", "shape") => self.reshape(extents).to_attr(),
+            ("dims", "values") => vec![self.extent()].to_attr(),
             ("broadcast", "shape") => self.broadcast(extents, result).to_attr(),
             (_, "epsilon") => self.pick(&[Real(1e-5), Real(1e-3), Real(0.1)]).to_attr(),
             (_, "alpha" | "beta" | "gamma" | "scale") => self.pick(&[Real(0.2), Real(0.5), Real(1.0), Real(1.5)]).to_attr(),

@@ -1,7 +1,7 @@
 //! Slices, concats, gathers and counts: which elements they take.
 
 use crate::egraph::Value;
-use egret_ir::Dim;
+use egret_ir::{Dim, ty};
 
 /// A slice of a concat along `axis` that ends within its first part, `x`.
 pub fn within(start: Vec<Dim>, shape: Vec<Dim>, step: Vec<i64>, axis: usize, x: Value) -> bool {
@@ -61,6 +61,69 @@ pub fn gathered_shape(x: Value, axis: usize, indices: Value) -> Option<Vec<Dim>>
     Some([&x.ty.dims[..axis], &indices.ty.dims, inner].concat())
 }
 
+/// Known indices that are evenly spaced along an axis of `x`.
+pub fn evenly_spaced(x: Value, axis: usize, indices: Value) -> bool {
+    run(&x, axis, &indices).is_some()
+}
+
+/// The index along an axis of `x`, if all indices are known to be the same one.
+fn picked(x: &Value, axis: usize, indices: &Value) -> Option<i64> {
+    let extent = x.ty.dims.get(axis)?.as_const()?;
+    let index = i64::try_from(indices.splat?.as_int()).ok()?;
+    let index = if index < 0 { index + extent } else { index };
+    (0..extent).contains(&index).then_some(index)
+}
+
+/// Several indices, all of them the same.
+pub fn picks_one(x: Value, axis: usize, indices: Value) -> bool {
+    picked(&x, axis, &indices).is_some() && indices.ty.dims.iter().any(|d| !d.is(1))
+}
+
+/// The start of the slice of `x` that is picked.
+pub fn picked_start(x: Value, axis: usize, indices: Value) -> Option<Vec<Dim>> {
+    let mut start = vec![Dim::ZERO; x.ty.rank()];
+    start[axis] = picked(&x, axis, &indices)?.into();
+    Some(start)
+}
+
+/// Its extents.
+pub fn picked_extents(x: Value, axis: usize) -> Option<Vec<Dim>> {
+    let mut extents = x.ty.dims.clone();
+    *extents.get_mut(axis)? = Dim::ONE;
+    Some(extents)
+}
+
+/// Its steps.
+pub fn picked_step(x: Value) -> Option<Vec<i64>> {
+    Some(vec![1; x.ty.rank()])
+}
+
+/// Its extents with as many axes as the result of the gather has.
+pub fn picked_shape(x: Value, axis: usize, indices: Value) -> Option<Vec<Dim>> {
+    between(&x, axis, vec![Dim::ONE; indices.ty.rank()], x.ty.dims.clone())
+}
+
+/// `list`, one entry per axis of the indices of a gather, with those of the other axes of `x` around it.
+fn between<T: Clone>(x: &Value, axis: usize, list: Vec<T>, around: Vec<T>) -> Option<Vec<T>> {
+    let inner = around.get(axis + 1..).filter(|_| around.len() == x.ty.rank())?;
+    Some([&around[..axis], &list, inner].concat())
+}
+
+/// Where a slice of the indices of a gather starts in its result.
+pub fn start_between(x: Value, axis: usize, start: Vec<Dim>) -> Option<Vec<Dim>> {
+    between(&x, axis, start, vec![Dim::ZERO; x.ty.rank()])
+}
+
+/// The extents of that slice.
+pub fn shape_between(x: Value, axis: usize, shape: Vec<Dim>) -> Option<Vec<Dim>> {
+    between(&x, axis, shape, x.ty.dims.clone())
+}
+
+/// Its steps.
+pub fn step_between(x: Value, axis: usize, step: Vec<i64>) -> Option<Vec<i64>> {
+    between(&x, axis, step, vec![1; x.ty.rank()])
+}
+
 /// The axis of `after` that is `axis` of `before`, where one is a reshape of the other that only adds or drops axes of
 /// extent 1.
 pub fn axis_after_units(after: Vec<Dim>, before: Vec<Dim>, axis: usize) -> Option<usize> {
@@ -82,6 +145,22 @@ pub fn takes_all(x: Value, shape: Vec<Dim>, i: usize, j: usize) -> bool {
     let others = (0..shape.len()).filter(|&axis| axis != i && axis != j).all(|axis| shape[axis].is(1));
     let extents = shape.get(i).zip(shape.get(j)).is_some_and(|(m, n)| x.ty.dims == [m.clone(), n.clone()]);
     i < j && others && extents
+}
+
+/// The matrix `x`, made flat by a reshape to `flat`, is read at `n` times the count along axis `i` of `t` plus the count along axis `j`
+/// of `s`, which is row after row.
+pub fn counts_all(x: Value, flat: Vec<Dim>, s: Vec<Dim>, j: usize, t: Vec<Dim>, i: usize, n: Vec<Dim>) -> bool {
+    let (Ok(both), [rows, columns], [n]) = (ty::broadcast(&[&s, &t]), x.ty.dims.as_slice(), n.as_slice()) else { return false };
+    let place = |shape: &[Dim], axis: usize| both.len() - shape.len() + axis;
+    let is_flat = flat.first().is_some_and(|all| *all == rows.clone() * columns.clone()) && flat[1..].iter().all(|d| d.is(1));
+    let counts = s.get(j) == Some(columns) && t.get(i) == Some(rows) && n == columns;
+    let others = |(axis, d): (usize, &Dim)| axis == place(&s, j) || axis == place(&t, i) || d.is(1);
+    is_flat && counts && place(&t, i) < place(&s, j) && both.iter().enumerate().all(others)
+}
+
+/// The extents of what is read so.
+pub fn counted_shape(s: Vec<Dim>, t: Vec<Dim>, flat: Vec<Dim>) -> Option<Vec<Dim>> {
+    Some([&ty::broadcast(&[&s, &t]).ok()?, flat.get(1..)?].concat())
 }
 
 /// Its rows have one element.

@@ -39,6 +39,9 @@ impl Sampler {
             }
             "gather_run" => self.evenly_spaced(),
             "gather_every" => self.every_element(),
+            "gather_same" => self.one_index(),
+            "gather_slice" => self.slice_of_indices(),
+            "gather_counted" => self.counted_elements(),
             "matmul_batch_split" | "matmul_batch_joined" | "reshape_sink_outer" => self.split_batch(rule),
             "gather_single" => {
                 let (n, [inner]) = (1 + self.positive(), self.some());
@@ -127,6 +130,40 @@ impl Sampler {
         self.constant("i", Tensor::from_i64s(shape, &indices));
         self.tensor("x", &dims);
         self.attr_of("axis", axis);
+    }
+
+    fn one_index(&mut self) {
+        let (axis, n, count) = (self.below(2), self.positive(), 1 + self.positive());
+        let mut dims = self.extents(2);
+        dims[axis] = Dim::from(n);
+        let index = self.below(2 * n) as i64 - n as i64;
+        self.tensor("x", &dims);
+        self.constant("i", Tensor::from_i64s(vec![count], &vec![index; count]));
+        self.attr_of("axis", axis);
+    }
+
+    fn slice_of_indices(&mut self) {
+        let (n, first) = (1 + self.positive(), self.below(2));
+        let [inner] = self.some();
+        let count = n - first;
+        self.tensor("x", &[Dim::from(n), inner]);
+        self.constant("i", Tensor::from_i64s(vec![1, count], &(first..n).map(|i| i as i64).collect::<Vec<_>>()));
+        self.attr_of("axis", 0usize);
+        self.attr_of("start", vec![Dim::ZERO, Dim::from(count - 1)]);
+        self.attr_of("shape", vec![Dim::ONE, Dim::ONE]);
+        self.attr_of("step", vec![1i64, 1]);
+    }
+
+    fn counted_elements(&mut self) {
+        let [m, n] = self.some();
+        self.tensor("x", &[m.clone(), n.clone()]);
+        self.attr_of("flat", vec![m.clone() * n.clone(), Dim::ONE]);
+        self.attr_of("s", vec![Dim::ONE, n.clone()]);
+        self.attr_of("t", vec![m, Dim::ONE, Dim::ONE]);
+        self.attr_of("j", 1usize);
+        self.attr_of("i", 0usize);
+        self.attr_of("d", DType::I64);
+        self.attr_of("n", vec![n]);
     }
 
     fn every_element(&mut self) {
