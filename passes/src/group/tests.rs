@@ -189,6 +189,26 @@ fn a_kernel_does_not_wait_for_itself() {
 }
 
 #[test]
+fn no_part_of_a_kernel_reads_what_another_computes_on_its_way() {
+    // The sum is cheap, so both results would take it in, and with it the first product on the way to one of them.
+    let graph = parse(
+        "graph g(x: f32[64, 256]) {
+            const v: f32[256, 256] = random(1)
+            const w: f32[256, 256] = random(2)
+            const b: f32[256] = random(3)
+            q = matmul(x, v)
+            r = add(q, b)
+            y = relu(r)
+            k = matmul(x, w)
+            z = mul(k, r)
+            return y, z
+        }",
+    );
+    let found = grouped(&graph.unwrap()).unwrap();
+    assert_eq!(kernels(&found), ["q = matmul", "y = add relu", "z = add matmul mul"], "{found}");
+}
+
+#[test]
 fn what_is_dear_is_computed_once_and_what_is_cheap_again() {
     let kernels = |op: &str| {
         let text = format!(
