@@ -7,7 +7,7 @@ use egret::codegen::{Target, plan};
 use egret::ir::random::random;
 use egret::ir::{Bindings, Tensor, eval, text};
 use egret::{Compiler, Graph, Session, from_ir, to_ir};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Most that an output may differ, relative to one more than its size: as for compiled code.
@@ -182,35 +182,83 @@ fn kernels(gpu: &str) -> Vec<Kernel> {
     of_models.chain(of_layers).flat_map(|(compiler, graph)| lowered(&compiler, &graph).kernels).collect()
 }
 
-/// The assembler of NVIDIA's Python wheel `nvidia-cuda-nvcc`, or what `PTXAS` names.
-fn ptxas() -> Option<String> {
-    let path = std::env::var("PTXAS").unwrap_or_else(|_| "ptxas".into());
+/// A tool of NVIDIA, if there is one of that name or where the variable says.
+fn tool(variable: &str, name: &str) -> Option<String> {
+    let path = std::env::var(variable).unwrap_or_else(|_| name.into());
     Command::new(&path).arg("--version").output().ok().filter(|o| o.status.success()).map(|_| path)
 }
+
+/// The assembler of NVIDIA's Python wheel `nvidia-cuda-nvcc`, or what `PTXAS` names.
+fn ptxas() -> Option<String> {
+    let found = tool("PTXAS", "ptxas");
+    if found.is_none() {
+        eprintln!("not assembled: there is no ptxas; set PTXAS to that of the Python package nvidia-cuda-nvcc");
+    }
+    found
+}
+
+/// A folder that is deleted when it is no longer used.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("egret-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    /// Assembles PTX; what the assembler says, and where the machine code is.
+    fn assembled(&self, ptxas: &str, gpu: &str, ptx: &str) -> (String, PathBuf) {
+        let (input, output) = (self.0.join(format!("{gpu}.ptx")), self.0.join(format!("{gpu}.cubin")));
+        std::fs::write(&input, ptx).unwrap();
+        let run = Command::new(ptxas).args(["-v", "-arch", gpu, "-o"]).arg(&output).arg(&input).output().unwrap();
+        let said = String::from_utf8_lossy(&run.stderr).into_owned();
+        assert!(run.status.success(), "{gpu}: {said}");
+        (said, output)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What products on tensor cores are in machine code: products, copies that go on by themselves, reads of matrices.
+const TENSOR: [&str; 3] = ["HMMA.1688.F32.TF32", "LDGSTS", "LDSM"];
 
 /// All of it becomes PTX, and where there is an assembler, machine code that keeps everything in registers.
 #[test]
 fn everything_is_ptx_that_assembles_without_spills() {
-    let ptxas = ptxas();
-    if ptxas.is_none() {
-        eprintln!("not assembled: there is no ptxas; set PTXAS to that of the Python package nvidia-cuda-nvcc");
-    }
-    let folder = std::env::temp_dir().join(format!("egret-ptxas-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let (ptxas, nvdisasm, folder) = (ptxas(), tool("NVDISASM", "nvdisasm"), Folder::new("ptxas"));
     for gpu in ["sm_80", "sm_90a"] {
         let name = format!("cuda:{gpu}");
         let kernels = kernels(&name);
         let code = compile(&kernels, &Target::named(&name).unwrap()).unwrap_or_else(|e| panic!("{e}"));
         assert!(code.ptx.contains(&format!(".target {gpu}")));
         let Some(ptxas) = &ptxas else { continue };
-        let (input, output) = (folder.join("kernels.ptx"), folder.join("kernels.cubin"));
-        std::fs::write(&input, &code.ptx).unwrap();
-        let run = Command::new(ptxas).args(["-v", "-arch", gpu, "-o"]).arg(output).arg(&input).output().unwrap();
-        let said = String::from_utf8_lossy(&run.stderr);
-        assert!(run.status.success(), "{gpu}: {said}");
+        let (said, cubin) = folder.assembled(ptxas, gpu, &code.ptx);
         let spills = said.lines().filter(|l| l.contains("spill") && !l.contains("0 bytes spill stores, 0 bytes spill loads"));
         assert_eq!(spills.collect::<Vec<_>>(), Vec::<&str>::new(), "{gpu}");
         assert_eq!(said.matches("bytes spill stores").count(), kernels.len(), "{said}");
+        let Some(nvdisasm) = &nvdisasm else { continue };
+        let run = Command::new(nvdisasm).arg(cubin).output().unwrap();
+        let text = String::from_utf8_lossy(&run.stdout);
+        assert_eq!(TENSOR.into_iter().find(|instruction| !text.contains(instruction)), None, "{gpu}");
     }
-    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// Products, a convolution and attention for every GPU that has a name; those before `sm_80` have no tensor cores for them.
+#[test]
+fn every_gpu_has_ptx_that_assembles() {
+    let (ptxas, folder) = (ptxas(), Folder::new("gpus"));
+    let graphs: Vec<Graph> = [0, 4, 8].iter().map(|&layer| text::parse(LAYERS[layer]).unwrap()).collect();
+    for name in Target::gpus() {
+        let kernels: Vec<Kernel> = graphs.iter().flat_map(|graph| lowered(&Compiler::new().target(name), graph).kernels).collect();
+        let code = compile(&kernels, &Target::named(name).unwrap()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(code.ptx.contains("mma.sync"), *name != "cuda:sm_75", "{name}");
+        if let Some(ptxas) = &ptxas {
+            folder.assembled(ptxas, name.trim_start_matches("cuda:"), &code.ptx);
+        }
+    }
 }

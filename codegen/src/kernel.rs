@@ -222,7 +222,7 @@ pub enum Fold {
 
 /// `acc[batch, rows, cols] = sum over k of a[batch, rows, k] * b[batch, k, cols]`, then the epilogue at every point, with
 /// `acc` as a variable. Operands are f32, or bf16 that is widened as it is read; the sum is f32 and runs over `k` in order, fused
-/// multiply-add, but for [`Panels::Paired`].
+/// multiply-add, but for [`Panels::Paired`]; a GPU sums in an order of its own, to f32's accuracy.
 ///
 /// A convolution over channels-last data is this with rows `[oh, ow]` and k `[kh, kw*ic]`: no im2col.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

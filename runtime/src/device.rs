@@ -57,6 +57,8 @@ pub enum Command {
         blocks: u32,
         /// Threads of a block.
         threads: u32,
+        /// Bytes of shared memory of a block beside what the kernel declares.
+        shared: u32,
         /// Its buffers.
         buffers: Vec<Span>,
         /// How many of the buffers, the first ones, are only read.

@@ -85,8 +85,9 @@ impl Executor {
             let blocks = launch.grid(own)?;
             if blocks > 0 {
                 let buffers = step.reads.iter().chain(&step.writes).map(|&buffer| span(buffer)).collect();
-                let (kernel, threads) = (step.kernel as usize, launch.threads);
-                commands.push(Command::Launch { kernel, blocks, threads, buffers, reads: step.reads.len(), sizes: own.to_vec() });
+                let (kernel, reads, sizes) = (step.kernel as usize, step.reads.len(), own.to_vec());
+                let &Launch { threads, shared, .. } = launch;
+                commands.push(Command::Launch { kernel, blocks, threads, shared, buffers, reads, sizes });
                 steps.push(i);
             }
         }

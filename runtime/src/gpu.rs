@@ -38,10 +38,15 @@ pub struct Launch {
     pub blocks: Size,
     /// Threads of a block.
     pub threads: u32,
+    /// Bytes of shared memory of a block beside what the entry point declares.
+    pub shared: u32,
 }
 
 /// Threads that a block has at most, on every GPU there is.
 const MOST_THREADS: u32 = 1024;
+
+/// Bytes of shared memory that a block can have on the GPUs that have most of it.
+const MOST_SHARED: u32 = 227 << 10;
 
 /// Blocks that a grid has at most.
 const MOST_BLOCKS: i64 = (1 << 31) - 1;
@@ -86,7 +91,7 @@ impl Image {
     fn check_steps(&self, plan: &Plan) -> Result<(), String> {
         let entries = entries(&self.ptx);
         for step in &plan.steps {
-            let Launch { entry, blocks, threads } = &self.launches[step.kernel as usize];
+            let Launch { entry, blocks, threads, shared } = &self.launches[step.kernel as usize];
             let wanted = step.reads.len() + step.writes.len() + step.sizes.len();
             match entries.get(entry.as_str()) {
                 None => return Err(format!("its PTX has no entry point `{entry}`")),
@@ -98,6 +103,9 @@ impl Image {
             blocks.check(step.sizes.len()).map_err(|problem| format!("the blocks of `{entry}`: {problem}"))?;
             if !(1..=MOST_THREADS).contains(threads) {
                 return Err(format!("blocks of `{entry}` would have {threads} threads"));
+            }
+            if *shared > MOST_SHARED {
+                return Err(format!("blocks of `{entry}` would have {shared} bytes of shared memory"));
             }
         }
         Ok(())
@@ -276,8 +284,9 @@ mod tests {
         refused(&|i| i.launches[0].entry = "k7".into(), "sm_80", "no entry point `k7`");
         refused(&|i| i.ptx = i.ptx.replacen(".param ", ".p ", 1), "sm_80", "has 3 parameters for `k0`, which takes 2");
         refused(&|i| i.launches[0].threads = 2000, "sm_80", "would have 2000 threads");
+        refused(&|i| i.launches[0].shared = 1 << 20, "sm_80", "would have 1048576 bytes of shared memory");
         refused(&|i| i.launches[0].blocks = Size::symbol(3), "sm_80", "names symbol 3");
-        let grid = |blocks| Launch { entry: "k".into(), blocks: Size::Const(blocks), threads: 1 }.grid(&[]);
+        let grid = |blocks| Launch { entry: "k".into(), blocks: Size::Const(blocks), threads: 1, shared: 0 }.grid(&[]);
         assert_eq!(grid(7), Ok(7));
         assert!(grid(-1).is_err() && grid(1 << 31).unwrap_err().contains("2147483648 thread blocks"));
     }

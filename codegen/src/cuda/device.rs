@@ -1,6 +1,8 @@
-//! What a GPU has and a processor has not, one method a feature: numbers of threads, barriers, shuffles, shared memory.
+//! What a GPU has and a processor has not, one method a feature: numbers of threads, barriers, shuffles, shared memory, copies that
+//! go on by themselves, products of matrices.
 
 use super::grid::WARP;
+use super::tensor::Format;
 use crate::cpu::emit::{Emit, Value};
 use inkwell::AddressSpace;
 use inkwell::module::Linkage;
@@ -9,6 +11,10 @@ use inkwell::values::{BasicValue, InstructionOpcode, IntValue, PointerValue};
 
 /// PTX's shared memory, of a block.
 const SHARED: u16 = 3;
+
+/// The name of shared memory whose length the launch decides, and what it is aligned to: 16 bytes, the widest access.
+const DYNAMIC: &str = "dynamic_shared";
+const DYNAMIC_ALIGN: u32 = 16;
 
 /// All lanes of a warp.
 const ALL_LANES: u64 = 0xffff_ffff;
@@ -97,5 +103,86 @@ impl<'c> Emit<'c> {
         memory.set_initializer(&element.array_type(count as u32).get_undef().as_basic_value_enum());
         memory.set_alignment(align);
         memory.as_pointer_value()
+    }
+
+    /// Shared memory of the block as long as the launch says; the same for all who ask.
+    pub(super) fn dynamic_shared(&self) -> PointerValue<'c> {
+        let bytes = self.cx.i8_type().array_type(0);
+        let known = self.module.get_global(DYNAMIC);
+        let memory = known.unwrap_or_else(|| self.module.add_global(bytes, Some(AddressSpace::from(SHARED)), DYNAMIC));
+        memory.set_alignment(DYNAMIC_ALIGN);
+        memory.as_pointer_value()
+    }
+
+    fn word(&self, value: u64) -> Value<'c> {
+        self.cx.i32_type().const_int(value, false).into()
+    }
+
+    /// Starts to copy `bytes` (4, 8 or 16) from global to shared memory, which must not be touched until the copy has been
+    /// [waited](Emit::wait_for_copies) for; where not `inside`, nothing is read and zeros are written (PTX `cp.async`).
+    pub(super) fn copy_async(&self, from: PointerValue<'c>, to: PointerValue<'c>, bytes: i64, inside: Value<'c>) {
+        // What is 16 bytes wide goes past the first cache, which has no use for what is read once.
+        let name = if bytes == 16 {
+            "cg.shared.global.16"
+        } else if bytes == 8 {
+            "ca.shared.global.8"
+        } else {
+            "ca.shared.global.4"
+        };
+        let read = self.select(inside, self.word(bytes as u64), self.word(0));
+        self.call(&format!("llvm.nvvm.cp.async.{name}.s"), &[], &[to.into(), from.into(), read]);
+    }
+
+    /// Puts the copies that the thread has started into a group, which may be empty.
+    pub(super) fn commit_copies(&self) {
+        self.call("llvm.nvvm.cp.async.commit.group", &[], &[]);
+    }
+
+    /// Waits until no more than the last `groups` groups of the thread are on their way.
+    pub(super) fn wait_for_copies(&self, groups: u64) {
+        self.call("llvm.nvvm.cp.async.wait.group", &[], &[self.word(groups)]);
+    }
+
+    /// Four matrices of eight rows of 16 bytes from shared memory: lanes 0 to 7 give the addresses of the rows of the first, and so
+    /// on; lane `4*i + j` gets word `j` of row `i` of each (PTX `ldmatrix`). Transposed, the elements are 16 bits wide and those of
+    /// rows `2*j` and `2*j + 1` at column `i`.
+    pub(super) fn load_matrices(&self, at: PointerValue<'c>, transposed: bool) -> Vec<Value<'c>> {
+        let name = format!("llvm.nvvm.ldmatrix.sync.aligned.m8n8.x4{}.b16", if transposed { ".trans" } else { "" });
+        self.fields(self.intrinsic(&name, &[at.get_type().into()], &[at.into()]), 4)
+    }
+
+    /// `sums + a * b` for a tile of 16 rows and 8 columns, of which a lane has the elements that the PTX ISA says (`mma.sync`).
+    pub(super) fn multiply_add(&self, format: Format, a: &[Value<'c>], b: &[Value<'c>], sums: &[Value<'c>]) -> Vec<Value<'c>> {
+        let (name, operand) = match format {
+            Format::Tf32 => ("m16n8k8.row.col.tf32", self.int_type(32)),
+            Format::Bf16 => ("m16n8k16.row.col.bf16", self.int_type(32)),
+            Format::F16 => ("m16n8k16.row.col.f32.f32", self.cx.f16_type().vec_type(2).into()),
+        };
+        let operands = a.iter().chain(b).map(|register| self.same_bits(*register, operand));
+        let arguments: Vec<Value> = operands.chain(sums.iter().copied()).collect();
+        self.fields(self.intrinsic(&format!("llvm.nvvm.mma.{name}"), &[], &arguments), sums.len())
+    }
+
+    /// An f32 rounded to TF32, ties away from zero: a word whose lower 13 bits are zero.
+    pub(super) fn rounded_to_tf32(&self, x: Value<'c>) -> Value<'c> {
+        self.intrinsic("llvm.nvvm.f2tf32.rna", &[], &[x])
+    }
+
+    /// Two f32s rounded to nearest and put into a word, the first into its lower half.
+    pub(super) fn packed(&self, format: Format, [low, high]: [Value<'c>; 2]) -> Value<'c> {
+        let name = if format == Format::Bf16 { "llvm.nvvm.ff2bf16x2.rn" } else { "llvm.nvvm.ff2f16x2.rn" };
+        self.same_bits(self.intrinsic(name, &[], &[high, low]), self.int_type(32))
+    }
+
+    /// The bits of a register as another type; of a vector too, which becomes one word.
+    fn same_bits(&self, x: Value<'c>, to: BasicTypeEnum<'c>) -> Value<'c> {
+        self.builder.build_bit_cast(x, to, "").expect("both have as many bits")
+    }
+
+    /// The fields of a structure.
+    fn fields(&self, structure: Value<'c>, count: usize) -> Vec<Value<'c>> {
+        let structure = structure.into_struct_value();
+        let field = |i| self.builder.build_extract_value(structure, i as u32, "").expect("a structure has so many fields");
+        (0..count).map(field).collect()
     }
 }

@@ -12,6 +12,7 @@ use super::attention::Attention;
 use super::contract::Tiles;
 use crate::cpu::scope::{Gen, Range, Symbol};
 use crate::kernel::{Axis, Body, Chain, Contract, Kernel, Piece, Recur, Rows};
+use crate::target::Target;
 use egret_ir::Dim;
 use inkwell::IntPredicate;
 use inkwell::values::IntValue;
@@ -43,6 +44,11 @@ impl Job<'_> {
             Work::Attention(_, Attention::Few(_)) | Work::Piece(_) | Work::Rows(_) | Work::Recur(..) => None,
         }
     }
+
+    /// Bytes of shared memory that a block of it needs from the launch.
+    pub(super) fn shared(&self) -> i64 {
+        if let Work::Contract(_, tiles) = &self.work { tiles.shared() } else { 0 }
+    }
 }
 
 /// What the blocks of a job do.
@@ -54,15 +60,16 @@ enum Work<'k> {
     Recur(&'k Recur, usize),
 }
 
-/// The jobs of a kernel whose weights are packed for `lanes` lanes.
+/// The jobs of a kernel.
 ///
 /// # Errors
 /// A phrase that names the skeleton that has no lowering.
-pub(super) fn jobs(kernel: &Kernel, lanes: usize) -> Result<Vec<Job<'_>>, &'static str> {
+pub(super) fn jobs<'k>(kernel: &'k Kernel, target: &Target) -> Result<Vec<Job<'k>>, &'static str> {
+    let lanes = target.lanes;
     let mut jobs: Vec<Job> = match &kernel.body {
         Body::Map(map) => map.pieces.iter().map(piece_job).collect(),
         Body::Rows(rows) => vec![Job { blocks: rows.blocks(), work: Work::Rows(rows) }],
-        Body::Contract(contracts) => contracts.iter().map(|c| contract_job(c, lanes)).collect(),
+        Body::Contract(contracts) => contracts.iter().map(|c| contract_job(c, kernel, target)).collect(),
         Body::Winograd(_) => return Err("winograd convolution"),
         Body::Chain(chain) => vec![attention_job(chain)],
         Body::Recur(recur) if recur.hidden == 0 => vec![],
@@ -75,8 +82,8 @@ pub(super) fn jobs(kernel: &Kernel, lanes: usize) -> Result<Vec<Job<'_>>, &'stat
     Ok(jobs)
 }
 
-fn contract_job(contract: &Contract, lanes: usize) -> Job<'_> {
-    let tiles = Tiles::of(contract, lanes);
+fn contract_job<'k>(contract: &'k Contract, kernel: &Kernel, target: &Target) -> Job<'k> {
+    let tiles = Tiles::of(contract, kernel, target);
     Job { blocks: tiles.blocks(contract), work: Work::Contract(contract, tiles) }
 }
 

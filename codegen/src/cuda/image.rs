@@ -14,7 +14,7 @@ pub fn image(code: Code, kernels: &[Kernel]) -> Result<Image, String> {
         let names = kernel.sizes().into_iter().collect();
         let unknown = |symbol| format!("the blocks of `{}` depend on `{symbol}`, which is no size of it", launch.entry);
         let blocks = Symbols { names }.size(&launch.blocks).map_err(unknown)?;
-        Ok(Launch { entry: launch.entry, blocks, threads: launch.threads as u32 })
+        Ok(Launch { entry: launch.entry, blocks, threads: launch.threads as u32, shared: launch.shared as u32 })
     };
     let launches = code.launches.into_iter().zip(kernels).map(launch).collect::<Result<_, String>>()?;
     Ok(Image { ptx: code.ptx, launches })

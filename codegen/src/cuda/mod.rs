@@ -3,12 +3,13 @@
 //! A kernel is cut into jobs, runs of thread blocks that do one thing each. Below them a thread is a point of the
 //! loops, so expressions, offsets and elementary functions are those of [`cpu`](crate::cpu), at scalar points and on
 //! pointers to global memory. **Invariant.** f32 means f32: every operation is rounded to nearest, multiply-add is fused
-//! only where the CPU fuses it, and nothing is approximate.
+//! only where the CPU fuses it, and nothing is approximate; products on tensor cores have [its accuracy](tensor).
 //!
 //! ```text
 //! map     a thread does 4 neighbours where rows of elements divide so, else 1
 //! rows    a warp or a block does a row, its threads stride along it and combine by shuffles; or a thread does a row
-//! product a block does a tile of rows and columns, k in slices through shared memory; of few rows, some columns
+//! matrix  a block does a tile of rows and columns on tensor cores, k in slices that come through shared memory by themselves
+//! product the same by multiply-adds, where there are few steps or no tensor cores; of few rows, some columns
 //! chain   a block does a tile of queries against all their keys; of few queries, its warps share the keys
 //! recur   a block does all steps of a row of the batch
 //! ```
@@ -23,10 +24,13 @@ pub mod emu;
 mod grid;
 mod image;
 mod map;
+mod matrix;
 mod narrow;
+mod pipeline;
 mod product;
 mod recur;
 mod rows;
+mod tensor;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -79,6 +83,8 @@ pub struct Launch {
     pub blocks: Dim,
     /// Threads of a block.
     pub threads: usize,
+    /// Bytes of shared memory of a block beside what the entry point declares.
+    pub shared: usize,
 }
 
 /// Why kernels did not become PTX.
@@ -103,7 +109,7 @@ pub fn compile(kernels: &[Kernel], target: &Target) -> Result<Code, CudaError> {
     let whole = context.create_module("kernels");
     whole.set_triple(&TargetTriple::create(target.triple));
     whole.set_data_layout(&machine.get_target_data().get_data_layout());
-    let work: Vec<_> = kernels.iter().map(|k| jobs(k, target.lanes)).collect();
+    let work: Vec<_> = kernels.iter().map(|k| jobs(k, target)).collect();
     let gaps: Vec<String> = work.iter().zip(kernels).filter_map(|(w, k)| Some(format!("{}: {k}\n", w.as_ref().err()?))).collect();
     if !gaps.is_empty() {
         return Err(CudaError::Uncovered(gaps));
@@ -113,7 +119,8 @@ pub fn compile(kernels: &[Kernel], target: &Target) -> Result<Code, CudaError> {
         let module = emitted(&context, kernel, jobs, target, &machine, i)?;
         whole.link_in_module(module).map_err(|e| malformed(kernel, e.to_string()))?;
         let blocks = jobs.iter().map(|job| job.blocks.clone()).sum();
-        launches.push(Launch { entry: entry_name(i), blocks, threads: THREADS });
+        let shared = jobs.iter().map(Job::shared).max().unwrap_or(0) as usize;
+        launches.push(Launch { entry: entry_name(i), blocks, threads: THREADS, shared });
     }
     Ok(Code { ptx: written(&whole, kernels, &machine)?, launches })
 }

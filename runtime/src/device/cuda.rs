@@ -23,14 +23,17 @@ pub use driver::{Gpu, OLDEST_DRIVER, gpus};
 use super::{Command, Device, Lengths, Run, Span};
 use crate::device::Area;
 use crate::error::{Error, Result};
-use crate::gpu::{Image, Version, cuda_for_ptx, ptx_header};
-use cudarc::driver::sys::{CUevent_flags, CUfunction, CUgraphInstantiate_flags, CUmodule, CUstreamCaptureMode};
+use crate::gpu::{Image, Launch, Version, cuda_for_ptx, ptx_header};
+use cudarc::driver::sys::{CUevent_flags, CUfunction, CUfunction_attribute_enum, CUgraphInstantiate_flags, CUmodule, CUstreamCaptureMode};
 use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError, result};
 use memory::{Memory, Pinned};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Bytes of shared memory that any kernel can be started with; more has to be asked for (CUDA programming guide, "Shared memory").
+const ALWAYS_SHARED: u32 = 48 << 10;
 
 /// A GPU with at most one image on it.
 pub struct CudaDevice {
@@ -129,15 +132,30 @@ impl CudaDevice {
             Command::Copy { from, to } => unsafe {
                 result::memcpy_dtod_async(self.address(to), self.address(from), from.bytes as usize, stream)
             },
-            Command::Launch { kernel, blocks, threads, buffers, sizes, .. } => {
+            Command::Launch { kernel, blocks, threads, shared, buffers, sizes, .. } => {
                 let addresses = buffers.iter().map(|span| self.address(span));
                 let mut values: Vec<u64> = addresses.chain(sizes.iter().map(|size| *size as u64)).collect();
                 let mut parameters: Vec<*mut c_void> = values.iter_mut().map(|value| (&raw mut *value).cast()).collect();
                 // SAFETY: the image was checked against its plan, so the kernel takes as many parameters of eight bytes; the
                 // driver copies them before it returns.
-                unsafe { result::launch_kernel(self.kernels[*kernel], (*blocks, 1, 1), (*threads, 1, 1), 0, stream, &mut parameters) }
+                unsafe { result::launch_kernel(self.kernels[*kernel], (*blocks, 1, 1), (*threads, 1, 1), *shared, stream, &mut parameters) }
             }
         }
+    }
+
+    /// The kernel of a launch, allowed the shared memory that it is started with.
+    fn function(&self, module: &Module, Launch { entry, shared, .. }: &Launch) -> Result<CUfunction> {
+        let name = CString::new(entry.as_str()).map_err(|_| Error::Device(format!("`{}` is no name of a kernel", entry.escape_debug())))?;
+        // SAFETY: the caller keeps the module as long as its functions.
+        let function = unsafe { result::module::get_function(module.0, name) };
+        let function = function.map_err(self.failed(&format!("finding kernel `{entry}`")))?;
+        if *shared > ALWAYS_SHARED {
+            let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: as above; `Image::check` bounds the number.
+            let set = unsafe { result::function::set_function_attribute(function, attribute, *shared as i32) };
+            set.map_err(self.failed(&format!("giving kernel `{entry}` {shared} bytes of shared memory")))?;
+        }
+        Ok(function)
     }
 
     fn bring_inputs(&self, bytes: u64) -> Result<(), DriverError> {
@@ -195,13 +213,7 @@ impl Device for CudaDevice {
         self.check_driver(image)?;
         let module = driver::module(image, &self.gpu)?;
         let module = Module(module);
-        let function = |entry: &String| {
-            let name =
-                CString::new(entry.as_str()).map_err(|_| Error::Device(format!("`{}` is no name of a kernel", entry.escape_debug())))?;
-            // SAFETY: the module was loaded above and is kept as long as its functions.
-            unsafe { result::module::get_function(module.0, name) }.map_err(self.failed(&format!("finding kernel `{entry}`")))
-        };
-        let kernels = image.launches.iter().map(|launch| function(&launch.entry)).collect::<Result<_>>()?;
+        let kernels = image.launches.iter().map(|launch| self.function(&module, launch)).collect::<Result<_>>()?;
         (self.kernels, self.module) = (kernels, Some(module));
         Ok(())
     }

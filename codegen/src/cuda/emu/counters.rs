@@ -32,6 +32,13 @@ impl Counters {
         *counter = (counter.0 + 1, counter.1 + touched.len() as u64);
     }
 
+    /// Counts accesses of 16 bytes a lane, which eight lanes at a time do.
+    pub(super) fn shared_by_eight(&mut self, addresses: &[u64], bytes: usize) {
+        let before = self.shared.0;
+        addresses.chunks(8).for_each(|eight| self.shared(eight, bytes));
+        self.shared.0 = before + 1;
+    }
+
     /// Counts an access of shared memory.
     pub(super) fn shared(&mut self, addresses: &[u64], bytes: usize) {
         let words: HashSet<u64> = addresses.iter().flat_map(|a| a / 4..=(a + bytes as u64 - 1) / 4).collect();

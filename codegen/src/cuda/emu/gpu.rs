@@ -79,10 +79,10 @@ impl EmuDevice {
     fn execute(&mut self, command: &Command) -> Result<()> {
         match command {
             Command::Copy { from, to } => self.put(to, &self.bytes(from)?),
-            Command::Launch { kernel, blocks, threads, buffers, reads, sizes } => {
+            Command::Launch { kernel, blocks, threads, shared, buffers, reads, sizes } => {
                 no_overlap(buffers, *reads)?;
                 self.seed += 1;
-                let start = Start { blocks: *blocks, threads: *threads as usize, sizes, seed: self.seed };
+                let start = Start { blocks: *blocks, threads: *threads as usize, shared: *shared as usize, sizes, seed: self.seed };
                 let before = buffers.iter().map(|span| self.bytes(span)).collect::<Result<Vec<_>>>()?;
                 let mut after = before.clone();
                 let found = self.module.as_ref().and_then(|module| module.entry(&self.entries[*kernel]));

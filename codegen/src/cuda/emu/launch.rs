@@ -34,7 +34,7 @@ impl<'a> Device<'a> {
         let known = |name: &std::sync::Arc<str>| sizes.get(name).copied().ok_or_else(|| format!("`{name}` is not known"));
         let values: Vec<i64> = kernel.sizes().iter().map(known).collect::<Result<_, _>>()?;
         let mut bytes: Vec<Vec<u8>> = buffers.iter().map(bytes_of).collect();
-        let start = Start { blocks, threads: launch.threads, sizes: &values, seed: self.seed };
+        let start = Start { blocks, threads: launch.threads, shared: launch.shared, sizes: &values, seed: self.seed };
         let counters = run(entry, start, &mut bytes)?;
         for (buffer, bytes) in buffers.iter_mut().zip(bytes) {
             let count = buffer.elements.len();

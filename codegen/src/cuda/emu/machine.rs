@@ -1,11 +1,13 @@
 //! Runs an entry point: blocks one after another, their warps interleaved.
 
 use super::WARP;
+use super::copies::Copies;
 use super::counters::Counters;
+use super::matrix;
 use super::memory::{Access, Region};
-use super::op::{Kind, Op, Space, Type};
-use super::text::{Entry, Instruction, Operand};
-use super::value::{apply, compare, converted, packed_halves, signed, truncated, wide};
+use super::op::{Element, Kind, Op, Space, Type};
+use super::text::{Entry, Instruction, LAUNCHED_ALIGN, Operand};
+use super::value::{apply, compare, converted, packed_brains, packed_halves, signed, tf32, truncated, wide};
 
 /// How a kernel is started.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +16,8 @@ pub struct Start<'a> {
     pub blocks: u32,
     /// Threads of a block.
     pub threads: usize,
+    /// Bytes of shared memory beside what the entry point declares.
+    pub shared: usize,
     /// What follows the buffers' addresses among the parameters.
     pub sizes: &'a [i64],
     /// Decides the order of blocks and warps.
@@ -47,6 +51,8 @@ struct Warp {
     alive: u32,
     waiting: bool,
     time: u32,
+    /// What each lane has on its way to shared memory.
+    copies: Vec<Copies>,
 }
 
 /// A block at work.
@@ -90,13 +96,18 @@ pub fn run(entry: &Entry, start: Start, buffers: &mut [Vec<u8>]) -> Result<Count
     (1..blocks.len()).rev().for_each(|i| blocks.swap(i, random.below(i as u64 + 1) as usize));
     let mut steps = 0;
     for block in blocks {
-        let shared = Region::undefined("shared memory".into(), entry.shared);
+        let shared = Region::undefined("shared memory".into(), shared_bytes(entry, start.shared));
         let (global, counters, parameters) = (&mut global[..], &mut counters, &parameters[..]);
         let mut machine = Machine { entry, parameters, global, counters, shared, block, blocks: start.blocks, time: 0 };
         machine.run_block(start.threads, &mut random, &mut steps)?;
     }
     buffers.iter_mut().zip(global).for_each(|(buffer, region)| *buffer = region.bytes);
     Ok(counters)
+}
+
+/// What the entry point declares, and behind it what the launch gives.
+fn shared_bytes(entry: &Entry, launched: usize) -> usize {
+    if launched == 0 { entry.shared } else { entry.shared.next_multiple_of(LAUNCHED_ALIGN) + launched }
 }
 
 impl Machine<'_> {
@@ -136,7 +147,8 @@ impl Machine<'_> {
         let there = (threads - number * WARP).min(WARP);
         let alive = if there == WARP { u32::MAX } else { (1 << there) - 1 };
         let ways = vec![Way { at: 0, join: usize::MAX, threads: alive }];
-        Warp { number, registers: vec![[0; WARP]; self.entry.registers], ways, alive, waiting: false, time: 0 }
+        let copies = vec![Copies::default(); WARP];
+        Warp { number, registers: vec![[0; WARP]; self.entry.registers], ways, alive, waiting: false, time: 0, copies }
     }
 
     fn release(&mut self, warps: &mut [Warp]) {
@@ -184,7 +196,18 @@ impl Machine<'_> {
             }
             Op::BlockBarrier | Op::WarpBarrier => Err(format!("only threads {active:#x} of {:#x} are at this barrier", warp.alive)),
             Op::Shuffle => self.shuffle(warp, i, active),
+            Op::LoadMatrices { .. } | Op::Multiply(_) if active != u32::MAX => {
+                Err(format!("threads {active:#x} are at what the whole warp does"))
+            }
+            Op::LoadMatrices { transposed } => self.load_matrices(warp, i, transposed),
+            Op::Multiply(element) => self.multiply(warp, i, element),
             _ if active == 0 => Ok(()),
+            Op::CopyAsync => self.start_copies(warp, i, active),
+            Op::CommitCopies => {
+                lanes(active).for_each(|lane| warp.copies[lane].commit());
+                Ok(())
+            }
+            Op::WaitForCopies => self.wait_for_copies(warp, i, active),
             Op::Load(space, ty, count) => self.load(warp, i, active, space, ty, count),
             Op::Store(space, ty, count) => self.store(warp, i, active, space, ty, count),
             _ => lanes(active).try_for_each(|lane| self.compute(warp, i, lane)),
@@ -246,6 +269,8 @@ impl Machine<'_> {
             Op::Select(ty) => truncated(ty, if x[2] != 0 { x[0] } else { x[1] }),
             Op::Convert { to, from, rounding } => converted(to, from, rounding, x[0]),
             Op::PackHalves(ty) => packed_halves(ty, x[0], x[1]),
+            Op::PackBrains => packed_brains(x[0], x[1]),
+            Op::RoundTf32 => tf32(x[0]),
             other => return Err(format!("{other:?} is not of one thread")),
         };
         warp.set(target, lane, found)
@@ -264,12 +289,90 @@ impl Machine<'_> {
         Ok(())
     }
 
+    fn who(&self, warp: &Warp, lane: usize) -> Access {
+        let thread = (warp.number * WARP + lane) as u16;
+        Access { block: self.block, thread, block_time: self.time, warp_time: warp.time }
+    }
+
+    /// What is copied is read now, and arrives when it is waited for.
+    fn start_copies(&mut self, warp: &mut Warp, i: &Instruction, active: u32) -> Result<(), String> {
+        let ([to, from, bytes], rest) = i.operands.split_first_chunk().ok_or("a copy has three operands or four")?;
+        let (mut read, mut written) = (vec![], vec![]);
+        for lane in lanes(active) {
+            let (to, from, who) = (self.value(warp, to, lane)?, self.value(warp, from, lane)?, self.who(warp, lane));
+            let bytes = self.value(warp, bytes, lane)? as usize;
+            let inside = rest.first().map_or(Ok(bytes), |n| self.value(warp, n, lane).map(|n| n as u32 as usize))?;
+            if inside > bytes || from % bytes as u64 != 0 && inside > 0 {
+                return Err(format!("{inside} of {bytes} bytes at {from:#x}: not a copy"));
+            }
+            let mut content = vec![0; bytes];
+            if inside > 0 {
+                let (region, at) = self.region(Space::Global, from)?;
+                let found = region.read(at, 1, inside, who)?;
+                content.iter_mut().zip(found).for_each(|(byte, value)| *byte = value as u8);
+                read.push(from);
+            }
+            self.shared.reserve(to, bytes, who)?;
+            warp.copies[lane].start(to, content);
+            written.push(to);
+        }
+        let bytes = self.value(warp, bytes, 0)? as usize;
+        if !read.is_empty() {
+            self.counters.global(false, &read, bytes);
+        }
+        self.counters.shared_by_eight(&written, bytes);
+        Ok(())
+    }
+
+    fn wait_for_copies(&mut self, warp: &mut Warp, i: &Instruction, active: u32) -> Result<(), String> {
+        let [groups] = &i.operands[..] else { return Err("a wait for copies has one operand".into()) };
+        for lane in lanes(active) {
+            let (groups, who) = (self.value(warp, groups, lane)? as usize, self.who(warp, lane));
+            for (to, content) in warp.copies[lane].arrived(groups) {
+                self.shared.arrive(to, &content, who)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn load_matrices(&mut self, warp: &mut Warp, i: &Instruction, transposed: bool) -> Result<(), String> {
+        let [Operand::Vector(targets), source] = &i.operands[..] else { return Err("matrices go to registers".into()) };
+        let accesses = self.accesses(warp, source, u32::MAX)?;
+        let addresses: Vec<u64> = accesses.iter().map(|(_, at, _)| *at).collect();
+        self.counters.shared_by_eight(&addresses, matrix::ROW);
+        let mut rows = vec![];
+        for (_, address, who) in accesses {
+            rows.push(self.shared.read(address, 2, matrix::ROW / 2, who)?);
+        }
+        for (target, rows) in targets.iter().zip(rows.chunks(matrix::ROWS)) {
+            (0..WARP).try_for_each(|lane| warp.set(target, lane, matrix::word(rows, lane, transposed)))?;
+        }
+        Ok(())
+    }
+
+    fn multiply(&mut self, warp: &mut Warp, i: &Instruction, element: Element) -> Result<(), String> {
+        let [Operand::Vector(targets), operands @ ..] = &i.operands[..] else { return Err("sums go to registers".into()) };
+        let registers = |operand: &Operand| -> Result<Vec<[u64; WARP]>, String> {
+            let Operand::Vector(parts) = operand else { return Err("operands are registers".into()) };
+            let of = |part: &Operand| -> Result<[u64; WARP], String> {
+                if let Operand::Register(r) = part {
+                    return Ok(warp.registers[*r]);
+                }
+                let mut values = [0; WARP];
+                values.iter_mut().enumerate().try_for_each(|(lane, v)| self.value(warp, part, lane).map(|value| *v = value))?;
+                Ok(values)
+            };
+            parts.iter().map(of).collect()
+        };
+        let [a, b, sums] = operands else { return Err("a product has three operands".into()) };
+        let found = matrix::product(element, &registers(a)?, &registers(b)?, &registers(sums)?)?;
+        let pairs = targets.iter().zip(found);
+        pairs.map(|(target, values)| (0..WARP).try_for_each(|lane| warp.set(target, lane, values[lane]))).collect()
+    }
+
     /// The addresses that a warp accesses, and who does.
     fn accesses(&self, warp: &Warp, operand: &Operand, active: u32) -> Result<Vec<(usize, u64, Access)>, String> {
-        let access = |lane| {
-            let thread = (warp.number * WARP + lane) as u16;
-            Ok((lane, self.value(warp, operand, lane)?, Access { block: self.block, thread, block_time: self.time, warp_time: warp.time }))
-        };
+        let access = |lane| Ok((lane, self.value(warp, operand, lane)?, self.who(warp, lane)));
         lanes(active).map(access).collect()
     }
 

@@ -2,9 +2,13 @@
 //!
 //! Every byte remembers its last write and the reads since. Two accesses are in order if one thread did both, if a barrier of
 //! their block lies between them, or one of their warp; a write and another access that are not in order are a race, whatever
-//! the values. **Invariant.** Nothing is read or written outside a region, or across its natural alignment.
+//! the values. What is [on its way](Region::reserve) to a place is written when it starts and again when it arrives, and the place
+//! must not be touched in between. **Invariant.** Nothing is read or written outside a region, or across its natural alignment.
 
 use std::fmt;
+
+/// What memory holds that must not be used: of floats, NaN.
+const POISON: u8 = 0xff;
 
 /// Who accesses memory, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +40,8 @@ impl fmt::Display for Access {
 #[derive(Clone, Copy, Default)]
 struct Shadow {
     defined: bool,
+    /// Whether a copy to it has started and not arrived.
+    awaited: bool,
     written: Option<Access>,
     /// Two reads of different threads that no later barrier has put in order, where there are that many: a write of any
     /// thread is not in order with one of them.
@@ -58,7 +64,7 @@ impl Region {
 
     /// Memory that holds nothing yet.
     pub(super) fn undefined(name: String, count: usize) -> Region {
-        Region { name, bytes: vec![0xff; count], shadow: vec![Shadow::default(); count] }
+        Region { name, bytes: vec![POISON; count], shadow: vec![Shadow::default(); count] }
     }
 
     fn range(&self, at: u64, size: usize) -> Result<std::ops::Range<usize>, String> {
@@ -75,6 +81,9 @@ impl Region {
         let range = self.range(at, size * count)?;
         for i in range.clone() {
             let (name, shadow) = (&self.name, &mut self.shadow[i]);
+            if shadow.awaited {
+                return Err(format!("byte {i} of `{name}` is read while a copy to it is on its way"));
+            }
             if !shadow.defined {
                 return Err(format!("byte {i} of `{name}` is read and was never written"));
             }
@@ -90,16 +99,40 @@ impl Region {
     /// Writes elements of `size` bytes that lie together.
     pub(super) fn write(&mut self, at: u64, size: usize, values: &[u64], who: Access) -> Result<(), String> {
         let range = self.range(at, size * values.len())?;
-        for i in range.clone() {
+        self.note_write(range.clone(), who, false)?;
+        for (slot, value) in self.bytes[range].chunks_mut(size).zip(values) {
+            slot.copy_from_slice(&value.to_le_bytes()[..size]);
+        }
+        Ok(())
+    }
+
+    /// Starts a copy to a place, which then holds what must not be used.
+    pub(super) fn reserve(&mut self, at: u64, size: usize, who: Access) -> Result<(), String> {
+        let range = self.range(at, size)?;
+        self.note_write(range.clone(), who, true)?;
+        self.bytes[range].fill(POISON);
+        Ok(())
+    }
+
+    /// What was copied to a place that is reserved arrives.
+    pub(super) fn arrive(&mut self, at: u64, bytes: &[u8], who: Access) -> Result<(), String> {
+        let range = self.range(at, bytes.len())?;
+        self.shadow[range.clone()].fill(Shadow { defined: true, awaited: false, written: Some(who), read: [None; 2] });
+        self.bytes[range].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn note_write(&mut self, range: std::ops::Range<usize>, who: Access, awaited: bool) -> Result<(), String> {
+        for i in range {
             let (name, shadow) = (&self.name, &mut self.shadow[i]);
+            if shadow.awaited {
+                return Err(format!("byte {i} of `{name}` is written while a copy to it is on its way"));
+            }
             let others = shadow.read.into_iter().chain([shadow.written]).flatten();
             if let Some(other) = others.into_iter().find(|o| !o.precedes(&who)) {
                 return Err(format!("race on byte {i} of `{name}`: {who} writes, and {other} has accessed it"));
             }
-            *shadow = Shadow { defined: true, written: Some(who), read: [None; 2] };
-        }
-        for (slot, value) in self.bytes[range].chunks_mut(size).zip(values) {
-            slot.copy_from_slice(&value.to_le_bytes()[..size]);
+            *shadow = Shadow { defined: !awaited, awaited, written: Some(who), read: [None; 2] };
         }
         Ok(())
     }

@@ -112,6 +112,14 @@ pub(super) enum Space {
     Shared,
 }
 
+/// What a warp multiplies: the elements of its operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Element {
+    Tf32,
+    Bf16,
+    F16,
+}
+
 /// What an instruction does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op {
@@ -128,6 +136,20 @@ pub(super) enum Op {
     },
     /// Two f32s as f16s in one register, the first above the second.
     PackHalves(Type),
+    /// The same as bf16s.
+    PackBrains,
+    /// An f32 rounded to TF32, ties away from zero.
+    RoundTf32,
+    /// A copy from global to shared memory that arrives when it is waited for.
+    CopyAsync,
+    CommitCopies,
+    WaitForCopies,
+    /// Four matrices of 8 by 8 words of 16 bits from shared memory.
+    LoadMatrices {
+        transposed: bool,
+    },
+    /// A product of 16 rows and 8 columns, added to sums in f32.
+    Multiply(Element),
     Parameter,
     Load(Space, Type, usize),
     Store(Space, Type, usize),
@@ -210,6 +232,17 @@ const TABLE: &[(&str, Form)] = &[
     ("cvt.rmi", Form::Convert(Rounding::Down)),
     ("cvt.rpi", Form::Convert(Rounding::Up)),
     ("cvt.rn.f16x2", Form::PackHalves),
+    ("cvt.rn.bf16x2", Form::Plain(Op::PackBrains)),
+    ("cvt.rna.tf32", Form::Plain(Op::RoundTf32)),
+    ("cp.async.ca.shared.global", Form::Plain(Op::CopyAsync)),
+    ("cp.async.cg.shared.global", Form::Plain(Op::CopyAsync)),
+    ("cp.async.commit_group", Form::Plain(Op::CommitCopies)),
+    ("cp.async.wait_group", Form::Plain(Op::WaitForCopies)),
+    ("ldmatrix.sync.aligned.m8n8.x4.shared", Form::Plain(Op::LoadMatrices { transposed: false })),
+    ("ldmatrix.sync.aligned.m8n8.x4.trans.shared", Form::Plain(Op::LoadMatrices { transposed: true })),
+    ("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32", Form::Plain(Op::Multiply(Element::Tf32))),
+    ("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16", Form::Plain(Op::Multiply(Element::Bf16))),
+    ("mma.sync.aligned.m16n8k16.row.col", Form::Plain(Op::Multiply(Element::F16))),
     ("mov", Form::Move),
     ("ld.param", Form::Parameter),
     ("ld.global", Form::Load(Space::Global, 1)),

@@ -21,7 +21,7 @@ pub struct Entry {
     pub name: String,
     /// Threads of a block, where the text says so.
     pub threads: Option<usize>,
-    /// Bytes of shared memory.
+    /// Bytes of shared memory; what the launch gives lies behind them.
     pub shared: usize,
     pub(super) parameters: usize,
     pub(super) code: Vec<Instruction>,
@@ -76,7 +76,8 @@ impl Module {
         let lines: Vec<(usize, &str)> = text.lines().enumerate().flat_map(|(i, l)| statements(l).map(move |s| (i + 1, s))).collect();
         let starts: Vec<usize> = (0..lines.len()).filter(|&i| lines[i].1.contains(".entry ")).collect();
         let ends = starts.iter().skip(1).copied().chain([lines.len()]);
-        let entries = starts.iter().zip(ends).map(|(&start, end)| entry(&lines[start..end]));
+        let outside = &lines[..starts.first().copied().unwrap_or(lines.len())];
+        let entries = starts.iter().zip(ends).map(|(&start, end)| entry(&lines[start..end], outside));
         Ok(Module { entries: entries.collect::<Result<_, _>>()? })
     }
 
@@ -94,6 +95,15 @@ fn statements(line: &str) -> impl Iterator<Item = &str> {
     parts.into_iter()
 }
 
+/// What the shared memory that a launch gives is aligned to.
+pub(super) const LAUNCHED_ALIGN: usize = 128;
+
+/// The names of the shared memory that a launch gives.
+fn launched_memory<'a>(lines: &[(usize, &'a str)]) -> impl Iterator<Item = &'a str> {
+    let names = lines.iter().filter_map(|(_, l)| l.strip_prefix(".extern .shared ")?.strip_suffix("[];")?.rsplit(' ').next());
+    names.collect::<Vec<_>>().into_iter()
+}
+
 /// Where each variable in shared memory lies, and how many bytes there are.
 fn shared_memory(lines: &[(usize, &str)]) -> Result<(HashMap<String, u64>, usize), String> {
     let (mut places, mut end) = (HashMap::new(), 0usize);
@@ -109,15 +119,29 @@ fn shared_memory(lines: &[(usize, &str)]) -> Result<(HashMap<String, u64>, usize
     Ok((places, end))
 }
 
-fn entry(lines: &[(usize, &str)]) -> Result<Entry, String> {
-    let (shared, bytes) = shared_memory(lines)?;
+/// Lines of code, each a whole instruction or a label: a long instruction stands on several.
+fn joined<'a>(lines: impl Iterator<Item = &'a (usize, &'a str)>) -> Vec<(usize, String)> {
+    let mut found: Vec<(usize, String)> = vec![];
+    for (number, line) in lines {
+        match found.last_mut().filter(|(_, before)| !before.ends_with([';', ':'])) {
+            Some((_, before)) => *before = format!("{before} {line}"),
+            None => found.push((*number, line.to_string())),
+        }
+    }
+    found
+}
+
+fn entry(lines: &[(usize, &str)], outside: &[(usize, &str)]) -> Result<Entry, String> {
+    let (mut shared, bytes) = shared_memory(lines)?;
+    let launched = bytes.next_multiple_of(LAUNCHED_ALIGN);
+    shared.extend(launched_memory(outside).map(|name| (name.to_string(), launched as u64)));
     let name = lines[0].1.split(".entry ").nth(1).map(|n| n.trim_end_matches(['(', ')']).to_string()).unwrap_or_default();
     let body = lines.iter().position(|(_, l)| *l == "{").ok_or_else(|| format!("`{name}` has no body"))?;
     let end = lines.iter().position(|(_, l)| *l == "}").ok_or_else(|| format!("`{name}` does not end"))?;
     let parameters: Vec<&str> = lines[..body].iter().filter(|(_, l)| l.starts_with(".param")).map(|(_, l)| *l).collect();
     let word = |l: &str| l.trim_end_matches(',').rsplit(' ').next().unwrap_or_default().to_string();
     let threads = lines[..body].iter().find_map(|(_, l)| l.strip_prefix(".reqntid ")?.split(',').next()?.trim().parse().ok());
-    let code: Vec<&(usize, &str)> = lines[body + 1..end].iter().filter(|(_, l)| !l.is_empty() && !l.starts_with('.')).collect();
+    let code = joined(lines[body + 1..end].iter().filter(|(_, l)| !l.is_empty() && !l.starts_with('.')));
     let mut labels = HashMap::new();
     let mut count = 0;
     for (_, line) in &code {

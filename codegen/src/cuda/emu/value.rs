@@ -37,7 +37,7 @@ fn float_bits(ty: Type, value: f64) -> u64 {
 }
 
 /// The value of an f16.
-fn half(bits: u16) -> f64 {
+pub(super) fn half(bits: u16) -> f64 {
     let (sign, exponent, mantissa) = (if bits >> 15 == 1 { -1.0 } else { 1.0 }, i32::from(bits >> 10 & 31), f64::from(bits & 1023));
     sign * match exponent {
         0 => mantissa * 2f64.powi(-24),
@@ -160,6 +160,33 @@ fn extracted(ty: Type, value: u64, start: u32, count: u32) -> u64 {
 pub(super) fn packed_halves(ty: Type, upper: u64, lower: u64) -> u64 {
     let [upper, lower] = [upper, lower].map(|x| u64::from(half_bits(float(ty, x))));
     upper << 16 | lower
+}
+
+/// Two f32s as bf16s, the first in the upper half.
+pub(super) fn packed_brains(upper: u64, lower: u64) -> u64 {
+    let [upper, lower] = [upper, lower].map(|x| brain_bits(x as u32));
+    upper << 16 | lower
+}
+
+/// The nearest bf16 of the bits of an f32, ties to even.
+fn brain_bits(bits: u32) -> u64 {
+    match f32::from_bits(bits).is_nan() {
+        true => 0x7fff,
+        false => (u64::from(bits) + 0x7fff + u64::from(bits >> 16 & 1)) >> 16,
+    }
+}
+
+/// Bits of an f32 that a TF32 has not.
+pub(super) const BELOW_TF32: u32 = (1 << 13) - 1;
+
+/// The nearest TF32, ties away from zero.
+pub(super) fn tf32(value: u64) -> u64 {
+    let (x, bits) = (f32::from_bits(value as u32), value as u32);
+    if x.is_nan() {
+        return f32::NAN.to_bits().into();
+    }
+    let rounded = if x.is_infinite() { bits } else { bits + (BELOW_TF32 + 1) / 2 };
+    (rounded & !BELOW_TF32).into()
 }
 
 /// The product of two numbers in twice their bits, and a third of that width.

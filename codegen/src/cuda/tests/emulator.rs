@@ -2,11 +2,13 @@
 
 use crate::cuda::emu::{Module, Start, run};
 
-/// Runs a body on one buffer of 1024 bytes with 64 threads.
+/// Runs a body on one buffer of 1024 bytes with 64 threads, and 256 bytes of shared memory from the launch.
 fn outcome(body: &str) -> Result<(), String> {
-    let text = format!(".visible .entry k0(\n.param .u64 .ptr .global .align 16 k0_param_0\n)\n{{\n{body}\nret;\n}}");
+    let text = format!(
+        ".extern .shared .align 16 .b8 given[];\n.visible .entry k0(\n.param .u64 .ptr .global .align 16 k0_param_0\n)\n{{\n{body}\nret;\n}}"
+    );
     let module = Module::parse(&text)?;
-    let start = Start { blocks: 2, threads: 64, sizes: &[], seed: 7 };
+    let start = Start { blocks: 2, threads: 64, shared: 256, sizes: &[], seed: 7 };
     run(module.entry("k0").ok_or("no entry")?, start, &mut [vec![0; 1024]]).map(drop)
 }
 
@@ -63,4 +65,55 @@ fn shared_memory_holds_nothing_at_first() {
 fn threads_meet_again_after_a_branch() {
     let body = "setp.lt.u32 %p1, %r1, 5;\nmov.b32 %r5, 1;\n@%p1 bra $L1;\nmov.b32 %r5, 2;\n$L1:\nshfl.sync.bfly.b32 %r6, %r5, 1, 31, -1;";
     outcome(&format!("{ADDRESS}\n{body}")).unwrap();
+}
+
+/// A word of each thread goes to its place in shared memory.
+const COPY: &str = "mov.b64 %rd7, given;\nmul.wide.u32 %rd8, %r1, 4;\nadd.s64 %rd9, %rd7, %rd8;\nmov.b32 %r9, 4;
+    cp.async.ca.shared.global [%rd9], [%rd3], 4, %r9;\ncp.async.commit_group;";
+
+#[test]
+fn copies_arrive_when_they_are_waited_for() {
+    let own = |between: &str| format!("{COPY}\n{between}\nld.shared.b32 %r4, [%rd9];");
+    outcome(&format!("{ADDRESS}\n{}", own("cp.async.wait_group 0;"))).unwrap();
+    wrong(&own(""), "is read while a copy to it is on its way");
+    wrong(&own("cp.async.wait_group 1;"), "is read while a copy to it is on its way");
+    wrong(&own("st.shared.b32 [%rd9], 0;"), "is written while a copy to it is on its way");
+    wrong(&own("cp.async.ca.shared.global [%rd9], [%rd3], 4, %r9;"), "is written while a copy to it is on its way");
+    wrong(&own("cp.async.wait_group 0;").replace("[%rd3], 4", "[%rd3+1024], 4"), "which has 1024");
+    // Nothing is read where no bytes are asked for.
+    let none = own("cp.async.wait_group 0;").replace("[%rd3], 4", "[%rd3+1024], 4").replace("%r9, 4", "%r9, 0");
+    outcome(&format!("{ADDRESS}\n{none}")).unwrap();
+}
+
+#[test]
+fn others_see_a_copy_behind_a_barrier() {
+    let first = |between: &str| format!("{ADDRESS}\n{COPY}\ncp.async.wait_group 0;\n{between}\nld.shared.b32 %r4, [given];");
+    // Who reads before or while it arrives is an error too, on other schedules.
+    assert!(outcome(&first("")).is_err());
+    outcome(&first("bar.sync 0;")).unwrap();
+    let again = "bar.sync 0;\nld.shared.b32 %r4, [given];\ncp.async.ca.shared.global [%rd9], [%rd3], 4, %r9;";
+    assert!(outcome(&first(again)).is_err());
+}
+
+/// A product of ones, of registers that a line makes.
+fn product(line: &str, guard: &str) -> String {
+    let all = |register: &str, n: usize| format!("{{{}}}", vec![register; n].join(", "));
+    let (a, b) = (all("%r20", 4), all("%r20", 2));
+    let sums = "{%r21, %r22, %r23, %r24}";
+    let zeros = all("0f00000000", 4);
+    format!("{line}\n{guard} mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32\n\t{sums},\n\t{a},\n\t{b},\n\t{zeros};")
+}
+
+#[test]
+fn a_warp_multiplies_what_is_rounded() {
+    let stored = format!("{}\nst.global.b32 [%rd3], %r24;", product("mov.b32 %r20, 0f3f800000;", ""));
+    outcome(&format!("{ADDRESS}\n{stored}")).unwrap();
+    wrong(&product("mov.b32 %r20, 0f3f800001;", ""), "is no TF32");
+    outcome(&format!("{ADDRESS}\n{}", product("mov.b32 %r19, 0f3f800001;\ncvt.rna.tf32.f32 %r20, %r19;", ""))).unwrap();
+    let some = product("mov.b32 %r20, 0f3f800000;\nsetp.lt.u32 %p1, %r1, 5;", "@%p1");
+    wrong(&some, "are at what the whole warp does");
+    wrong(
+        "setp.lt.u32 %p1, %r1, 40;\nmov.b64 %rd7, given;\n@%p1 ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r4, %r5, %r6, %r7}, [%rd7];",
+        "whole warp",
+    );
 }

@@ -8,41 +8,58 @@ use egret_ir::{Tensor, eval, text};
 
 const SCHEDULES: u64 = 4;
 
+/// A target, and a graph that is compiled for it.
+type Subject = (&'static str, &'static str);
+
+/// A GPU without tensor cores for what the kernels multiply, and one with them.
+const OLD: &str = "cuda:sm_75";
+const NEW: &str = "cuda:sm_80";
+
 /// A product with tails of rows, columns and `k`.
-const PRODUCT: &str = "graph g(x: f32[70, 40], w: f32[40, 68]) { y = matmul(x, w)\n return y }";
+const PRODUCT: Subject = (OLD, "graph g(x: f32[70, 40], w: f32[40, 68]) { y = matmul(x, w)\n return y }");
+
+/// The same on tensor cores, with a last slice in the place of the first one, and with fewer slices than are on their way at first.
+const MATRIX: Subject = (NEW, "graph g(x: f32[70, 72], w: f32[72, 68]) { y = matmul(x, w)\n return y }");
+const SHORT: Subject = (NEW, "graph g(x: f32[70, 16], w: f32[16, 68]) { y = matmul(x, w)\n return y }");
 
 /// A row of a block: statistics go through shared memory. The first five shuffles find the largest element, and which one is
 /// subtracted does not matter if all threads take the same: the bugs are planted in the sum.
-const LONG_ROWS: &str = "graph g(x: f32[3, 2500]) { y = softmax[axes=[1]](x)\n return y }";
+const LONG_ROWS: Subject = (NEW, "graph g(x: f32[3, 2500]) { y = softmax[axes=[1]](x)\n return y }");
 
 /// A sum of a block, which shows what a softmax's does not: a part that is missing there changes little.
-const LONG_SUM: &str = "graph g(x: f32[3, 2500]) { y = reduce_sum[axes=[1]](x)\n return y }";
+const LONG_SUM: Subject = (NEW, "graph g(x: f32[3, 2500]) { y = reduce_sum[axes=[1]](x)\n return y }");
 
 /// Rows of warps.
-const SHORT_ROWS: &str = "graph g(x: f32[21, 100]) { y = softmax[axes=[1]](x)\n return y }";
+const SHORT_ROWS: Subject = (NEW, "graph g(x: f32[21, 100]) { y = softmax[axes=[1]](x)\n return y }");
 
-const CONCAT: &str = "graph g(x: f32[40, 6], y: f32[40, 10]) { z = concat[axis=1](x, y)\n w = tanh(z)\n return w }";
+const CONCAT: Subject = (NEW, "graph g(x: f32[40, 6], y: f32[40, 10]) { z = concat[axis=1](x, y)\n w = tanh(z)\n return w }");
 
 /// Tiles of queries and keys with tails, of which each query sees others.
-const ATTENTION: &str = "graph g(q: f32[70, 20], k: f32[90, 20], v: f32[90, 24]) {
+const ATTENTION: Subject = (
+    NEW,
+    "graph g(q: f32[70, 20], k: f32[90, 20], v: f32[90, 24]) {
     y = attention[scale = 0.5, causal = true](q, k, v)
     return y
-}";
+}",
+);
 
 /// Few queries: warps share the keys.
-const DECODE: &str = "graph g(q: f32[2, 40], k: f32[37, 40], v: f32[37, 24]) { y = attention[scale = 0.5](q, k, v)\n return y }";
+const DECODE: Subject = (NEW, "graph g(q: f32[2, 40], k: f32[37, 40], v: f32[37, 24]) { y = attention[scale = 0.5](q, k, v)\n return y }");
 
 /// Few rows: threads share `k`.
-const FEW_ROWS: &str = "graph g(x: f32[2, 200], w: f32[200, 72]) { y = matmul(x, w)\n return y }";
+const FEW_ROWS: Subject = (NEW, "graph g(x: f32[2, 200], w: f32[200, 72]) { y = matmul(x, w)\n return y }");
 
 /// The first barrier and the first 16 wide reads of shared memory are those of the projection, a product.
-const LAYER: &str = "graph g(x: f32[3, 2, 5], h: f32[2, 6], c: f32[2, 6], w: f32[24, 5], r: f32[24, 6], b: f32[48]) {
+const LAYER: Subject = (
+    NEW,
+    "graph g(x: f32[3, 2, 5], h: f32[2, 6], c: f32[2, 6], w: f32[24, 5], r: f32[24, 6], b: f32[48]) {
     y, s, t = lstm(x, w, r, b, h, c)
     return y, s, t
-}";
+}",
+);
 
 /// A planted bug: in which graph, what it is, and which occurrence of a text becomes what. An empty text deletes the line.
-struct Bug(&'static str, &'static str, &'static str, usize, &'static str);
+struct Bug(Subject, &'static str, &'static str, usize, &'static str);
 
 const BUGS: &[Bug] = &[
     Bug(PRODUCT, "no barrier between putting and using a slice", "bar.sync", 0, ""),
@@ -60,6 +77,27 @@ const BUGS: &[Bug] = &[
     Bug(PRODUCT, "a test with the wrong sense", "setp.lt", 0, "setp.ge"),
     Bug(PRODUCT, "an edge one row too far", ", 70;", 1, ", 71;"),
     Bug(PRODUCT, "the tail of k not zero", "selp.f32", 0, "swap"),
+    Bug(MATRIX, "no wait for copies", "cp.async.wait_group", 0, ""),
+    Bug(MATRIX, "a wait for a group less", "cp.async.wait_group", 0, "wait 3"),
+    Bug(MATRIX, "copies of a slice in the group of the next", "cp.async.commit_group", 0, ""),
+    Bug(MATRIX, "no group in the loop", "cp.async.commit_group", 3, ""),
+    Bug(MATRIX, "no barrier before a slice is multiplied", "bar.sync", 0, ""),
+    Bug(MATRIX, "no barrier before sums take the place of slices", "bar.sync", 1, ""),
+    Bug(MATRIX, "no barrier before sums are read", "bar.sync", 2, ""),
+    Bug(MATRIX, "a copy to the wrong place", "cp.async.cg", 0, "+16],"),
+    Bug(MATRIX, "a copy from behind the end of k", "cp.async.cg", 7, "whole"),
+    Bug(MATRIX, "rows of a matrix from elsewhere", "ldmatrix", 1, "+16];"),
+    Bug(MATRIX, "registers of a fragment in another order", "ldmatrix", 0, "turned"),
+    Bug(MATRIX, "an element of another column", "ld.shared.b32", 1, "+32];"),
+    Bug(MATRIX, "an operand not rounded to TF32", "cvt.rna.tf32.f32", 0, "mov.b32"),
+    Bug(MATRIX, "no rest", "cvt.rna.tf32.f32", 4, "0.0"),
+    Bug(MATRIX, "the product of a rest left out", "mma.sync", 0, ""),
+    Bug(MATRIX, "a product left out", "mma.sync", 4, ""),
+    Bug(MATRIX, "a product not added", "add.rn.f32", 3, ""),
+    Bug(MATRIX, "sums in another place", "st.shared.v2.b32", 1, "+8],"),
+    Bug(MATRIX, "sums of other columns", "ld.shared.v4.b32", 0, "+16];"),
+    Bug(MATRIX, "a row too far is copied", ", 70;", 0, ", 71;"),
+    Bug(SHORT, "sums in the place of copies on their way", "cp.async.wait_group", 1, ""),
     Bug(LONG_ROWS, "no barrier before statistics are read", "bar.sync", 0, ""),
     Bug(LONG_ROWS, "statistics of a warp not stored", "st.shared.b32", 0, ""),
     Bug(LONG_ROWS, "a shuffle of the wrong lanes", "shfl.sync.bfly.b32", 5, ", 8, 31"),
@@ -102,11 +140,13 @@ impl Bug {
     /// The PTX with the bug; nothing where there is no place for it.
     fn planted(&self, ptx: &str) -> Option<String> {
         let Bug(_, _, pattern, occurrence, change) = self;
+        // Instructions of several lines become lines.
+        let ptx = ptx.replace("\n\t\t", " ");
         let lines: Vec<&str> = ptx.lines().collect();
         let at = (0..lines.len()).filter(|&i| lines[i].contains(pattern)).nth(*occurrence)?;
         let line = changed(lines[at], pattern, change)?;
         let mutated: Vec<&str> = lines.iter().enumerate().map(|(i, l)| if i == at { line.as_str() } else { l }).collect();
-        Some(mutated.join("\n")).filter(|m| m != ptx)
+        Some(mutated.join("\n")).filter(|m| *m != ptx)
     }
 }
 
@@ -118,6 +158,13 @@ fn changed(line: &str, pattern: &str, change: &str) -> Option<String> {
         "" => String::new(),
         "add" => format!("add.rn.f32 {}, {}, {};", of(1)?, of(2)?, of(4)?),
         "swap" => format!("{} {}, {}, {}, {};", of(0)?, of(1)?, of(3)?, of(2)?, of(4)?),
+        "wait 3" => "cp.async.wait_group 3;".to_string(),
+        "0.0" => format!("mov.b32 {}, 0f00000000;", of(1)?),
+        "whole" => format!("{};", line.rsplit_once(',')?.0),
+        "turned" => {
+            let [second, third] = [of(2)?, of(3)?];
+            line.replacen(second, "%turned", 1).replacen(third, second, 1).replacen("%turned", third, 1)
+        }
         "never" => format!("setp.ne.b32 {}, 0, 1;", of(1)?),
         "mov.b32" => format!("mov.b32 {}, {};", of(1)?, of(2)?),
         ", 8, 31" | ", 2, 31" => line.replacen(&format!(", {}, 31", of(3)?), change, 1),
@@ -137,12 +184,13 @@ fn displaced(line: &str, by: &str) -> Option<String> {
 }
 
 /// What the emulator says of PTX: nothing if it is right on every schedule.
-fn verdict(source: &str, change: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+fn verdict((target, source): Subject, change: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+    let target = Target::named(target).unwrap();
     let graph = text::parse(source).unwrap();
     let inputs = crate::testing::inputs(&graph, &Bindings::new()).unwrap();
     let expected: Vec<Tensor> = eval::eval(&graph, &inputs).unwrap();
     let program = lowered(&crate::testing::as_kernel(&graph).unwrap());
-    let mut code = compile(&program.kernels, &target()).unwrap();
+    let mut code = compile(&program.kernels, &target).unwrap();
     code.ptx = change(&code.ptx).unwrap_or_else(|| panic!("there is no place for the bug in\n{}", code.ptx));
     (0..SCHEDULES).find_map(|seed| {
         let found = emulated_code(&program, &code, &inputs, seed);
@@ -152,8 +200,8 @@ fn verdict(source: &str, change: &dyn Fn(&str) -> Option<String>) -> Option<Stri
 
 #[test]
 fn planted_bugs_are_found() {
-    for source in [PRODUCT, LONG_ROWS, LONG_SUM, SHORT_ROWS, ATTENTION, DECODE, FEW_ROWS, LAYER, CONCAT] {
-        assert_eq!(verdict(source, &|ptx| Some(ptx.to_string())), None, "{source}");
+    for subject in [PRODUCT, MATRIX, SHORT, LONG_ROWS, LONG_SUM, SHORT_ROWS, ATTENTION, DECODE, FEW_ROWS, LAYER, CONCAT] {
+        assert_eq!(verdict(subject, &|ptx| Some(ptx.to_string())), None, "{}", subject.1);
     }
     let missed: Vec<&str> = BUGS.iter().filter(|b| verdict(b.0, &|ptx| b.planted(ptx)).is_none()).map(|b| b.1).collect();
     assert!(missed.is_empty(), "{} of {} bugs are not found: {missed:#?}", missed.len(), BUGS.len());

@@ -1,0 +1,197 @@
+//! Operands on their way to shared memory: slices of `k` are copied while earlier ones are multiplied.
+//!
+//! Shared memory has [`STAGES`] slices in turn. A thread copies parts of each without waiting; one barrier a slice says both that what
+//! all threads copied has arrived and that nobody reads the slice any more whose place the next copies take. **Invariant.** Beyond the
+//! last point and the last step, shared memory holds zeros, and nothing is read.
+//!
+//! ```text
+//! copy slices 0, 1, 2
+//! for slice in k:   wait for the copies of slice;   barrier;   copy slice + 3;   multiply slice
+//! ```
+
+use super::grid::{THREADS, count, singly, thread};
+use super::product::Source;
+use super::tensor::{Along, Layout, ROW};
+use crate::cpu::emit::Value;
+use crate::cpu::scope::{Gen, Run};
+use crate::kernel::Axis;
+use egret_ir::{DType, Dim};
+use inkwell::IntPredicate;
+use inkwell::values::{IntValue, PointerValue};
+
+/// Slices in shared memory: three on their way hide a load from memory behind the products of one each; a power of two, since
+/// slices are numbered through.
+pub(super) const STAGES: i64 = 4;
+
+/// Bytes that copies can be wide, best first.
+const WIDTHS: [i64; 3] = [ROW, 8, 4];
+
+/// An operand on its way.
+pub(super) struct Incoming<'k, 'c> {
+    source: Source<'k>,
+    pub(super) layout: Layout,
+    /// Where it begins in a stage, in bytes.
+    pub(super) start: i64,
+    /// Elements of a copy.
+    together: i64,
+    parts: Vec<Part<'c>>,
+}
+
+/// What a thread copies of each slice.
+struct Part<'c> {
+    /// The indices of its first point.
+    point: Vec<Dim>,
+    /// Whether there is such a point.
+    there: IntValue<'c>,
+    /// Its step in the slice.
+    step: Dim,
+    /// Where it goes, in bytes.
+    place: Dim,
+}
+
+/// Operands in turn in shared memory.
+pub(super) struct Pipeline<'p, 'k, 'c> {
+    pub(super) operands: [&'p Incoming<'k, 'c>; 2],
+    pub(super) memory: PointerValue<'c>,
+}
+
+/// Whether an index is a multiple of `n` whatever its symbols are.
+fn is_multiple(d: &Dim, n: i64) -> bool {
+    d.as_const().map_or_else(|| d.terms().iter().all(|term| term.coefficient % n == 0), |number| number % n == 0)
+}
+
+impl Source<'_> {
+    /// How neighbours in memory lie, and how many of them, `most` at most, a copy can take: those of an aligned piece of memory.
+    fn copies(&self, dtype: DType, most: i64) -> (Along, i64) {
+        let size = dtype.size() as i64;
+        let widest = |fits: &dyn Fn(i64) -> bool| WIDTHS.into_iter().map(|bytes| bytes / size).find(|n| (1..=most).contains(n) && fits(*n));
+        if let Some(panel) = self.panel {
+            return (Along::Points, widest(&|n| panel % n == 0 && is_multiple(self.offset, n)).unwrap_or(1));
+        }
+        let along = |axis: Option<&Axis>| {
+            let axis = axis?;
+            let (_, rest) = self.offset.linear_in(&axis.name).filter(|(stride, _)| stride.is(1))?;
+            Some(widest(&|n| axis.extent.split_multiple(n).1.is(0) && is_multiple(&rest, n)).unwrap_or(1))
+        };
+        let (depth, points) = (along(self.depth.last()), along(self.points.last()));
+        match (depth, points) {
+            (Some(n), found) if found.is_none_or(|other| other <= n) => (Along::Depth, n),
+            (_, Some(n)) => (Along::Points, n),
+            _ => (Along::Depth, 1),
+        }
+    }
+}
+
+impl<'k, 'c> Pipeline<'_, 'k, 'c> {
+    /// Bytes of a slice of all operands.
+    fn bytes(&self) -> i64 {
+        self.operands.iter().map(|operand| operand.layout.bytes()).sum()
+    }
+}
+
+impl<'c> Gen<'_, 'c> {
+    /// An operand of so many points from `first` on and so many steps a slice, behind the first `start` bytes of a stage. The first
+    /// operand of a product always lies along `k`.
+    pub(super) fn incoming<'k>(&mut self, source: Source<'k>, [points, steps]: [i64; 2], start: i64, first: &Dim) -> Incoming<'k, 'c> {
+        let dtype = self.kernel.buffers[source.buffer.0].dtype;
+        let of_thread = points * steps / THREADS as i64;
+        let (along, together) = source.copies(dtype, of_thread);
+        let layout = Layout { dtype, along, points, steps };
+        let parts = (0..of_thread / together).map(|i| self.part(&source, &layout, together, i, first)).collect();
+        Incoming { source, layout, start, together, parts }
+    }
+
+    /// Part `i` of what the thread copies. Of rows of whole vectors a warp takes eight at a time, which lie on different banks.
+    fn part(&mut self, source: &Source, layout: &Layout, together: i64, i: i64, first: &Dim) -> Part<'c> {
+        let threads = THREADS as i64;
+        let (point, step) = match layout.along {
+            Along::Points => {
+                let across = layout.points / together;
+                (thread().modulo(&across.into()) * together, thread().floor_div(&across.into()) + i * (threads / across))
+            }
+            Along::Depth => {
+                let across = layout.steps / together;
+                let rows = if together * layout.size() == ROW { 8 } else { 1 };
+                let row = thread().modulo(&rows.into()) + thread().floor_div(&(rows * across).into()) * rows;
+                let column = thread().floor_div(&rows.into()).modulo(&across.into());
+                (row + i * (threads / across), column * together)
+            }
+        };
+        let (point, step) = (self.named("%point", &point, (0, layout.points.into())), self.named("%step", &step, (0, layout.steps.into())));
+        let place = point.clone() * layout.point() + step.clone() * layout.step();
+        let place = self.named("%place", &place, (0, layout.bytes().into()));
+        let (at, end) = (self.index(&(first.clone() + point.clone())), self.index(&count(source.points)));
+        let there = self.e.icmp(IntPredicate::SLT, at.into(), end.into()).into_int_value();
+        Part { point: self.unravelled(&singly(source.points), &(first.clone() + point)), there, step, place }
+    }
+
+    /// Runs `body` on all slices of operands, given where each begins in shared memory, with sums that go around. When it is done,
+    /// shared memory is free.
+    pub(super) fn through_slices(
+        &mut self,
+        pipeline: &Pipeline<'_, '_, 'c>,
+        sums: Vec<Value<'c>>,
+        body: impl FnOnce(&mut Self, &Dim, Vec<Value<'c>>) -> Vec<Value<'c>>,
+    ) -> Vec<Value<'c>> {
+        let steps = pipeline.operands[0].layout.steps;
+        let slices = count(pipeline.operands[0].source.depth).ceil_div(&steps.into());
+        for stage in 0..STAGES - 1 {
+            self.bring(pipeline, &stage.into());
+            self.e.commit_copies();
+        }
+        let (name, end) = (self.fresh("%slice"), self.index(&slices));
+        let run = Run { start: self.e.i64(0), end, step: 1, certain: false, range: (0, self.range(&slices).1.max(0)) };
+        let sums = self.repeat(&name, run, sums, |g, sums| {
+            g.e.wait_for_copies(STAGES as u64 - 2);
+            g.e.block_barrier();
+            let slice = Dim::symbol(name.clone());
+            g.where_below(&(slice.clone() + (STAGES - 1)), &slices, |g, next| g.bring(pipeline, &next));
+            g.e.commit_copies();
+            body(g, &(slice.modulo(&STAGES.into()) * pipeline.bytes()), sums)
+        });
+        self.e.wait_for_copies(0);
+        self.e.block_barrier();
+        sums
+    }
+
+    /// Starts the copies of a slice.
+    fn bring(&mut self, pipeline: &Pipeline<'_, '_, 'c>, slice: &Dim) {
+        for operand in pipeline.operands {
+            let start = slice.modulo(&STAGES.into()) * pipeline.bytes() + operand.start;
+            self.bring_operand(operand, pipeline.memory, &start, &(slice.clone() * operand.layout.steps));
+        }
+    }
+
+    fn bring_operand(&mut self, operand: &Incoming<'_, 'c>, memory: PointerValue<'c>, start: &Dim, first: &Dim) {
+        let source = &operand.source;
+        let depth = count(source.depth);
+        let mut known: Option<(Dim, Vec<Dim>, Value<'c>)> = None;
+        for part in &operand.parts {
+            let step = first.clone() + part.step.clone();
+            let (_, k, before) = match known.take() {
+                Some(same) if same.0 == step => same,
+                _ => {
+                    let (at, end) = (self.index(&step), self.index(&depth));
+                    let before = self.e.icmp(IntPredicate::SLT, at.into(), end.into());
+                    (step.clone(), self.unravelled(&singly(source.depth), &step), before)
+                }
+            };
+            let from = self.pointer(source.buffer, &source.element(&part.point, &k, &step));
+            let place = self.index(&(start.clone() + part.place.clone()));
+            let to = self.e.offset(memory, place, 1);
+            self.copied(from, to, operand, self.e.and(part.there.into(), before));
+            known = Some((step, k, before));
+        }
+    }
+
+    /// Copies a part; what is narrower than a copy can be goes through a register.
+    fn copied(&mut self, from: PointerValue<'c>, to: PointerValue<'c>, operand: &Incoming, inside: Value<'c>) {
+        let (bytes, size) = (operand.together * operand.layout.size(), operand.layout.size() as usize);
+        if WIDTHS.contains(&bytes) {
+            return self.e.copy_async(from, to, bytes, inside);
+        }
+        let element = self.e.memory_type(operand.layout.dtype);
+        self.e.store(self.e.zero(element), to, size);
+        self.when(inside.into_int_value(), |g| g.e.store(g.e.load(element, from, size), to, size));
+    }
+}

@@ -1,0 +1,291 @@
+//! Tensor cores: products of tiles that the lanes of a warp hold together.
+//!
+//! An operand lies in shared memory as its [`Layout`] says; a [`Reader`] brings the part of a lane of 16 points and 32 bytes of `k` into
+//! four registers, a [`Fragment`]: by `ldmatrix` where the elements lie as the tensor cores take them, else one by one, converted on
+//! the way. Which element is whose is in the PTX ISA, "Matrix Fragments for mma.m16n8k8" and "mma.m16n8k16".
+//!
+//! **Invariant.** Products of f32 have f32's accuracy unless the target allows TF32: an operand is split into a TF32 and a TF32 of what
+//! that leaves, and only the product of the two rests, below 2^-22 of the whole, is left out; and since tensor cores round sums toward
+//! zero, they add up a few products at most, and what they find is added by an addition that rounds to nearest (Ootomo and Yokota,
+//! "Recovering single precision accuracy from Tensor Cores while surpassing the FP32 theoretical peak performance", 2022). Narrow
+//! operands and TF32 are added up by the tensor cores. An operand that is not finite makes its sums NaN or infinite.
+//!
+//! ```text
+//! lane 4*g + t of sums 16x8 has   (g, 2t) (g, 2t+1) (g+8, 2t) (g+8, 2t+1)
+//! of a: 16x8 TF32                 (g, t) (g+8, t) (g, t+4) (g+8, t+4)
+//! of two b: 8x16 TF32, by point   (g, t) (g, t+4) (g+8, t) (g+8, t+4)
+//! ```
+
+use super::grid::{THREADS, WARP, thread};
+use crate::cpu::emit::{Emit, Value};
+use crate::cpu::ops::widened;
+use crate::cpu::scope::Gen;
+use crate::target::Target;
+use egret_ir::{DType, Dim};
+use inkwell::values::PointerValue;
+
+/// Points of a fragment.
+pub(super) const POINTS: i64 = 16;
+
+/// Columns of a tile of sums, and the sums of a tile that a lane has.
+pub(super) const COLUMNS: i64 = 8;
+pub(super) const SUMS: usize = 4;
+
+/// Bytes of a row of `ldmatrix`, and of the widest copy.
+pub(super) const ROW: i64 = 16;
+
+/// What tensor cores multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Tf32,
+    Bf16,
+    F16,
+}
+
+impl Format {
+    /// The element type whose bits it has in shared memory.
+    fn stored(self) -> DType {
+        match self {
+            Format::Tf32 => DType::F32,
+            Format::Bf16 => DType::BF16,
+            Format::F16 => DType::F16,
+        }
+    }
+
+    /// Elements of a register.
+    fn packed(self) -> i64 {
+        4 / self.stored().size() as i64
+    }
+
+    /// Steps of `k` of a fragment.
+    pub(super) fn steps(self) -> i64 {
+        8 * self.packed()
+    }
+}
+
+/// How products of two operands are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Arithmetic {
+    pub(super) format: Format,
+    /// Whether what rounding to the format leaves of an operand is multiplied too.
+    split: bool,
+}
+
+impl Arithmetic {
+    /// The arithmetic for operands of these types: what is exact for narrow ones, which are all TF32s too.
+    pub(super) fn of(a: DType, b: DType, target: &Target) -> Option<Arithmetic> {
+        let known = |dtype: DType| matches!(dtype, DType::F32 | DType::BF16 | DType::F16);
+        let format = match (a, b) {
+            _ if !has_tensor_cores(target) => return None,
+            (DType::BF16, DType::BF16) => Format::Bf16,
+            (DType::F16, DType::F16) => Format::F16,
+            _ if known(a) && known(b) => Format::Tf32,
+            _ => return None,
+        };
+        Some(Arithmetic { format, split: format == Format::Tf32 })
+    }
+}
+
+/// Whether a GPU has the formats and the asynchronous copies; before `sm_80` products are those of [`product`](super::product).
+fn has_tensor_cores(target: &Target) -> bool {
+    target.cpu != "sm_75"
+}
+
+/// What neighbours in a row of shared memory are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Along {
+    /// Steps of `k`; rows are points.
+    Depth,
+    /// Points; rows are steps.
+    Points,
+}
+
+/// How a slice of an operand lies in shared memory. Rows are padded so that lanes that read 8 rows of 16 bytes, or `4*t + g` words of
+/// four rows, find them on different banks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    pub(super) dtype: DType,
+    pub(super) along: Along,
+    pub(super) points: i64,
+    pub(super) steps: i64,
+}
+
+impl Layout {
+    pub(super) fn size(&self) -> i64 {
+        self.dtype.size() as i64
+    }
+
+    /// Bytes from a row to the next.
+    fn pitch(&self) -> i64 {
+        match (self.along, self.size()) {
+            (Along::Depth, size) => self.steps * size + ROW,
+            (Along::Points, size @ 4) => self.points * size + 2 * ROW,
+            (Along::Points, size) => self.points * size + ROW,
+        }
+    }
+
+    /// Bytes from a point to the next.
+    pub(super) fn point(&self) -> i64 {
+        if self.along == Along::Depth { self.pitch() } else { self.size() }
+    }
+
+    /// Bytes from a step to the next.
+    pub(super) fn step(&self) -> i64 {
+        if self.along == Along::Depth { self.size() } else { self.pitch() }
+    }
+
+    pub(super) fn bytes(&self) -> i64 {
+        self.pitch() * if self.along == Along::Depth { self.points } else { self.steps }
+    }
+}
+
+/// Which operand: they differ in the order of a fragment's registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    A,
+    B,
+}
+
+impl Side {
+    /// Which half of the points and which half of the steps register `r`, or the matrix of that number, has.
+    fn halves(self, r: i64) -> (i64, i64) {
+        if self == Side::A { (r % 2, r / 2) } else { (r / 2, r % 2) }
+    }
+}
+
+/// How a lane reads its part of an operand.
+pub(super) struct Reader {
+    layout: Layout,
+    side: Side,
+    arithmetic: Arithmetic,
+    /// Where its part of the first points and steps is, in bytes.
+    own: Dim,
+}
+
+/// 16 points and as many steps as the format has, of a lane: rounded to the format, and what that leaves.
+pub(super) struct Fragment<'c> {
+    parts: [Option<Vec<Value<'c>>>; 2],
+}
+
+/// The number of the thread in its warp.
+pub(super) fn lane() -> Dim {
+    thread().modulo(&WARP.into())
+}
+
+/// The number of the warp in its block.
+pub(super) fn warp() -> Dim {
+    thread().floor_div(&WARP.into())
+}
+
+/// The row and the first column of a tile of sums that a lane has.
+pub(super) fn of_sums() -> (Dim, Dim) {
+    (lane().floor_div(&4.into()), lane().modulo(&4.into()) * 2)
+}
+
+impl Reader {
+    /// Whether the elements lie as the tensor cores take them.
+    fn by_matrices(&self) -> bool {
+        let format = self.arithmetic.format;
+        self.layout.dtype == format.stored() && (self.layout.along == Along::Depth || format.packed() == 2)
+    }
+
+    /// Where a lane's part begins, in bytes.
+    fn part(&self) -> Dim {
+        let (layout, lane) = (&self.layout, lane());
+        if !self.by_matrices() {
+            let (g, t) = (lane.floor_div(&4.into()), lane.modulo(&4.into()));
+            return g * layout.point() + t * (self.arithmetic.format.packed() * layout.step());
+        }
+        let (row, low, high) = (lane.modulo(&8.into()), lane.floor_div(&8.into()).modulo(&2.into()), lane.floor_div(&16.into()));
+        let (points, steps) = if self.side == Side::A { (low, high) } else { (high, low) };
+        match layout.along {
+            Along::Depth => (row + points * 8) * layout.point() + steps * ROW,
+            Along::Points => (row + steps * 8) * layout.step() + points * (8 * layout.point()),
+        }
+    }
+}
+
+impl<'c> Gen<'_, 'c> {
+    /// The way a lane reads an operand.
+    pub(super) fn reader(&mut self, layout: Layout, side: Side, arithmetic: Arithmetic) -> Reader {
+        let mut reader = Reader { layout, side, arithmetic, own: Dim::ZERO };
+        reader.own = self.named("%own", &reader.part(), (0, layout.bytes().into()));
+        reader
+    }
+
+    /// Where a lane's part of the points from `first` on is, of an operand that begins at `start`, in bytes of `memory`.
+    pub(super) fn part_of_lane(&mut self, memory: PointerValue<'c>, reader: &Reader, start: &Dim, first: &Dim) -> PointerValue<'c> {
+        let at = self.index(&(start.clone() + first.clone() * reader.layout.point() + reader.own.clone()));
+        self.e.offset(memory, at, 1)
+    }
+
+    /// The fragment of the points and steps from these on.
+    pub(super) fn fragment(&self, reader: &Reader, part: PointerValue<'c>, point: i64, step: i64) -> Fragment<'c> {
+        let (layout, format) = (&reader.layout, reader.arithmetic.format);
+        let at = self.e.displaced(part, point * layout.point() + step * layout.step());
+        if reader.by_matrices() {
+            let words = self.e.load_matrices(at, layout.along == Along::Points);
+            return match format {
+                Format::Tf32 => self.split(reader.arithmetic, words.iter().map(|word| self.e.word_as(*word, self.f32_type())).collect()),
+                Format::Bf16 | Format::F16 => Fragment { parts: [Some(words), None] },
+            };
+        }
+        let register = |r: i64| {
+            let (points, steps) = reader.side.halves(r);
+            let at = self.e.displaced(at, 8 * points * layout.point() + 4 * format.packed() * steps * layout.step());
+            (0..format.packed()).map(|i| self.element(self.e.displaced(at, i * layout.step()), layout.dtype)).collect::<Vec<_>>()
+        };
+        let elements: Vec<Vec<Value>> = (0..4).map(register).collect();
+        match elements.iter().map(|pair| <[Value; 2]>::try_from(&pair[..])).collect::<Result<Vec<_>, _>>() {
+            Ok(pairs) => Fragment { parts: [Some(pairs.into_iter().map(|pair| self.e.packed(format, pair)).collect()), None] },
+            Err(_) if layout.dtype == DType::F32 => self.split(reader.arithmetic, elements.concat()),
+            // Narrow floats are TF32s.
+            Err(_) => Fragment { parts: [Some(elements.concat().iter().map(|x| self.e.as_word(*x)).collect()), None] },
+        }
+    }
+
+    fn f32_type(&self) -> inkwell::types::BasicTypeEnum<'c> {
+        self.e.register_type(DType::F32)
+    }
+
+    /// An element of shared memory as f32.
+    fn element(&self, at: PointerValue<'c>, dtype: DType) -> Value<'c> {
+        widened(&self.e, self.e.load(self.e.memory_type(dtype), at, dtype.size()), dtype)
+    }
+
+    /// f32s as TF32s, and what that leaves of them if it is to be multiplied.
+    pub(super) fn split(&self, arithmetic: Arithmetic, values: Vec<Value<'c>>) -> Fragment<'c> {
+        let rounded: Vec<Value> = values.iter().map(|x| self.e.rounded_to_tf32(*x)).collect();
+        let rest = |(x, rounded): (&Value<'c>, &Value<'c>)| {
+            let rounded = self.e.word_as(*rounded, x.get_type());
+            self.e.rounded_to_tf32(self.e.fsub(*x, rounded))
+        };
+        let rests = arithmetic.split.then(|| values.iter().zip(&rounded).map(rest).collect());
+        Fragment { parts: [Some(rounded), rests] }
+    }
+}
+
+impl<'c> Emit<'c> {
+    /// `sums[i][j] += a[i] * b[j]`, where each of `b` makes two tiles of sums: small products first, and tiles in turn, since a product
+    /// waits for the last one of its tile.
+    pub(super) fn multiply(&self, arithmetic: Arithmetic, a: &[Fragment<'c>], b: &[Fragment<'c>], sums: &mut [Value<'c>]) {
+        for (a, sums) in a.iter().zip(sums.chunks_mut(2 * b.len() * SUMS)) {
+            let zeros = || sums.iter().map(|sum| self.float(*sum, 0.0)).collect();
+            let mut products: Vec<Value> = if arithmetic.split { zeros() } else { sums.to_vec() };
+            for (x, y) in [(1, 0), (0, 1), (0, 0)] {
+                for (b, products) in b.iter().zip(products.chunks_mut(2 * SUMS)) {
+                    let Some((a, b)) = a.parts[x].as_ref().zip(b.parts[y].as_ref()) else { continue };
+                    for (b, tile) in b.chunks(2).zip(products.chunks_mut(SUMS)) {
+                        tile.copy_from_slice(&self.multiply_add(arithmetic.format, a, b, tile));
+                    }
+                }
+            }
+            let added = |(sum, product): (&Value<'c>, &Value<'c>)| if arithmetic.split { self.fadd(*sum, *product) } else { *product };
+            let found: Vec<Value> = sums.iter().zip(&products).map(added).collect();
+            sums.copy_from_slice(&found);
+        }
+    }
+}
+
+/// Warps of a block.
+pub(super) const WARPS: i64 = (THREADS / WARP) as i64;
