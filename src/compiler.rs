@@ -11,6 +11,7 @@ use crate::precision::Precision;
 use egret_codegen::{Compiled, Options, Stage, Target};
 use egret_frontend::{Import, ImportOptions};
 use egret_ir::{Bindings, Graph, Tensor};
+use egret_passes::narrow::Storage;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -230,7 +231,7 @@ impl Compiler {
             Some(passes) => Ok(passes.clone()),
             None => {
                 let pipeline = if self.fuse { FUSED } else { UNFUSED };
-                let narrow = if self.precision == Precision::Bf16 { ", narrow" } else { "" };
+                let narrow = if self.precision.storage().is_some() { ", narrow" } else { "" };
                 PassManager::named(&format!("{pipeline}{narrow}")).map_err(Error::Usage)
             }
         }
@@ -248,7 +249,8 @@ impl Compiler {
     fn context_for(&self, target: &Target) -> Result<Context, Error> {
         // Winograd's algorithm has no form for GPUs.
         let (exact_conv, dots) = (self.exact_conv || target.is_cuda(), target.dots);
-        let mut context = Context { class: self.class, exact_conv, dots, rules: self.rules.clone(), ..Context::default() };
+        let storage = Storage { dtype: self.precision.storage().unwrap_or(Storage::default().dtype), everywhere: target.is_cuda() };
+        let mut context = Context { class: self.class, exact_conv, dots, storage, rules: self.rules.clone(), ..Context::default() };
         context.limit = self.limit.map_or_else(Limit::default, Limit::of);
         for name in &self.disabled {
             context.disabled.extend(self.named(name)?);
@@ -317,14 +319,7 @@ impl Compiler {
     ///
     /// As [`chosen_targets`](Compiler::chosen_targets).
     pub fn precision_note(&self) -> Result<Option<String>, Error> {
-        let lacks = |target: &Target| self.precision == Precision::Bf16 && !target.dots;
-        let found = self.chosen_targets()?.into_iter().find(lacks);
-        Ok(found.map(|target| {
-            format!(
-                "`{}` has no dot products of bf16 (AVX512-BF16): values are stored as bf16, products take as long as in f32",
-                target.name
-            )
-        }))
+        Ok(self.chosen_targets()?.iter().find_map(|target| self.precision.note(target)))
     }
 
     /// The first of the targets.
@@ -340,11 +335,12 @@ impl Compiler {
     ///
     /// # Errors
     ///
-    /// [`Error::Usage`] if there is none of a name, two names stand for the same, or one is a GPU and the precision is not f32.
+    /// [`Error::Usage`] if there is none of a name, two names stand for the same, or there is no code for one in the precision.
     pub fn chosen_targets(&self) -> Result<Vec<Target>, Error> {
         let mut targets: Vec<Target> = vec![];
         for name in self.target.split(',') {
-            let target = self.in_precision(Target::named(name.trim()).map_err(|error| Error::Usage(error.to_string()))?)?;
+            let named = Target::named(name.trim()).map_err(|error| Error::Usage(error.to_string()))?;
+            let target = self.precision.on(named).map_err(Error::Usage)?;
             if let Some(other) =
                 targets.iter().find(|other| (other.arch, other.cpu, &other.tune) == (target.arch, target.cpu, &target.tune))
             {
@@ -353,17 +349,6 @@ impl Compiler {
             targets.push(target);
         }
         Ok(targets)
-    }
-
-    /// A target with its dot products, where the precision has a use for them.
-    fn in_precision(&self, target: Target) -> Result<Target, Error> {
-        match self.precision {
-            Precision::F32 => Ok(target),
-            Precision::Bf16 if target.is_cuda() => {
-                Err(Error::Usage(format!("there is no code in bf16 for GPUs; `{}` takes --precision f32", target.name)))
-            }
-            Precision::Bf16 => Ok(target.with_dots().unwrap_or(target)),
-        }
     }
 }
 

@@ -53,7 +53,7 @@
 //! | item | what it is |
 //! | --- | --- |
 //! | [`Compiler`] | how models are compiled, and the steps |
-//! | [`Precision`] | f32, or bf16 in memory and in products |
+//! | [`Precision`] | f32, or 16 bits in memory and in products |
 //! | [`Artifact`] | a compiled model, in memory or in a file |
 //! | [`Session`], [`Tensor`], [`npy`] | running it, and what goes in and out |
 //! | [`DeviceName`], [`gpus`] | what it runs on: the processor, a GPU, or the emulator of one |

@@ -367,13 +367,29 @@ fn precision_is_chosen() {
     let compiled = scratch("narrow.egret");
     check(&format!("compile {CNN} --dim batch=4 --precision bf16 -o {}", compiled.display()), &[]);
     fails(&format!("run {} --precision bf16", compiled.display()), 2, &["--precision has no effect on a compiled file"]);
-    fails(&format!("run {CNN} --precision f16"), 2, &["expected f32 or bf16"]);
-    fails(&format!("compile {CNN} --precision bf16 --target cuda --emit ptx"), 2, &["no code in bf16 for GPUs"]);
+    fails(&format!("run {CNN} --precision f64"), 2, &["expected one of f32, tf32, bf16, f16"]);
+    fails(
+        &format!("run {CNN} --precision f16 --target znver4"),
+        2,
+        &["no code in f16 for processors, and `znver4` is one", "--precision bf16"],
+    );
+    fails(&format!("compile {CNN} --precision f16 --target cuda,x86-64-v3"), 2, &["`x86-64-v3` is one"]);
     check(&format!("check {CNN} --dim batch=4 --precision bf16"), &["fused", "unfused", "ok"]);
     fails_with_result(&format!("check {CNN} --dim batch=4 --precision bf16 --tolerance 1e-5"), &["FAILED"], &["further than 1e-5"]);
     check(&format!("inspect {CNN} --precision bf16"), &["precision", "bf16"]);
     let emulated = check(&format!("compile {CNN} --precision bf16 --target x86-64-v3 --emit kernels"), &["bf16"]);
     assert!(emulated.err.contains("`x86-64-v3` has no dot products of bf16"), "{}", emulated.err);
+    for (target, precision, said) in [
+        ("cuda", "bf16", None),
+        ("cuda:sm_75", "bf16", Some("`cuda:sm_75` has no instructions for bf16")),
+        ("cuda:sm_75", "f16", None),
+        ("cuda:sm_75", "tf32", Some("`cuda:sm_75` has no products in TF32")),
+        ("cuda", "tf32", None),
+        ("x86-64-v4", "tf32", Some("`x86-64-v4` has no products in TF32: they are those of f32")),
+    ] {
+        let ran = check(&format!("compile {CNN} --precision {precision} --target {target} --emit kernels"), &["contract"]);
+        assert!(said.map_or(!ran.err.contains("has no"), |said| ran.err.contains(said)), "{target} {precision}: {}", ran.err);
+    }
     let dots = check(&format!("compile {CNN} --precision bf16 --target znver4 --emit kernels"), &[".pairs["]);
     assert!(!dots.err.contains("dot products"), "{}", dots.err);
 }

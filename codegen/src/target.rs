@@ -11,6 +11,7 @@
 //! assert!(Target::named("pentium").unwrap_err().to_string().contains("x86-64-v3"));
 //! ```
 
+use egret_runtime::gpu::{Arch, Version};
 use inkwell::targets::{InitializationConfig, TargetMachine};
 
 /// A processor that code is made for.
@@ -36,6 +37,8 @@ pub struct Target {
     pub dots: bool,
     /// Whether the processor has them.
     has_dots: bool,
+    /// Whether products of f32 may round their operands to TF32, of which a number has 11 significant bits; see [`Target::with_tf32`].
+    pub tf32: bool,
 }
 
 /// A target that is not known or cannot be made code for.
@@ -48,6 +51,16 @@ pub enum TargetError {
         name: String,
         /// Every name there is.
         known: String,
+    },
+    /// No GPU has this name.
+    #[error("`{name}` is no known GPU; expected one of {known}; code for {oldest} runs on every later one, too")]
+    UnknownGpu {
+        /// What was asked for.
+        name: String,
+        /// Every name there is.
+        known: String,
+        /// The one that `cuda` stands for.
+        oldest: &'static str,
     },
     /// `native` on a processor that is too old.
     #[error("code for this processor (`{cpu}`) cannot be made: it lacks {missing}; name a target to compile for another machine")]
@@ -159,6 +172,9 @@ const CUDA: Level = Level {
 /// The GPU that is meant where none is named, the oldest with asynchronous copies; and what stands before the name of one.
 const CUDA_NAME: &str = "cuda";
 
+/// The compute capability that bf16 and TF32 came with (PTX ISA, `mma` and `cvt`).
+const AMPERE: Version = Version { major: 8, minor: 0 };
+
 impl Target {
     /// The target of this name: `native`, a level (`x86-64-v3`, `x86-64-v4`, `aarch64`), a processor (`znver4`) or a GPU
     /// (`cuda:sm_80`, or `cuda` for that one).
@@ -180,7 +196,8 @@ impl Target {
     fn gpu(name: &str) -> Result<Target, TargetError> {
         let wanted = if name == CUDA_NAME { CUDA.processors[0] } else { name };
         let found = CUDA.processors.iter().find_map(|p| if *p == wanted { p.split(':').nth(1) } else { None });
-        let cpu = found.ok_or_else(|| TargetError::Unknown { name: name.to_string(), known: CUDA.processors.join(", ") })?;
+        let unknown = || TargetError::UnknownGpu { name: name.to_string(), known: CUDA.processors.join(", "), oldest: CUDA.processors[0] };
+        let cpu = found.ok_or_else(unknown)?;
         Ok(Target { name: name.to_string(), cpu, tune: cpu.to_string(), ..CUDA.target(name) })
     }
 
@@ -227,6 +244,22 @@ impl Target {
         self.has_dots.then(|| Target { dots: true, ..self.clone() })
     }
 
+    /// The same with products of f32 in TF32, for a GPU that has such instructions; `None` for all others.
+    pub fn with_tf32(&self) -> Option<Target> {
+        let has = self.capability().is_some_and(|found| found >= AMPERE);
+        has.then(|| Target { tf32: true, ..self.clone() })
+    }
+
+    /// Whether it is a GPU that multiplies and rounds bf16 by instructions.
+    pub fn has_bf16(&self) -> bool {
+        self.capability().is_some_and(|found| found >= AMPERE)
+    }
+
+    /// The compute capability of a GPU.
+    pub fn capability(&self) -> Option<Version> {
+        Arch::named(self.cpu).map(|arch| arch.capability)
+    }
+
     /// What code uses beyond `cpu`, as LLVM wants it.
     pub(crate) fn extra_features(&self) -> &'static str {
         if self.dots { "+avx512bf16" } else { "" }
@@ -269,6 +302,7 @@ impl Level {
             lanes: self.lanes,
             vregs: self.vregs,
             dots: false,
+            tf32: false,
             has_dots: WITH_DOTS.contains(&name),
         }
     }
@@ -303,7 +337,11 @@ mod tests {
         assert_eq!(Target::named("cuda").unwrap().cpu, "sm_80");
         assert!(Target::gpus().iter().all(|name| Target::named(name).is_ok_and(|t| t.is_cuda() && !t.runs_here())));
         let message = Target::named("cuda:sm_20").unwrap_err().to_string();
-        assert!(message.contains("one of cuda:sm_80, cuda:sm_75, "), "{message}");
+        assert!(message.starts_with("`cuda:sm_20` is no known GPU; expected one of cuda:sm_80, cuda:sm_75, "), "{message}");
+        assert!(message.ends_with("code for cuda:sm_80 runs on every later one, too"), "{message}");
+        for wrong in ["cuda:", "cuda:0", "cuda:sm_90b", "cuda:sm_90:x"] {
+            assert!(matches!(Target::named(wrong), Err(TargetError::UnknownGpu { .. })), "{wrong}");
+        }
     }
 
     #[test]
@@ -313,6 +351,17 @@ mod tests {
         assert!(!needs(&zen) && needs(&zen.with_dots().unwrap()));
         for without in ["x86-64-v4", "skylake-avx512", "x86-64-v3", "aarch64", "cuda"] {
             assert_eq!(Target::named(without).unwrap().with_dots(), None, "{without}");
+        }
+    }
+
+    #[test]
+    fn formats_of_tensor_cores_came_with_ampere() {
+        let has = |name: &str| {
+            let target = Target::named(name).unwrap();
+            (target.with_tf32().is_some_and(|with| with.tf32), target.has_bf16())
+        };
+        for (name, expected) in [("cuda", true), ("cuda:sm_90a", true), ("cuda:sm_121", true), ("cuda:sm_75", false), ("znver4", false)] {
+            assert_eq!(has(name), (expected, expected), "{name}");
         }
     }
 

@@ -45,7 +45,7 @@
 //! - [`rewrite`]: everything that is an equation. [`mod@rules`] has the equations, one a line, and [`rules::proof`] proves each;
 //!   [`egraph`] holds all equal graphs at once; [`extract`] takes the cheapest.
 //! - [`legalize`], [`layout`], [`mod@algorithm`], [`halo`], [`group`]: towards kernels. [`cost`] says how long one takes, [`role`] what
-//!   an op can be in it, and [`refusal`] why two kernels are not one. [`mod@narrow`] stores in bf16 what goes between them.
+//!   an op can be in it, and [`refusal`] why two kernels are not one. [`mod@narrow`] stores in 16 bits what goes between them.
 //! - [`explain`]: by which rules a graph became another.
 //! - [`limit`], [`replay`]: which application of a rule or pass is at fault.
 

@@ -1,6 +1,6 @@
-//! Stores in bf16 what kernels hand each other in f32, and the weights of products.
+//! Stores in bf16, or in f16, what kernels hand each other in f32, and the weights of products.
 //!
-//! Values become half as large in memory, and products of them take half the time where the processor has dot products of bf16.
+//! Values become half as large in memory, and products of them take less time where the machine multiplies them as they are.
 //! Inside of a kernel everything is computed in f32, as before: a kernel that reads a narrow value widens it first, one that makes it
 //! rounds it last (to nearest, ties to even). Both are casts of the IR, so that the graph says what is computed.
 //!
@@ -12,29 +12,43 @@
 //! y = kernel k1(h, w) { cast · cast · matmul }             w: bf16[64, 64]
 //! ```
 //!
-//! These stay f32: what enters and leaves the graph; the statistics of norms, and whatever else a kernel only reduces; what attention
-//! and recurrent layers read as it lies, and what those make; weights that are used other than in products, or in Winograd's form; and
-//! what an angle or an integer is computed from without a product in between, since there the error of a position counts and not its
-//! share of it.
+//! These stay f32: what enters and leaves the graph; the statistics of norms, and whatever else a kernel only reduces; the states of
+//! recurrent layers, which go around; what attention and recurrent layers read as it lies, unless they [widen](Storage::everywhere) it;
+//! weights that are used other than in products, or in Winograd's form; and what an angle or an integer is computed from without a
+//! product in between, since there the error of a position counts and not its share of it.
 //!
 //! **Invariant.** The kernels are the same, in the same order, with the same names; only the types of values between them change.
 
 use crate::role::Role;
 use egret_ir::attr::Algorithm;
 use egret_ir::{Copy, DType, Def, Graph, Kind, Node, Op, Tensor, TensorType, ValueId};
-use half::bf16;
+use half::{bf16, f16};
 use std::collections::{HashMap, HashSet};
 
-/// What values are stored as.
-const NARROW: DType = DType::BF16;
+/// How values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Storage {
+    /// The type, of 16 bits.
+    pub dtype: DType,
+    /// Whether attention widens its operands as it reads them, and recurrent layers their input and weights, as products do: kernels for
+    /// GPUs do, those for processors take f32.
+    pub everywhere: bool,
+}
+
+impl Default for Storage {
+    /// bf16, as kernels for processors read it.
+    fn default() -> Storage {
+        Storage { dtype: DType::BF16, everywhere: false }
+    }
+}
 
 /// The pass; see the module. It expects a graph of kernels.
 ///
 /// # Errors
 /// Only if a region does not type-check, which would be a bug of this pass.
-pub fn narrow(graph: &Graph) -> Result<Graph, String> {
-    let kept = kept(graph);
-    let mut rebuilt = Rebuilt { copy: Copy::new(graph, TensorType::clone), weights: HashMap::new() };
+pub fn narrow(graph: &Graph, storage: Storage) -> Result<Graph, String> {
+    let kept = kept(graph, storage);
+    let mut rebuilt = Rebuilt { copy: Copy::new(graph, TensorType::clone), weights: HashMap::new(), storage };
     for node in graph.nodes() {
         match &node.region {
             Some(region) => rebuilt.kernel(node, region, &kept)?,
@@ -45,13 +59,13 @@ pub fn narrow(graph: &Graph) -> Result<Graph, String> {
 }
 
 /// The values between kernels that keep their type, found from the last kernel to the first: what is made of a value decides.
-fn kept(graph: &Graph) -> HashSet<ValueId> {
+fn kept(graph: &Graph, storage: Storage) -> HashSet<ValueId> {
     let mut exact: HashSet<ValueId> = HashSet::new();
     let mut kept: HashSet<ValueId> = graph.results.iter().copied().collect();
     for node in graph.nodes().iter().rev() {
         match &node.region {
             Some(region) => {
-                let inner = Inner::of(region, node, &exact);
+                let inner = Inner::of(region, node, &exact, storage);
                 exact.extend(node.operands.iter().zip(region.params()).filter(|(_, p)| inner.exact.contains(p)).map(|(&v, _)| v));
                 kept.extend(node.operands.iter().zip(region.params()).filter(|(_, p)| inner.as_it_lies.contains(p)).map(|(&v, _)| v));
                 kept.extend(node.results.iter().zip(&region.results).filter(|(_, r)| inner.stays(**r)).map(|(&v, _)| v));
@@ -86,7 +100,7 @@ struct Inner<'a> {
 
 impl<'a> Inner<'a> {
     /// The region of a node, of whose results some are `exact`.
-    fn of(region: &'a Graph, node: &Node, exact: &HashSet<ValueId>) -> Inner<'a> {
+    fn of(region: &'a Graph, node: &Node, exact: &HashSet<ValueId>, storage: Storage) -> Inner<'a> {
         let results = node.results.iter().zip(&region.results).filter(|(v, _)| exact.contains(v)).map(|(_, &r)| r);
         let mut inner = Inner { region, exact: results.collect(), as_it_lies: HashSet::new() };
         for node in region.nodes().iter().rev() {
@@ -96,8 +110,10 @@ impl<'a> Inner<'a> {
             }
             let is_view = node.op.def().kind == Kind::View;
             match &node.op {
-                Op::attention { .. } => inner.as_it_lies.extend(&node.operands[..3]),
-                _ if is_recurrent(&node.op) => inner.as_it_lies.extend(&node.operands),
+                Op::attention { .. } if !storage.everywhere => inner.as_it_lies.extend(&node.operands[..3]),
+                _ if is_recurrent(&node.op) => {
+                    inner.as_it_lies.extend(&node.operands[if storage.everywhere { RECURRENT_PRODUCTS } else { 0 }..]);
+                }
                 _ if is_view && inner.as_it_lies.contains(&node.results[0]) => inner.as_it_lies.extend(&node.operands),
                 _ => {}
             }
@@ -126,6 +142,9 @@ fn made_of(region: &Graph, value: ValueId) -> Vec<&Node> {
     seen.into_iter().map(|id| region.node(id)).collect()
 }
 
+/// The first operands of a recurrent layer, which go into products: the input, its weights, the weights of the states.
+const RECURRENT_PRODUCTS: usize = 3;
+
 fn is_recurrent(op: &Op) -> bool {
     matches!(op, Op::lstm { .. } | Op::gru { .. } | Op::rnn { .. })
 }
@@ -152,12 +171,13 @@ struct Rebuilt<'a> {
     copy: Copy<'a>,
     /// Weights of the graph in the narrow type.
     weights: HashMap<ValueId, ValueId>,
+    storage: Storage,
 }
 
 impl Rebuilt<'_> {
     fn kernel(&mut self, node: &Node, region: &Graph, kept: &HashSet<ValueId>) -> Result<(), String> {
-        let weights = weights(region, |param| self.known(node, region, param));
-        let mut body = Body { new: Graph::new(""), map: HashMap::new() };
+        let weights = weights(region, self.storage, |param| self.known(node, region, param));
+        let mut body = Body { new: Graph::new(""), map: HashMap::new(), dtype: self.storage.dtype };
         let mut operands = vec![];
         for (&param, &operand) in region.params().iter().zip(&node.operands) {
             let operand = if weights.contains(&param) { self.narrowed(operand)? } else { self.copy.value(operand) };
@@ -175,7 +195,7 @@ impl Rebuilt<'_> {
         for ((&result, &outer), name) in pairs().zip(&region.result_names) {
             let made = body.map[&result];
             let is_cast = is_cast(&(&result, &outer));
-            let made = if is_cast { body.new.add(&region.value(result).name, Op::cast { to: NARROW }, &[made])? } else { made };
+            let made = if is_cast { body.new.add(&region.value(result).name, Op::cast { to: self.storage.dtype }, &[made])? } else { made };
             body.new.add_result(made, name);
         }
         let names: Vec<&str> = node.results.iter().map(|&r| &*self.copy.old.value(r).name).collect();
@@ -195,31 +215,40 @@ impl Rebuilt<'_> {
         if let Some(&known) = self.weights.get(&constant) {
             return Ok(known);
         }
-        let new = narrow_constant(self.copy.old, constant, &mut self.copy.new)?;
+        let new = narrow_constant(self.copy.old, constant, self.storage.dtype, &mut self.copy.new)?;
         self.weights.insert(constant, new);
         Ok(new)
     }
 }
 
-/// A constant of one graph in another, in the narrow type.
-fn narrow_constant(from: &Graph, constant: ValueId, to: &mut Graph) -> Result<ValueId, String> {
+/// A constant of one graph in another, in a narrow type.
+fn narrow_constant(from: &Graph, constant: ValueId, dtype: DType, to: &mut Graph) -> Result<ValueId, String> {
     let tensor = from.constant(constant).ok_or("expects a constant")?;
-    Ok(to.add_const(&from.value(constant).name, rounded(tensor)?))
+    Ok(to.add_const(&from.value(constant).name, rounded(tensor, dtype)?))
 }
 
 /// What a cast makes of a tensor of f32; models have 10^8 weights, and the evaluator takes its time.
-fn rounded(tensor: &Tensor) -> Result<Tensor, String> {
+fn rounded(tensor: &Tensor, dtype: DType) -> Result<Tensor, String> {
     let floats = tensor.bytes().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
-    let bytes: Vec<u8> = floats.flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect();
-    Tensor::new(NARROW, tensor.shape().to_vec(), bytes.into())
+    let bytes: Vec<u8> = match dtype {
+        DType::BF16 => floats.flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect(),
+        DType::F16 => floats.flat_map(|x| f16::from_f32(x).to_le_bytes()).collect(),
+        other => return Err(format!("values are stored as bf16 or f16, not as {other}")),
+    };
+    Tensor::new(dtype, tensor.shape().to_vec(), bytes.into())
 }
 
 /// The constants and parameters of a region, f32, that only products read, through views or not; `is_known` says which parameters are
 /// constants of the graph around.
-fn weights(region: &Graph, is_known: impl Fn(ValueId) -> bool) -> HashSet<ValueId> {
+fn weights(region: &Graph, storage: Storage, is_known: impl Fn(ValueId) -> bool) -> HashSet<ValueId> {
     let mut found = HashSet::new();
-    for node in region.nodes().iter().filter(|n| is_product(region, n)) {
-        for &operand in &node.operands[..2] {
+    for node in region.nodes() {
+        let factors = match is_product(region, node) {
+            true => &node.operands[..2],
+            false if storage.everywhere && is_recurrent(&node.op) => &node.operands[..RECURRENT_PRODUCTS],
+            false => &[],
+        };
+        for &operand in factors {
             let (mut value, mut alone) = (operand, true);
             loop {
                 alone &= region.readers(value).len() == 1 && !region.results.contains(&value);
@@ -241,6 +270,8 @@ fn weights(region: &Graph, is_known: impl Fn(ValueId) -> bool) -> HashSet<ValueI
 struct Body {
     new: Graph,
     map: HashMap<ValueId, ValueId>,
+    /// The narrow type.
+    dtype: DType,
 }
 
 impl Body {
@@ -258,7 +289,7 @@ impl Body {
         for &operand in node.operands.iter().chain(region.results.iter().filter(|r| region.constant(**r).is_some())) {
             if let (false, Def::Const(tensor, source)) = (self.map.contains_key(&operand), &region.value(operand).def) {
                 let new = match weights.contains(&operand) {
-                    true => narrow_constant(region, operand, &mut self.new)?,
+                    true => narrow_constant(region, operand, self.dtype, &mut self.new)?,
                     false => self.new.add_const_from(&region.value(operand).name, tensor.clone(), source.clone()),
                 };
                 self.set_widened(operand, new, region.ty(operand))?;
@@ -282,6 +313,8 @@ mod tests {
     use super::*;
     use egret_ir::text::parse;
 
+    const NARROW: DType = DType::BF16;
+
     #[test]
     fn weights_are_rounded_to_nearest_even() {
         // Ties, what is just above one, what overflows, the infinities, NaN of both kinds, subnormal numbers.
@@ -298,14 +331,14 @@ mod tests {
             (0x8000_ffff, 0x8001),
         ];
         let tensor = Tensor::from_f32s(vec![cases.len()], &cases.map(|(bits, _)| f32::from_bits(bits)));
-        let found: Vec<u16> = rounded(&tensor).unwrap().bytes().as_chunks().0.iter().map(|&b| u16::from_le_bytes(b)).collect();
+        let found: Vec<u16> = rounded(&tensor, NARROW).unwrap().bytes().as_chunks().0.iter().map(|&b| u16::from_le_bytes(b)).collect();
         assert_eq!(found, cases.map(|(_, rounded): (u32, u16)| rounded));
     }
 
     /// The type under which a graph of single ops holds a value.
     fn stored(source: &str, name: &str) -> DType {
         let grouped = crate::group::ungrouped(&parse(source).unwrap()).unwrap();
-        let graph = narrow(&grouped).unwrap();
+        let graph = narrow(&grouped, Storage::default()).unwrap();
         graph.ty(graph.find(name).unwrap()).dtype
     }
 

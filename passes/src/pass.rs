@@ -15,6 +15,7 @@
 //! ```
 
 use crate::limit::{Applied, Limit};
+use crate::narrow::Storage;
 use crate::replay::Applications;
 use crate::rules::{Class, Rule};
 use crate::{algorithm, cse, dce, fold, group, halo, layout, legalize, narrow, rewrite, stage};
@@ -53,7 +54,11 @@ pub const PASSES: &[Pass] = &[
     Pass { name: "halo", doc: "Keeps what is padded in memory with its border only.", run: |g, _| halo::halo(g) },
     Pass { name: "group", doc: "Joins ops into kernels, as many as take the least time.", run: group::group },
     Pass { name: "ungrouped", doc: "Makes every op a kernel of its own.", run: |g, _| group::ungrouped(g) },
-    Pass { name: "narrow", doc: "Stores what goes between kernels, and weights, in bf16.", run: |g, _| narrow::narrow(g) },
+    Pass {
+        name: "narrow",
+        doc: "Stores what goes between kernels, and weights, in bf16 or f16.",
+        run: |g, c| narrow::narrow(g, c.storage),
+    },
 ];
 
 /// What comes before every other pass where extents depend on data.
@@ -98,6 +103,8 @@ pub struct Context {
     pub exact_conv: bool,
     /// Whether products will be dot products of pairs of bf16, which take half the time.
     pub dots: bool,
+    /// How the pass `narrow` stores values.
+    pub storage: Storage,
     /// Rules beside those of [`crate::rules::all`].
     pub rules: Vec<Rule>,
     /// How much is applied: everything, unless a fault is looked for.
@@ -129,6 +136,7 @@ impl Default for Context {
             disabled: BTreeSet::new(),
             exact_conv: false,
             dots: false,
+            storage: Storage::default(),
             rules: vec![],
             limit: Limit::default(),
             applications: None,

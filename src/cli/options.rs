@@ -93,8 +93,9 @@ pub struct CompileOptions {
     /// Compute convolutions as sums of products only, never by Winograd's algorithm
     #[arg(long)]
     pub exact_conv: bool,
-    /// How values between kernels, and weights, are held: f32, or bf16, which is half as large and multiplied twice as fast
-    #[arg(long, value_name = "f32|bf16", default_value = "f32", value_parser = parse_precision)]
+    /// How values between kernels, and weights, are held: f32, or bf16, which is half as large and multiplied twice as fast, or f16 for
+    /// GPUs; tf32 holds f32 and lets GPUs round what they multiply
+    #[arg(long, value_name = "f32|tf32|bf16|f16", default_value = "f32", value_parser = parse_precision)]
     pub precision: Precision,
     #[command(flatten)]
     pub free: DimOptions,
@@ -119,18 +120,19 @@ impl CompileOptions {
 }
 
 /// Largest error over the standard deviation of an output that passes: f32 leaves ten times that of good code, bf16 three times what
-/// networks of a hundred layers have, which round to 8 bits after each.
+/// networks of a hundred layers have, which round to 8 bits after each; f16 and TF32 have 11.
 pub fn tolerance(asked: Option<f64>, precision: Precision) -> f64 {
     asked.unwrap_or(match precision {
         Precision::F32 => 1e-4,
         Precision::Bf16 => 0.3,
+        Precision::Tf32 | Precision::F16 => 0.04,
     })
 }
 
 /// A precision by its name.
 fn parse_precision(text: &str) -> Result<Precision, String> {
-    let known = Precision::ALL.map(Precision::name).join(" or ");
-    Precision::named(text).ok_or_else(|| format!("expected {known}"))
+    let known = Precision::ALL.map(Precision::name).join(", ");
+    Precision::named(text).ok_or_else(|| format!("expected one of {known}"))
 }
 
 /// `--device`.

@@ -269,7 +269,7 @@ impl Ready {
     pub fn in_precision(&self, target: String) -> String {
         match self.options.precision {
             Precision::F32 => target,
-            Precision::Bf16 => format!("{target} in bf16"),
+            other => format!("{target} in {}", other.name()),
         }
     }
 
@@ -284,7 +284,7 @@ impl Ready {
         let asked = match (fuse, options.exact_conv, options.precision, options.target.as_str(), options.rules.given()) {
             (false, ..) => "--no-fuse",
             (true, true, ..) => "--exact-conv",
-            (true, false, Precision::Bf16, ..) => "--precision",
+            (true, false, Precision::Tf32 | Precision::Bf16 | Precision::F16, ..) => "--precision",
             (true, false, Precision::F32, "native", None) => return Ok(artifact.clone()),
             (true, false, Precision::F32, "native", Some(flag)) => flag,
             (true, false, Precision::F32, ..) => "--target",

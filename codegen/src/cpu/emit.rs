@@ -36,6 +36,8 @@ pub(crate) struct Emit<'c> {
     pub(crate) wide: bool,
     /// Whether the instructions of AVX512-BF16 may be used.
     pub(crate) dots: bool,
+    /// Whether one number is rounded to bf16 by an instruction (NVIDIA's from sm_80).
+    pub(crate) rounds_bf16: bool,
 }
 
 /// The builder fails only where it stands in no block or operands have the wrong kind: mistakes of this crate.
@@ -71,7 +73,7 @@ impl<'c> Emit<'c> {
         }
         let builder = cx.create_builder();
         builder.position_at_end(cx.append_basic_block(function, "entry"));
-        Emit { cx, module, builder, function, lanes: target.lanes, wide: target.lanes == 16, dots: target.dots }
+        Emit { cx, module, builder, function, lanes: target.lanes, wide: target.lanes == 16, dots: target.dots, rounds_bf16: false }
     }
 
     // ---- types
@@ -320,6 +322,11 @@ impl<'c> Emit<'c> {
         let rounded = self.intrinsic("llvm.x86.avx512bf16.cvtneps2bf16.512", &[], &[x]);
         let bits = self.vector_type(self.int_type(16), self.lanes);
         built(self.builder.build_bit_cast(rounded, bits, ""))
+    }
+
+    /// An f32 rounded to bf16 by one instruction: its 16 bits.
+    pub(crate) fn as_bf16(&self, x: Value<'c>) -> Value<'c> {
+        self.bitcast(self.convert(InstructionOpcode::FPTrunc, x, self.cx.bf16_type().into()), self.int_type(16))
     }
 
     /// A function of one operand that is an instruction on every target: `llvm.sqrt`, `llvm.floor`, ...

@@ -307,6 +307,9 @@ fn to_bf16<'c>(e: &Emit<'c>, x: Value<'c>) -> Value<'c> {
     if e.dots && x.is_vector_value() {
         return e.rounded_to_bf16(x);
     }
+    if e.rounds_bf16 {
+        return e.as_bf16(x);
+    }
     let bits = e.bitcast(x, e.int_type(32));
     let odd = e.and(e.lshr(bits, 16), e.int(bits, 1));
     let rounded = e.lshr(e.add(bits, e.add(odd, e.int(bits, 0x7fff))), 16);

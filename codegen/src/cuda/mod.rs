@@ -176,7 +176,7 @@ fn entry<'c>(context: &'c Context, kernel: &Kernel, target: &Target, machine: &T
     (0..kernel.buffers.len()).for_each(|b| function.add_attribute(AttributeLoc::Param(b as u32), align));
     let builder = context.create_builder();
     builder.position_at_end(context.append_basic_block(function, "entry"));
-    Emit { cx: context, module, builder, function, lanes: 1, wide: false, dots: false }
+    Emit { cx: context, module, builder, function, lanes: 1, wide: false, dots: false, rounds_bf16: target.has_bf16() }
 }
 
 fn arguments<'c>(e: &Emit<'c>, kernel: &Kernel) -> Arguments<'c> {

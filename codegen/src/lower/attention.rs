@@ -94,7 +94,8 @@ impl Build<'_> {
             let dims = &self.ty(operands[i]).dims;
             let index = [broadcast_index(&dims[..dims.len() - 2], batch), last[i].map(Dim::clone).to_vec()].concat();
             self.in_memory = true;
-            let place = self.in_place(operands[i], &index);
+            let place =
+                if self.scope.widened.everywhere { self.multiplied(operands[i], &index) } else { self.in_place(operands[i], &index) };
             self.in_memory = false;
             place
         };

@@ -6,7 +6,7 @@
 //! else is packed by a kernel of its own before.
 //!
 //! Of operands in bf16, a constant is packed in pairs for a target with dot products, where the left operand holds neighbours along
-//! `k` side by side. All others are widened as they are read, and cost what f32 costs.
+//! `k` side by side. All others are widened as they are read.
 
 use super::built::Built;
 use super::exprs::{Rewrite, dims_of};
@@ -132,8 +132,8 @@ impl Lowering<'_> {
         if self.is_known(built, *buffer) && [&roles.batch, &roles.cols, k].into_iter().flatten().all(|a| a.extent.as_const().is_some()) {
             return Ok(if self.takes_pairs(built, product, k) { Reading::Paired } else { Reading::Packed });
         }
-        // The last columns are read under a mask, which AVX2 has for elements of 32 bits only.
-        let has_masks = self.target.lanes == 16 || self.dtype(&built.buffers[buffer.0]) == DType::F32;
+        // The last columns are read under a mask, which AVX2 has for elements of 32 bits only; a thread of a GPU has columns of its own.
+        let has_masks = self.target.lanes == 16 || self.target.is_cuda() || self.dtype(&built.buffers[buffer.0]) == DType::F32;
         if has_masks && roles.cols.iter().any(|c| has_unit_stride(offset, c)) && is_linear(offset, k) {
             return Ok(Reading::Strided);
         }

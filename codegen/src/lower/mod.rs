@@ -159,7 +159,12 @@ const MOST_ATTEMPTS: usize = 1000;
 /// When a value of it has no kernel.
 pub fn lower(region: &Region, target: &Target) -> Result<Lowered, Failure> {
     let mut lowering = Lowering {
-        scope: Scope { region, computed: HashMap::new(), as_fold: HashSet::new(), widens: !target.is_cuda() },
+        scope: Scope {
+            region,
+            computed: HashMap::new(),
+            as_fold: HashSet::new(),
+            widened: if target.is_cuda() { ON_GPUS } else { ON_PROCESSORS },
+        },
         target,
         lowered: Lowered::default(),
     };
@@ -219,9 +224,20 @@ pub struct Scope<'a> {
     computed: HashMap<ValueId, Place>,
     /// Contractions that are better done as folds.
     as_fold: HashSet<ValueId>,
-    /// Whether products widen bf16 as they read it; those of GPUs copy their operands as they are.
-    widens: bool,
+    widened: Widened,
 }
+
+/// What is widened to f32 as it is read.
+#[derive(Clone, Copy)]
+struct Widened {
+    /// By products.
+    types: &'static [DType],
+    /// Whether attention and recurrent layers widen it, too.
+    everywhere: bool,
+}
+
+const ON_PROCESSORS: Widened = Widened { types: &[DType::BF16], everywhere: false };
+const ON_GPUS: Widened = Widened { types: &[DType::BF16, DType::F16], everywhere: true };
 
 impl Scope<'_> {
     /// The region's nodes.

@@ -82,11 +82,11 @@ impl Build<'_> {
         Ok(Expr::new(DType::F32, ExprKind::Var(ACC.into())))
     }
 
-    /// Where an operand lies, as f32 or as bf16 that is cast to it: a product widens that as it reads.
-    fn multiplied(&mut self, operand: ValueId, at: &[Dim]) -> Result<(BufferId, Dim), Stop> {
+    /// Where an operand lies, as f32 or as what is cast to it: a product widens that as it reads.
+    pub fn multiplied(&mut self, operand: ValueId, at: &[Dim]) -> Result<(BufferId, Dim), Stop> {
         let value = self.value(operand, at)?;
         let below = match &*value.kind {
-            ExprKind::Cast(x) if self.scope.widens && (value.dtype, x.dtype) == (DType::F32, DType::BF16) => x,
+            ExprKind::Cast(x) if value.dtype == DType::F32 && self.scope.widened.types.contains(&x.dtype) => x,
             _ => &value,
         };
         self.loaded(operand, below)

@@ -67,11 +67,20 @@ impl Lowering<'_> {
         }
         let hidden = graph.ty(*r).dims[1].as_const().and_then(|h| usize::try_from(h).ok());
         let hidden = hidden.ok_or_else(|| fail("expects a hidden extent that is a number"))?;
-        let layer = Layer { cell, reverse, hidden, x: *x, w: *w, r: *r, bias: *bias, h0: *h0, c0: node.operands.get(5).copied() };
+        let [x, w, r] = [x, w, r].map(|value| self.before_widening(*value));
+        let layer = Layer { cell, reverse, hidden, x, w, r, bias: *bias, h0: *h0, c0: node.operands.get(5).copied() };
         let (sum, candidate) = self.biases(node, &layer)?;
         let gates = self.projection(node, &layer, sum)?;
         let weights = self.recurrent_weights(node, &layer)?;
         self.steps(node, &layer, [gates, weights], candidate)
+    }
+
+    /// What is cast to a value, if kernels widen that as they read it.
+    fn before_widening(&self, value: ValueId) -> ValueId {
+        let graph = self.scope.graph();
+        let cast = graph.producer(value).map(|node| graph.node(node)).filter(|node| matches!(node.op, Op::cast { to: DType::F32 }));
+        let below = cast.map(|node| node.operands[0]).filter(|&x| self.scope.widened.types.contains(&graph.ty(x).dtype));
+        below.filter(|_| self.scope.widened.everywhere).unwrap_or(value)
     }
 
     /// A value in memory.
@@ -254,7 +263,7 @@ fn bias_graph(gates: usize, hidden: usize, late: bool) -> Result<Graph, String> 
     Ok(g)
 }
 
-/// `x: [t, b, i], bias: [g*h], w: [g*h, i] -> x * w^T + bias: [t, b, g*h]`; `w` is no parameter if it is known.
+/// `x: [t, b, i], bias: [g*h], w: [g*h, i] -> x * w^T + bias: [t, b, g*h]`; `w` is no parameter if it is known. What is no f32 is widened.
 fn projection_graph([x, w]: &[TensorType; 2], known: Option<Arc<Tensor>>) -> Result<Graph, String> {
     let mut g = Graph::new("projection");
     let x = g.add_param("x", x.clone());
@@ -263,9 +272,16 @@ fn projection_graph([x, w]: &[TensorType; 2], known: Option<Arc<Tensor>>) -> Res
         Some(tensor) => g.add_const("w", tensor),
         None => g.add_param("w", w.clone()),
     };
+    let x = widened(&mut g, x)?;
+    let w = widened(&mut g, w)?;
     let columns = g.add("columns", Op::transpose { perm: vec![1, 0] }, &[w])?;
     let product = g.add("product", Op::matmul, &[x, columns])?;
     let gates = g.add("gates", Op::add, &[product, bias])?;
     g.add_result(gates, "gates");
     Ok(g)
+}
+
+fn widened(g: &mut Graph, value: ValueId) -> Result<ValueId, String> {
+    let name = format!("{}.f32", g.value(value).name);
+    if g.ty(value).dtype == DType::F32 { Ok(value) } else { g.add(&name, Op::cast { to: DType::F32 }, &[value]) }
 }

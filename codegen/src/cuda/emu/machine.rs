@@ -7,7 +7,7 @@ use super::matrix;
 use super::memory::{Access, Region};
 use super::op::{Element, Kind, Op, Space, Type};
 use super::text::{Entry, Instruction, LAUNCHED_ALIGN, Operand};
-use super::value::{apply, compare, converted, packed_brains, packed_halves, signed, tf32, truncated, wide};
+use super::value::{apply, brain_bits, compare, converted, packed_brains, packed_halves, signed, tf32, truncated, wide};
 
 /// How a kernel is started.
 #[derive(Clone, Copy, Debug)]
@@ -270,6 +270,7 @@ impl Machine<'_> {
             Op::Convert { to, from, rounding } => converted(to, from, rounding, x[0]),
             Op::PackHalves(ty) => packed_halves(ty, x[0], x[1]),
             Op::PackBrains => packed_brains(x[0], x[1]),
+            Op::RoundBrain => brain_bits(x[0] as u32),
             Op::RoundTf32 => tf32(x[0]),
             other => return Err(format!("{other:?} is not of one thread")),
         };

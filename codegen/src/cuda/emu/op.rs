@@ -138,6 +138,8 @@ pub(super) enum Op {
     PackHalves(Type),
     /// The same as bf16s.
     PackBrains,
+    /// An f32 as a bf16.
+    RoundBrain,
     /// An f32 rounded to TF32, ties away from zero.
     RoundTf32,
     /// A copy from global to shared memory that arrives when it is waited for.
@@ -233,6 +235,7 @@ const TABLE: &[(&str, Form)] = &[
     ("cvt.rpi", Form::Convert(Rounding::Up)),
     ("cvt.rn.f16x2", Form::PackHalves),
     ("cvt.rn.bf16x2", Form::Plain(Op::PackBrains)),
+    ("cvt.rn.bf16", Form::Plain(Op::RoundBrain)),
     ("cvt.rna.tf32", Form::Plain(Op::RoundTf32)),
     ("cp.async.ca.shared.global", Form::Plain(Op::CopyAsync)),
     ("cp.async.cg.shared.global", Form::Plain(Op::CopyAsync)),

@@ -169,7 +169,7 @@ pub(super) fn packed_brains(upper: u64, lower: u64) -> u64 {
 }
 
 /// The nearest bf16 of the bits of an f32, ties to even.
-fn brain_bits(bits: u32) -> u64 {
+pub(super) fn brain_bits(bits: u32) -> u64 {
     match f32::from_bits(bits).is_nan() {
         true => 0x7fff,
         false => (u64::from(bits) + 0x7fff + u64::from(bits >> 16 & 1)) >> 16,

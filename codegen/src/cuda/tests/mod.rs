@@ -4,6 +4,7 @@ mod emulator;
 mod matrix;
 mod models;
 mod mutations;
+mod storage;
 mod text;
 
 use super::emu::Device;

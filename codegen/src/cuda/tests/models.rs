@@ -100,7 +100,7 @@ pub(super) fn emulated_code(program: &Program, code: &Code, inputs: &[Tensor], s
     run_with(program, inputs, &mut |i, sizes, held| device.run(i, &program.kernels[i], sizes, held).map(drop))
 }
 
-fn agrees(source: &str, dims: &[(&str, i64)]) -> Result<(), String> {
+pub(super) fn agrees(source: &str, dims: &[(&str, i64)]) -> Result<(), String> {
     let graph = text::parse(source).map_err(|e| e.to_string())?;
     let bindings: Bindings = dims.iter().map(|(name, n)| ((*name).into(), *n)).collect();
     let inputs = inputs(&graph, &bindings)?;
