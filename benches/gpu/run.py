@@ -1,20 +1,22 @@
 #!/usr/bin/env python3
-"""Egret on a GPU: are its results right, how fast are its products, and how fast are models beside PyTorch.
+"""Egret on a GPU: are its results right, how fast are its products, and how fast are models beside PyTorch and XLA.
 
     cargo build --release
     benches/gpu/run.py --egret target/release/egret --out /tmp/out                 # all parts, on cuda:0
     benches/gpu/run.py --egret ... --parts truth --device emu                      # the truth part, in the emulator
-    benches/gpu/run.py --egret ... --parts gemm,models --device cpu --small        # a rehearsal without a GPU
+    benches/gpu/run.py --egret ... --parts gemm,models --device emu --small        # a rehearsal without a GPU
 
 For a machine with a GPU and without a network: it needs `egret`, python3 with torch and numpy, and for the part `models` also onnx, with
 torchvision and transformers for the models of which they hold the definitions; a model whose package is missing is named and left out.
+With jax, XLA is a peer (see xla.py); without it the column says so.
 
-truth    Every kind of kernel on random inputs against torch in f64: |out - ref| / |ref| at most 1e-5, and NaN never passes. Buffers
-         are poisoned by `--device emu`; on a GPU, run this under compute-sanitizer as well.
-gemm     Matrix products of the shapes of bert_base and gpt2 at batch 1 and 32 in f32: time of the kernel by events beside torch.matmul
-         with TF32 off and on.
-models   Time of an inference on the host's clock, copies in and out included, at batch 1 and 32: Egret beside torch eager and
-         torch.compile (max-autotune, CUDA graphs), TF32 off for all. Weights are random by a seed.
+truth    Every kind of kernel on random inputs against torch in f64, in each precision: |out - ref| / |ref| at most TOLERANCES, and NaN
+         never passes. Buffers are poisoned by `--device emu`; on a GPU, run this under compute-sanitizer as well.
+gemm     Matrix products of the shapes of bert_base and gpt2 at batch 1 and 32: time of the kernel by events beside torch.matmul in the same
+         precision.
+models   Time of an inference at batch 1 and 32, Egret beside torch eager, torch.compile (max-autotune, CUDA graphs) and XLA, all in the same
+         precision; weights are random by a seed. The first columns are by the host's clock, copies in and out included; the last by
+         events, with what goes in and out on the GPU: of Egret the sum of its kernels, of torch the whole of what torch.compile made.
 
 What is compared is measured in rounds, one after the other in each round; a ratio is taken within each round, so that a change of the
 machine between rounds changes both. Tables give the median with the least and the greatest. With --results, the rows are added
@@ -22,7 +24,10 @@ to that file under the device's name.
 """
 
 import argparse
+import contextlib
+import importlib.util
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -35,7 +40,9 @@ import torch
 ROUNDS = 3
 # Warm-up runs, and timed runs of which the median is taken, of torch in each round; egret warms up and counts by itself.
 WARM_UP, RUNS = 20, 50
-TOLERANCE = 1e-5
+# Largest |out - ref| / |ref| of a kernel. A model is some ten products deep: it may be off by MODEL_FACTOR times as much.
+TOLERANCES = {"f32": 1e-5, "tf32": 1e-3, "bf16": 1e-2}
+MODEL_FACTOR = {"f32": 100, "tf32": 10, "bf16": 10}
 # Elements of the parameters of a case above which the emulator takes minutes.
 MOST_EMULATED = 60_000
 
@@ -44,8 +51,6 @@ def main():
     options = arguments()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
     parts = {"truth": truth, "gemm": gemm, "models": models}
     tables, failed = [], False
     for part in options.parts.split(","):
@@ -65,12 +70,15 @@ def arguments():
     parser.add_argument("--egret", required=True, type=Path, help="the program")
     parser.add_argument("--device", default="cuda:0", help="what egret runs on; torch runs on the GPU if this is one")
     parser.add_argument("--parts", default="truth,gemm,models")
+    parser.add_argument("--precisions", default="f32,tf32,bf16")
+    parser.add_argument("--models", help="names of models, instead of all")
     parser.add_argument("--out", type=Path, default=Path("target/gpu"), help="folder for models, tensors and figures")
     parser.add_argument("--results", type=Path, help="file to add the rows to, such as benches/gpu/RESULTS.md")
     parser.add_argument("--small", action="store_true", help="tiny shapes and few runs, to rehearse")
     options = parser.parse_args()
     options.egret = options.egret.resolve()
     options.on_gpu = options.device.startswith("cuda")
+    options.precisions = options.precisions.split(",")
     options.torch = torch.device("cuda" if options.on_gpu else "cpu")
     return options
 
@@ -95,7 +103,27 @@ def egret(options, verb, *words):
 
 
 def spread(values):
+    if not values:
+        return "-"
     return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+
+
+@contextlib.contextmanager
+def torch_in(precision):
+    """torch multiplies f32 as TF32 inside, if that is asked for, and exactly otherwise."""
+    for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
+        backend.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
+            backend.allow_tf32 = False
+
+
+def relative_error(found, reference):
+    if found.shape != reference.shape:
+        return numpy.nan
+    return numpy.linalg.norm(found - reference) / max(numpy.linalg.norm(reference), 1e-300)
 
 
 # ---------------------------------------------------------------------------------------------------------------- truth
@@ -171,7 +199,8 @@ def truth(options):
     folder = options.out / "truth"
     folder.mkdir(exist_ok=True)
     rows, wrong = [], False
-    for name, parameters, body, of in cases():
+    for (name, parameters, body, of), precision in ((case, precision) for case in cases() for precision in options.precisions):
+        name = f"{name}, {precision}"
         if options.device == "emu" and sum(tensor.numel() for tensor in parameters.values()) > MOST_EMULATED:
             rows.append([name, "", "left out: too large for the emulator"])
             continue
@@ -184,11 +213,10 @@ def truth(options):
         reference = of(*(t.double() if t.is_floating_point() else t for t in parameters.values())).numpy()
         (folder / "output_0.npy").unlink(missing_ok=True)
         try:
-            egret(options, "run", source, *inputs, "--output-dir", folder)
-            found = numpy.load(folder / "output_0.npy").astype(numpy.float64)
-            error = numpy.linalg.norm(found - reference) / max(numpy.linalg.norm(reference), 1e-300) if found.shape == reference.shape else numpy.nan
+            egret(options, "run", source, *inputs, "--precision", precision, "--output-dir", folder)
+            error = relative_error(numpy.load(folder / "output_0.npy").astype(numpy.float64), reference)
             # NaN is not at most anything.
-            right, said = bool(error <= TOLERANCE), f"{error:.1e}"
+            right, said = bool(error <= TOLERANCES[precision]), f"{error:.1e}"
         except RuntimeError as problem:
             right, said = False, str(problem).splitlines()[-1]
         wrong |= not right
@@ -228,67 +256,111 @@ def products(options):
     return [(m, k, n) for m in rows for k, n in widths] + [(1, 768, 50257), (8192, 8192, 8192)]
 
 
+PRODUCT = {
+    "f32": "graph g(x: f32[{m}, {k}]) {{\n  const w: f32[{k}, {n}] = random(1)\n  y = matmul(x, w)\n  return y\n}}\n",
+    # As it stands between kernels: bf16 in memory, sums in f32.
+    "bf16": """graph g(x: bf16[{m}, {k}]) {{
+  const w: bf16[{k}, {n}] = random(1)
+  a = cast[to = f32](x)
+  b = cast[to = f32](w)
+  p = matmul(a, b)
+  y = cast[to = bf16](p)
+  return y
+}}
+""",
+}
+
+
 def gemm(options):
     rows = []
-    for m, k, n in products(options):
+    for (m, k, n), precision in ((shape, precision) for shape in products(options) for precision in options.precisions):
         source = options.out / "gemm.egir"
-        source.write_text(f"graph g(x: f32[{m}, {k}]) {{\n  const w: f32[{k}, {n}] = random(1)\n  y = matmul(x, w)\n  return y\n}}\n")
-        x, w = (torch.randn(*shape, device=options.torch) for shape in ((m, k), (k, n)))
-        ours, theirs, fast, ratios = [], [], [], []
+        source.write_text(PRODUCT.get(precision, PRODUCT["f32"]).format(m=m, k=k, n=n))
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        x, w = (torch.randn(*shape, device=options.torch, dtype=dtype) for shape in ((m, k), (k, n)))
+        ours, theirs, ratios = [], [], []
         for _ in range(ROUNDS):
-            report = json.loads(egret(options, "profile", source, "--min-time", "300ms", "--json"))
+            words = ["--precision", precision] if precision == "tf32" else []
+            report = json.loads(egret(options, "profile", source, *words, "--min-time", "1ms" if options.small else "300ms", "--json"))
             ours.append(report["steps_us"] / 1e3)
-            theirs.append(timed_on_gpu(lambda x=x, w=w: torch.matmul(x, w), RUNS))
-            torch.backends.cuda.matmul.allow_tf32 = True
-            fast.append(timed_on_gpu(lambda x=x, w=w: torch.matmul(x, w), RUNS))
-            torch.backends.cuda.matmul.allow_tf32 = False
+            with torch_in(precision):
+                theirs.append(timed_on_gpu(lambda x=x, w=w: torch.matmul(x, w), RUNS))
             ratios.append(ours[-1] / theirs[-1])
         rate = 2e-9 * m * k * n / statistics.median(ours)
-        rows.append([f"{m}x{k}x{n}", spread(ours), spread(theirs), spread(fast), spread(ratios), f"{rate:.1f}"])
-    header = ["M x K x N", "egret ms", "torch f32 ms", "torch TF32 ms", "egret / torch f32", "egret TFLOP/s"]
-    return "Matrix products in f32", header, rows, False
+        rows.append([f"{m}x{k}x{n}", precision, spread(ours), spread(theirs), spread(ratios), f"{rate:.3g}"])
+    return "Matrix products", ["M x K x N", "", "egret ms", "torch ms", "egret / torch", "egret TFLOP/s"], rows, False
 
 
 # --------------------------------------------------------------------------------------------------------------- models
 
 
-def resnet50():
+def resnet50(small):
     import torchvision
 
+    if small:
+        block = torchvision.models.resnet.BasicBlock
+        return torchvision.models.ResNet(block, [1, 1, 1, 1], num_classes=10), lambda batch: (torch.randn(batch, 3, 16, 16),)
     return torchvision.models.resnet50(weights=None), lambda batch: (torch.randn(batch, 3, 224, 224),)
 
 
-def bert_base():
+def bert_base(small):
     from transformers import BertConfig, BertModel
+
+    sizes = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=100) if small else {}
 
     class Hidden(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.bert = BertModel(BertConfig(attn_implementation="sdpa"), add_pooling_layer=False)
+            self.bert = BertModel(BertConfig(attn_implementation="sdpa", **sizes), add_pooling_layer=False)
 
         def forward(self, ids):
             return self.bert(input_ids=ids).last_hidden_state
 
-    return Hidden(), lambda batch: (torch.randint(0, 30000, (batch, 128)),)
+    return Hidden(), lambda batch: (torch.randint(0, 100, (batch, 8 if small else 128)),)
 
 
-def gpt2_prefill():
+def gpt2(small):
     from transformers import GPT2Config, GPT2LMHeadModel
 
+    sizes = dict(n_embd=32, n_layer=1, n_head=2, vocab_size=100, n_positions=64, bos_token_id=0, eos_token_id=0) if small else {}
+    return GPT2LMHeadModel(GPT2Config(**sizes))
+
+
+def gpt2_prefill(small):
     class Logits(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.gpt2 = GPT2LMHeadModel(GPT2Config(use_cache=False))
+            self.gpt2 = gpt2(small)
 
         def forward(self, ids):
-            return self.gpt2(input_ids=ids).logits
+            return self.gpt2(input_ids=ids, use_cache=False).logits
 
-    return Logits(), lambda batch: (torch.randint(0, 50000, (batch, 128)),)
+    return Logits(), lambda batch: (torch.randint(0, 100, (batch, 8 if small else 128)),)
 
 
-def perceptron():
-    layers = [torch.nn.Linear(64, 128), torch.nn.GELU(), torch.nn.LayerNorm(128), torch.nn.Linear(128, 10)]
-    return torch.nn.Sequential(*layers), lambda batch: (torch.randn(batch, 64),)
+def gpt2_decode(small):
+    """One word behind a past of 128."""
+    from transformers.cache_utils import DynamicCache
+
+    class Step(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gpt2 = gpt2(small)
+
+        def forward(self, ids, *past):
+            cache = DynamicCache()
+            for i in range(len(past) // 2):
+                cache.update(past[2 * i], past[2 * i + 1], i)
+            return self.gpt2(input_ids=ids, past_key_values=cache, use_cache=True).logits
+
+    step = Step()
+    config, words = step.gpt2.config, 8 if small else 128
+    shape = (config.n_head, words, config.n_embd // config.n_head)
+    past = lambda batch: (torch.randn(batch, *shape) for _ in range(2 * config.n_layer))  # noqa: E731
+    return step, lambda batch: (torch.randint(0, 100, (batch, 1)), *past(batch))
+
+
+MODELS = [resnet50, bert_base, gpt2_prefill, gpt2_decode]
 
 
 def clocked(work, runs):
@@ -303,56 +375,114 @@ def clocked(work, runs):
     return statistics.median(times)
 
 
+HEADER = [
+    "model", "", "egret ms", "torch eager ms", "torch.compile ms", "XLA ms", "egret / best",
+    "egret kernels ms", "torch.compile on the GPU ms", "error against torch in f32",
+]  # fmt: skip
+
+
 def models(options):
-    makers, batches = ([perceptron], [1]) if options.small else ([resnet50, bert_base, gpt2_prefill], [1, 32])
-    runs, rows, wrong = (5 if options.small else RUNS), [], False
-    for make in makers:
-        for batch in batches:
+    wanted = options.models.split(",") if options.models else [make.__name__ for make in MODELS]
+    rows, wrong = [], False
+    for make in (make for make in MODELS if make.__name__ in wanted):
+        for batch in [1, 2] if options.small else [1, 32]:
             name = f"{make.__name__}, batch {batch}"
             try:
-                row, right = model(options, make, batch, runs)
+                exported = export(options, make, batch)
+            except Exception as problem:  # a package is missing, or an operator: the other models go on
+                rows.append([name, "", last_line(problem), *["-"] * (len(HEADER) - 3)])
+                wrong = True
+                continue
+            for precision in options.precisions:
+                try:
+                    row, right = model(options, *exported, precision)
+                except Exception as problem:
+                    row, right = [last_line(problem), *["-"] * (len(HEADER) - 3)], False
                 wrong |= not right
-            except Exception as problem:  # a package or an operator is missing: the other models go on
-                row, wrong = [str(problem).strip().splitlines()[-1][:120], "-", "-", "-", "-"], True
-            rows.append([name, *row])
-    header = ["model", "egret ms", "torch eager ms", "torch.compile ms", "egret / best of torch", "error against torch"]
-    return "Models in f32, copies included", header, rows, wrong
+                rows.append([name, precision, *row])
+    if not importlib.util.find_spec("jax"):
+        rows.append(["XLA: jax is not installed here", *[""] * (len(HEADER) - 1)])
+    return "Models", HEADER, rows, wrong
 
 
-def model(options, make, batch, runs):
+def last_line(problem):
+    return f"{type(problem).__name__}: {str(problem).strip()}".splitlines()[-1][:160]
+
+
+def export(options, make, batch):
+    """The model, its inputs, and its folder with both in files."""
     torch.manual_seed(1)
-    module, inputs_of = make()
-    module = module.eval()
-    inputs = inputs_of(batch)
+    module, inputs_of = make(options.small)
+    module, inputs = module.eval(), inputs_of(batch)
     folder = options.out / f"{make.__name__}-{batch}"
     folder.mkdir(exist_ok=True)
-    path = folder / "model.onnx"
-    torch.onnx.export(module, inputs, str(path), dynamo=True, external_data=True, verbose=False)
+    torch.onnx.export(module, inputs, str(folder / "model.onnx"), dynamo=True, external_data=True, verbose=False)
     for i, tensor in enumerate(inputs):
         numpy.save(folder / f"input_{i}.npy", tensor.numpy())
-    words = [path, "--input-dir", folder]
+    return module, inputs, folder
+
+
+def model(options, module, inputs, folder, precision):
+    runs, least = (3, "1ms") if options.small else (RUNS, "2s")
+    words = [folder / "model.onnx", "--input-dir", folder, "--precision", precision]
     egret(options, "run", *words, "--output-dir", folder)
-    module = module.to(options.torch)
-    pinned = [tensor.pin_memory() for tensor in inputs] if options.on_gpu else list(inputs)
-    compiled = torch.compile(module, mode="max-autotune") if options.on_gpu else module
-
-    def inference(of):
-        with torch.inference_mode():
-            return of(*(tensor.to(options.torch, non_blocking=True) for tensor in pinned)).cpu()
-
-    reference = inference(module).double().numpy()
-    found = numpy.load(folder / "output_0.npy").astype(numpy.float64)
-    error = numpy.linalg.norm(found - reference) / numpy.linalg.norm(reference)
-    ours, eager, graphs, ratios = [], [], [], []
+    with torch.inference_mode():
+        reference = module.float()(*inputs).double().numpy()
+    error = relative_error(numpy.load(folder / "output_0.npy").astype(numpy.float64), reference)
+    peers = Peers(options, module, inputs, folder, precision)
+    ours, kernels, ratios, times = [], [], [], {name: [] for name in peers.clocked}
+    device = []
     for _ in range(ROUNDS):
-        report = json.loads(egret(options, "bench", *words, "--min-time", "200ms" if options.small else "2s", "--json"))
-        ours.append(report["results"][0]["p50_ms"])
-        eager.append(clocked(lambda: inference(module), runs))
-        graphs.append(clocked(lambda: inference(compiled), runs))
-        ratios.append(ours[-1] / min(eager[-1], graphs[-1]))
-    # Two sums in f32 differ by their order: a model is some ten products deep.
-    return [*map(spread, (ours, eager, graphs, ratios)), f"{error:.1e}"], bool(error <= 100 * TOLERANCE)
+        ours.append(json.loads(egret(options, "bench", *words, "--min-time", least, "--json"))["results"][0]["p50_ms"])
+        kernels.append(json.loads(egret(options, "profile", *words, "--min-time", least, "--json"))["steps_us"] / 1e3)
+        with torch_in(precision):
+            for name, work in peers.clocked.items():
+                times[name].append(clocked(work, runs))
+            device.append(timed_on_gpu(peers.on_device, runs))
+        ratios.append(ours[-1] / min(of[-1] for of in times.values()))
+    columns = [ours, *(times.get(name, []) for name in ("eager", "compiled", "xla")), ratios, kernels, device]
+    return [*map(spread, columns), f"{error:.1e}"], bool(error <= MODEL_FACTOR[precision] * TOLERANCES[precision])
+
+
+class Peers:
+    """What else runs the model in a precision: `clocked` from inputs on the host to outputs on the host, `on_device` without copies."""
+
+    def __init__(self, options, module, inputs, folder, precision):
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        module = module.to(options.torch, self.dtype)
+        self.pinned = [tensor.pin_memory() for tensor in inputs] if options.on_gpu else list(inputs)
+        self.device = options.torch
+        compiled = torch.compile(module, mode="max-autotune") if options.on_gpu else module
+        self.clocked = {"eager": lambda: self.inference(module), "compiled": lambda: self.inference(compiled)}
+        there = self.there()
+        self.on_device = lambda: self.run(compiled, there)
+        if importlib.util.find_spec("jax"):
+            self.clocked["xla"] = self.xla(options, folder, precision)
+
+    def there(self):
+        cast = lambda x: x.to(self.dtype) if x.is_floating_point() else x  # noqa: E731
+        return [cast(tensor.to(self.device, non_blocking=True)) for tensor in self.pinned]
+
+    @staticmethod
+    def run(of, tensors):
+        with torch.inference_mode():
+            return of(*tensors)
+
+    def inference(self, of):
+        return self.run(of, self.there()).cpu()
+
+    def xla(self, options, folder, precision):
+        import jax
+        import xla
+
+        # torch has taken its share of the memory already.
+        jax.config.update("jax_default_matmul_precision", {"f32": "highest", "tf32": "tensorfloat32"}.get(precision, "default"))
+        run = xla.function(folder / "model.onnx", jax.numpy.bfloat16 if precision == "bf16" else jax.numpy.float32)
+        tensors = [numpy.load(folder / f"input_{i}.npy") for i in range(len(self.pinned))]
+        return lambda: numpy.asarray(run(*(jax.device_put(tensor) for tensor in tensors))[0])
 
 
 if __name__ == "__main__":
+    # Beside torch on one GPU, jax must not take the memory that it may need.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     sys.exit(main())
