@@ -13,7 +13,7 @@ use crate::error::Error;
 use egret_codegen::Target;
 use egret_codegen::cuda::emu::EmuDevice;
 use egret_runtime::Device;
-use egret_runtime::gpu::{Arch, Version};
+use egret_runtime::gpu::{Arch, Gpu, Version};
 use std::fmt;
 use std::str::FromStr;
 
@@ -105,14 +105,14 @@ fn open_gpu(ordinal: usize) -> Result<Box<dyn Device>, Error> {
     Err(Error::Unsupported(format!("cuda:{ordinal} cannot be used: this Egret was built without the feature `cuda`")))
 }
 
-/// The GPUs of this machine with their compute capabilities and memories in bytes; none without a driver.
+/// The GPUs of this machine, by their numbers; none without a driver.
 ///
 /// # Errors
 ///
-/// [`Error::Unsupported`], if there is a driver and it cannot be used.
-pub fn gpus() -> Result<Vec<(String, Version, u64)>, Error> {
+/// [`Error::Unsupported`], if there is a driver and it cannot be used, or finds no GPU.
+pub fn gpus() -> Result<Vec<Gpu>, Error> {
     #[cfg(feature = "cuda")]
-    return Ok(egret_runtime::device::cuda::gpus()?.into_iter().map(|gpu| (gpu.name, gpu.capability, gpu.memory)).collect());
+    return Ok(egret_runtime::device::cuda::gpus()?);
     #[cfg(not(feature = "cuda"))]
     Ok(vec![])
 }

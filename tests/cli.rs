@@ -225,6 +225,10 @@ fn compile_shows_code_for_a_gpu() {
     fails(&format!("compile {CNN} --target cuda,cuda:sm_80"), 2, &["`cuda` and `cuda:sm_80` are the same"]);
     fails(&format!("compile {CNN} --target cuda --emit asm"), 2, &["--emit ptx"]);
     fails(&format!("compile {CNN} --emit ptx"), 2, &["--target cuda"]);
+    // What is said of time is of processors.
+    check(&format!("inspect {CNN} --target cuda --precision f16"), &["sm_80 (nvptx64)", "precision", "f16"]);
+    let explained = check(&format!("explain {CNN} --target cuda"), &["conv", "not predicted for a GPU"]);
+    assert!(!explained.out.contains("us predicted"), "{}", explained.out);
     fails(&format!("compile {CNN} --target cuda:sm_20 --emit ptx"), 2, &["cuda:sm_80"]);
 }
 

@@ -15,7 +15,7 @@
 #[cfg(feature = "cuda")]
 pub mod cuda;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Image, Version};
 use std::time::Duration;
 
@@ -104,6 +104,32 @@ impl Lengths {
     /// The greater of each.
     pub fn max(self, other: Lengths) -> Lengths {
         Lengths { arena: self.arena.max(other.arena), inputs: self.inputs.max(other.inputs), outputs: self.outputs.max(other.outputs) }
+    }
+}
+
+/// What a GPU's memory has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that are free.
+    pub free: u64,
+    /// Bytes there are.
+    pub total: u64,
+}
+
+impl Room {
+    /// Whether so many more bytes are free on a device.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Resource`] with the numbers, if they are not.
+    pub fn holds(self, what: &str, bytes: u64, device: &str) -> Result<()> {
+        let Room { free, total } = self;
+        match bytes <= free {
+            true => Ok(()),
+            false => Err(Error::Resource(format!(
+                "{what} need {bytes} bytes on {device}, of whose {total} bytes {free} are free; use smaller extents or end what else runs there"
+            ))),
+        }
     }
 }
 

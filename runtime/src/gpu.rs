@@ -42,6 +42,21 @@ pub struct Launch {
     pub shared: u32,
 }
 
+/// A GPU of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    /// `NVIDIA H100 80GB HBM3`.
+    pub name: String,
+    /// Its compute capability.
+    pub capability: Version,
+    /// Bytes of its memory.
+    pub memory: u64,
+    /// Its multiprocessors.
+    pub multiprocessors: u32,
+    /// The CUDA version of the driver.
+    pub driver: Version,
+}
+
 /// Threads that a block has at most, on every GPU there is.
 const MOST_THREADS: u32 = 1024;
 

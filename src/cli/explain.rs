@@ -108,8 +108,9 @@ struct Kernel {
     /// The values of other kernels that it reads.
     reads: Vec<String>,
     origins: Vec<String>,
-    /// By the cost model, on one thread.
-    predicted_us: f64,
+    /// By the cost model, on one thread of a processor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predicted_us: Option<f64>,
     /// The median, if it was measured; of a kernel of several calls, all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     measured_us: Option<f64>,
@@ -156,7 +157,9 @@ pub fn run(args: Args) -> Result<(), Error> {
     let stages = Stages::of(&ready, graph)?;
     let mut explanation = stages.explanation(ready.name(), graph)?;
     let predicted = Predicted::of(&stages.grouped, &ready.extents(&stages.grouped))?;
-    explanation.kernels.iter_mut().zip(&predicted.nodes_us).for_each(|(kernel, us)| kernel.predicted_us = *us);
+    if !ready.compiler(true).chosen_target()?.is_cuda() {
+        explanation.kernels.iter_mut().zip(&predicted.nodes_us).for_each(|(kernel, us)| kernel.predicted_us = Some(*us));
+    }
     if args.measure {
         progress.phase("Measuring");
         explanation.measure(&ready, &stages.grouped, &predicted)?;
@@ -266,7 +269,7 @@ impl Kernel {
             ty: graph.ty(node.results[0]).to_string(),
             reads: reads(graph, node),
             origins: strings(&node.origin),
-            predicted_us: 0.0,
+            predicted_us: None,
             measured_us: None,
             rules: vec![],
             unexplained: vec![],
@@ -296,10 +299,11 @@ impl Kernel {
         }
     }
 
-    /// `5.10 us predicted, 5.22 us measured`.
+    /// `5.10 us predicted, 5.22 us measured`; of a kernel for a GPU nothing is predicted.
     fn time(&self) -> String {
-        let measured = self.measured_us.map_or(String::new(), |us| format!(", {us:.2} us measured"));
-        format!("{:.2} us predicted{measured}", self.predicted_us)
+        let said = |us: Option<f64>, how: &str| us.map(|us| format!("{us:.2} us {how}"));
+        let times: Vec<String> = [said(self.predicted_us, "predicted"), said(self.measured_us, "measured")].into_iter().flatten().collect();
+        if times.is_empty() { "not predicted for a GPU".to_string() } else { times.join(", ") }
     }
 
     fn title(&self) -> String {

@@ -18,7 +18,7 @@ use super::options::JsonOption;
 use super::progress::Progress;
 use super::report;
 use super::table::{Align, bytes, columns, plural};
-use egret::gpu::Version;
+use egret::gpu::Gpu;
 use egret::hw::{Level, Machine, Rate};
 use egret::{Error, gpus};
 use serde::Serialize;
@@ -76,15 +76,24 @@ struct Report<'a> {
 struct FoundGpu<'a> {
     name: &'a str,
     arch: String,
+    multiprocessors: u32,
     bytes: u64,
+    /// The CUDA version of the driver.
+    cuda: String,
 }
 
 /// GPUs by their numbers, or why they cannot be used.
-type Gpus = Result<Vec<(String, Version, u64)>, Error>;
+type Gpus = Result<Vec<Gpu>, Error>;
+
+impl FoundGpu<'_> {
+    fn of(gpu: &Gpu) -> FoundGpu<'_> {
+        let (arch, cuda) = (gpu.capability.arch().to_string(), gpu.driver.to_string());
+        FoundGpu { name: &gpu.name, arch, multiprocessors: gpu.multiprocessors, bytes: gpu.memory, cuda }
+    }
+}
 
 fn found(gpus: &Gpus) -> Vec<FoundGpu<'_>> {
-    let gpus = gpus.as_deref().unwrap_or_default();
-    gpus.iter().map(|(name, capability, bytes)| FoundGpu { name, arch: capability.arch().to_string(), bytes: *bytes }).collect()
+    gpus.as_deref().unwrap_or_default().iter().map(FoundGpu::of).collect()
 }
 
 /// A line for each GPU, or one that says that there is none.
@@ -93,8 +102,10 @@ fn gpu_lines(gpus: &Gpus) -> String {
         Err(error) => format!("no GPU: {error}\n"),
         Ok(gpus) if gpus.is_empty() => "no GPU: this machine has no NVIDIA driver\n".to_string(),
         Ok(gpus) => {
-            let line = |(i, (name, capability, size)): (usize, &(String, Version, u64))| {
-                format!("cuda:{i}   {name}, {}, {}\n", capability.arch(), bytes(*size))
+            let line = |(i, gpu): (usize, &Gpu)| {
+                let Gpu { name, capability, memory, multiprocessors, driver } = gpu;
+                let (arch, units) = (capability.arch(), plural(*multiprocessors as usize, "multiprocessor"));
+                format!("cuda:{i}   {name}, {arch}, {units}, {}, driver for CUDA {driver}\n", bytes(*memory))
             };
             gpus.iter().enumerate().map(line).collect()
         }
@@ -119,4 +130,25 @@ fn text(machine: &Machine) -> String {
 /// `1.0 MiB, 1 core`.
 fn about(level: &Level) -> String {
     level.bytes.map_or(String::new(), |size| format!("{}, {}", bytes(size), plural(level.cores, "core")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use egret::gpu::Version;
+
+    #[test]
+    fn gpus_are_named_with_what_decides_over_code() {
+        let (capability, driver) = (Version { major: 9, minor: 0 }, Version { major: 13, minor: 0 });
+        let gpu = Gpu { name: "NVIDIA H100".into(), capability, memory: 80 << 30, multiprocessors: 132, driver };
+        let line = "cuda:0   NVIDIA H100, sm_90, 132 multiprocessors, 80.0 GiB, driver for CUDA 13.0\n";
+        assert_eq!(gpu_lines(&Ok(vec![gpu.clone()])), line);
+        let report = serde_json::to_value(found(&Ok(vec![gpu]))).unwrap();
+        assert_eq!(report[0]["arch"], "sm_90");
+        assert_eq!(report[0]["cuda"], "13.0");
+        assert_eq!(gpu_lines(&Ok(vec![])), "no GPU: this machine has no NVIDIA driver\n");
+        let too_old = Err(Error::Unsupported("the driver is too old".into()));
+        assert_eq!(gpu_lines(&too_old), "no GPU: the driver is too old\n");
+        assert!(found(&too_old).is_empty());
+    }
 }

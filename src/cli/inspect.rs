@@ -258,7 +258,8 @@ impl Report {
     fn summary(&self) -> Vec<Vec<String>> {
         let mut rows = vec![("model", self.model.clone())];
         let Target { arch, cpu, features } = &self.target;
-        rows.push(("target", format!("{cpu} ({arch}: {})", features.join(" "))));
+        let features = if features.is_empty() { String::new() } else { format!(": {}", features.join(" ")) };
+        rows.push(("target", format!("{cpu} ({arch}{features})")));
         let dims: Vec<String> = self.dims.iter().map(|(name, extent)| format!("{name} = {extent}")).collect();
         if !dims.is_empty() {
             rows.push(("dimensions", dims.join(", ")));

@@ -18,12 +18,12 @@ mod cache;
 mod driver;
 mod memory;
 
-pub use driver::{Gpu, OLDEST_DRIVER, gpus};
+pub use driver::{OLDEST_DRIVER, gpus};
 
-use super::{Command, Device, Lengths, Run, Span};
+use super::{Command, Device, Lengths, Room, Run, Span};
 use crate::device::Area;
 use crate::error::{Error, Result};
-use crate::gpu::{Image, Launch, Version, cuda_for_ptx, ptx_header};
+use crate::gpu::{Gpu, Image, Launch, Version, cuda_for_ptx, ptx_header};
 use cudarc::driver::sys::{CUevent_flags, CUfunction, CUfunction_attribute_enum, CUgraphInstantiate_flags, CUmodule, CUstreamCaptureMode};
 use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError, result};
 use memory::{Memory, Pinned};
@@ -189,13 +189,7 @@ impl CudaDevice {
     /// Fails with the numbers where so many more bytes are not free.
     fn check_free(&self, what: &str, bytes: u64) -> Result<()> {
         let (free, total) = self.context.mem_get_info().map_err(self.failed("asking for its free memory"))?;
-        match bytes <= free as u64 {
-            true => Ok(()),
-            false => Err(Error::Resource(format!(
-                "{what} need {bytes} bytes on {}, of whose {total} bytes {free} are free; use smaller extents or end what else runs there",
-                self.gpu.name
-            ))),
-        }
+        Room { free: free as u64, total: total as u64 }.holds(what, bytes, &self.gpu.name)
     }
 }
 

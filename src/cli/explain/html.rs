@@ -44,10 +44,11 @@ pub fn page(explanation: &Explanation) -> String {
 
 /// `Predicted are 21.0 us in all, measured were 22.4 us`.
 fn times(kernels: &[Kernel]) -> String {
-    let predicted: f64 = kernels.iter().map(|kernel| kernel.predicted_us).sum();
-    let measured: Option<f64> = kernels.iter().filter_map(|kernel| kernel.measured_us).reduce(|a, b| a + b);
-    let measured = measured.map_or(String::new(), |us| format!(", measured were {us:.1} us"));
-    format!("Predicted are {predicted:.1} us in all{measured}")
+    let sum = |of: fn(&Kernel) -> Option<f64>| kernels.iter().filter_map(of).reduce(|a, b| a + b);
+    let predicted = sum(|kernel| kernel.predicted_us)
+        .map_or("Times are not predicted for a GPU".into(), |us| format!("Predicted are {us:.1} us in all"));
+    let measured = sum(|kernel| kernel.measured_us).map_or(String::new(), |us| format!(", measured were {us:.1} us"));
+    format!("{predicted}{measured}")
 }
 
 /// A box of a drawing.
@@ -66,7 +67,8 @@ impl Drawn<'_> {
 
     fn kernel(kernel: &Kernel) -> Drawn<'_> {
         let title = title(&kernel.ops);
-        let subtitle = format!("{:.2} us   {}", kernel.measured_us.unwrap_or(kernel.predicted_us), kernel.ty);
+        let time = kernel.measured_us.or(kernel.predicted_us).map_or(String::new(), |us| format!("{us:.2} us   "));
+        let subtitle = format!("{time}{}", kernel.ty);
         Drawn { title, subtitle, kind: kind(&kernel.ops), value: &kernel.value, reads: &kernel.reads }
     }
 

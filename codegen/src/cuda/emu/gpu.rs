@@ -18,7 +18,7 @@
 //! ```
 
 use super::{Module, Start, run};
-use egret_runtime::device::{Area, Command, Device, Lengths, Run, Span};
+use egret_runtime::device::{Area, Command, Device, Lengths, Room, Run, Span};
 use egret_runtime::gpu::{Image, Version};
 use egret_runtime::{Error, Result};
 use std::collections::HashMap;
@@ -39,12 +39,25 @@ pub struct EmuDevice {
     outputs: Vec<u8>,
     runs: HashMap<usize, Run>,
     seed: u64,
+    /// Bytes that there are; any number, if nothing is said.
+    memory: Option<u64>,
 }
 
 impl EmuDevice {
     /// A device with no memory in use; `seed` decides every schedule.
     pub fn new(seed: u64) -> EmuDevice {
         EmuDevice { seed, ..EmuDevice::default() }
+    }
+
+    /// The same with so many bytes of memory.
+    pub fn with_memory(self, bytes: u64) -> EmuDevice {
+        EmuDevice { memory: Some(bytes), ..self }
+    }
+
+    /// Fails where all areas together are longer than the memory is.
+    fn check_room(&self, what: &str, bytes: u64, held: u64) -> Result<()> {
+        let room = |total| Room { free: total - held.min(total), total }.holds(what, bytes, &self.name());
+        self.memory.map_or(Ok(()), room)
     }
 
     fn memory(&self, area: Area) -> &[u8] {
@@ -128,6 +141,8 @@ impl Device for EmuDevice {
     }
 
     fn upload(&mut self, pieces: &[(u64, &[u8])]) -> Result<()> {
+        let bytes = pieces.last().map_or(0, |(offset, piece)| offset + piece.len() as u64);
+        self.check_room("the weights", bytes, 0)?;
         self.weights.clear();
         for (offset, bytes) in pieces {
             self.weights.resize(*offset as usize, POISON);
@@ -142,6 +157,7 @@ impl Device for EmuDevice {
             return Ok(false);
         }
         let Lengths { arena, inputs, outputs } = held.max(needed);
+        self.check_room("inputs, outputs and intermediate values", arena + inputs + outputs, self.weights.len() as u64)?;
         for (memory, bytes) in [(&mut self.arena, arena), (&mut self.inputs, inputs), (&mut self.outputs, outputs)] {
             memory.resize(bytes as usize, POISON);
         }

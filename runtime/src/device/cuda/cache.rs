@@ -4,7 +4,7 @@
 //! **Invariant.** What is read is what was written for the same PTX, architecture and driver, or nothing. Keeping is for speed
 //! only: where it fails, nothing is said.
 
-use super::Gpu;
+use crate::gpu::Gpu;
 use std::path::PathBuf;
 
 /// A folder of such files.

@@ -5,7 +5,7 @@
 use super::cache::Cache;
 use super::said;
 use crate::error::{Error, Result};
-use crate::gpu::{Image, Version};
+use crate::gpu::{Gpu, Image, Version};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUjit_option, CUjitInputType, CUlinkState, CUmodule};
 use cudarc::driver::{DriverError, result};
 use std::ffi::{CString, c_void};
@@ -13,32 +13,24 @@ use std::ffi::{CString, c_void};
 /// The oldest driver that has all functions that are called: those for graphs came last, with CUDA 11.4.
 pub const OLDEST_DRIVER: Version = Version { major: 11, minor: 4 };
 
-/// A GPU of this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gpu {
-    /// `NVIDIA H100 80GB HBM3`.
-    pub name: String,
-    /// Its compute capability.
-    pub capability: Version,
-    /// Bytes of its memory.
-    pub memory: u64,
-    /// Its multiprocessors.
-    pub multiprocessors: u32,
-    /// The CUDA version of the driver.
-    pub driver: Version,
-}
-
 /// The GPUs of this machine, by their numbers; none where there is no driver.
 ///
 /// # Errors
 ///
-/// [`Error::Device`], if there is a driver and it cannot be used.
+/// [`Error::Device`], if there is a driver and it cannot be used, or finds no GPU.
 pub fn gpus() -> Result<Vec<Gpu>> {
     if !is_present() {
         return Ok(vec![]);
     }
     let driver = start()?;
-    (0..count()?).map(|ordinal| describe(ordinal, driver)).collect()
+    match count()? {
+        0 => Err(no_gpu()),
+        count => (0..count).map(|ordinal| describe(ordinal, driver)).collect(),
+    }
+}
+
+fn no_gpu() -> Error {
+    Error::Device("the NVIDIA driver of this machine finds no GPU".to_string())
 }
 
 /// GPU number `ordinal`.
@@ -51,7 +43,7 @@ pub(super) fn gpu(ordinal: usize) -> Result<Gpu> {
     }
     let driver = start()?;
     match count()? {
-        0 => Err(Error::Device("the NVIDIA driver of this machine finds no GPU".to_string())),
+        0 => Err(no_gpu()),
         count if ordinal >= count => {
             Err(Error::Device(format!("there is no cuda:{ordinal}: this machine has {count}, from cuda:0 to cuda:{}", count - 1)))
         }
