@@ -1,17 +1,27 @@
-//! Whole models as PTX through the runtime's executor, on an emulator of a GPU, against the reference evaluator; and what NVIDIA's
-//! assembler says of their kernels.
+//! Whole models as PTX through the runtime's executor, on an emulator of a GPU, against the reference evaluator, in every precision; and
+//! what NVIDIA's assembler says of their kernels.
+
+mod transformers;
 
 use egret::codegen::cuda::{compile, emu::EmuDevice};
-use egret::codegen::kernel::Kernel;
+use egret::codegen::kernel::{Body, Kernel};
 use egret::codegen::{Target, plan};
+use egret::gpu::{Arch, Version, cuda_for_ptx, ptx_header};
 use egret::ir::random::random;
-use egret::ir::{Bindings, Tensor, eval, text};
-use egret::{Compiler, Graph, Session, from_ir, to_ir};
+use egret::ir::{Bindings, DType, Tensor, eval, text};
+use egret::{Compiler, Graph, Precision, Session, from_ir, to_ir};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Most that an output may differ, relative to one more than its size: as for compiled code.
-const TOLERANCE: f64 = 1e-4;
+/// Most that an output may differ, relative to one more than its size: in f32 as for compiled code; a number of TF32 and of f16 has 11
+/// significant bits, one of bf16 has 8, and some ten products follow each other.
+fn tolerance(precision: Precision) -> f64 {
+    match precision {
+        Precision::F32 => 1e-4,
+        Precision::Tf32 | Precision::F16 => 1e-2,
+        Precision::Bf16 => 8e-2,
+    }
+}
 
 /// A model of `examples/models`, with some dimensions fixed.
 type Model = (&'static str, &'static [(&'static str, i64)]);
@@ -87,11 +97,21 @@ fn model(name: &str) -> Graph {
 }
 
 fn session(graph: &Graph, targets: &str, seed: u64) -> Session {
-    Compiler::new().target(targets).compile_graph(graph).unwrap().session_on(Box::new(EmuDevice::new(seed))).unwrap()
+    emulated(Compiler::new().target(targets), graph, seed)
+}
+
+fn emulated(compiler: Compiler, graph: &Graph, seed: u64) -> Session {
+    compiler.compile_graph(graph).unwrap().session_on(Box::new(EmuDevice::new(seed))).unwrap()
 }
 
 /// Runs a model for some extents of its free dimensions, on random inputs.
 fn agrees(session: &mut Session, graph: &Graph, dims: &[(&str, i64)], seed: u64) {
+    let worst = worst(session, graph, dims, seed);
+    assert!(worst <= tolerance(Precision::F32), "{} {dims:?}: {worst:e}", graph.name);
+}
+
+/// The largest difference of an element to the evaluator's, relative to one more than its size; infinite where one is NaN.
+fn worst(session: &mut Session, graph: &Graph, dims: &[(&str, i64)], seed: u64) -> f64 {
     let bindings: Bindings = dims.iter().map(|(name, extent)| ((*name).into(), *extent)).collect();
     let input = |(i, p): (usize, &egret::ir::ValueId)| random(seed + i as u64, &graph.ty(*p).bind(&bindings)).unwrap();
     let inputs: Vec<Tensor> = graph.params().iter().enumerate().map(input).collect();
@@ -102,13 +122,26 @@ fn agrees(session: &mut Session, graph: &Graph, dims: &[(&str, i64)], seed: u64)
     let views: Vec<_> = named.iter().map(|(name, tensor)| (name.as_str(), tensor.view())).collect();
     let found = session.run(&views).unwrap_or_else(|e| panic!("{dims:?}: {e}"));
     assert_eq!(found.len(), expected.len());
+    let mut worst: f64 = 0.0;
     for (expected, found) in expected.iter().zip(&found) {
         let found = to_ir(found);
         assert_eq!(expected.ty(), found.ty());
-        let apart = |(x, y): (f64, f64)| (x - y).abs() / (1.0 + x.abs());
         let pairs = expected.elements().zip(found.elements()).map(|(x, y)| (x.as_f64(), y.as_f64()));
-        // What is NaN is not below the tolerance.
-        assert!(pairs.map(apart).all(|apart| apart <= TOLERANCE), "{} {dims:?}", graph.name);
+        let apart = pairs.map(|(x, y)| (x - y).abs() / (1.0 + x.abs()));
+        // `f64::max` would pass over a NaN.
+        worst = apart.fold(worst, |worst, apart| if apart.is_nan() { f64::INFINITY } else { worst.max(apart) });
+    }
+    worst
+}
+
+/// A model in the other precisions: as near as they are, and as far as rounding takes it.
+fn agrees_when_rounded(graph: &Graph, compiler: &Compiler, dims: &[(&str, i64)], precisions: &[Precision]) {
+    for &precision in precisions {
+        let mut session = emulated(compiler.clone().precision(precision), graph, 3);
+        let worst = worst(&mut session, graph, dims, 5);
+        let (least, most) = (tolerance(Precision::F32) / 10.0, tolerance(precision));
+        assert!(worst <= most, "{} in {}: {worst:e}", graph.name, precision.name());
+        assert!(worst > least || precision == Precision::Tf32, "{} in {}: nothing was rounded", graph.name, precision.name());
     }
 }
 
@@ -126,18 +159,64 @@ fn digits_cnn_runs_for_several_batches() {
 /// Runs a model with its dimensions fixed.
 fn check(model: Model) {
     let (compiler, graph) = imported("cuda:sm_80", model);
-    let mut session = compiler.compile_graph(&graph).unwrap().session_on(Box::new(EmuDevice::new(1))).unwrap();
-    agrees(&mut session, &graph, &[], 1);
+    agrees(&mut emulated(compiler.clone(), &graph, 1), &graph, &[], 1);
+    agrees_when_rounded(&graph, &compiler, &[], &[Precision::Bf16, Precision::F16]);
 }
 
 #[test]
-fn digits_lstm_runs() {
+fn digits_cnn_runs_in_every_precision() {
+    check(MODELS[0]);
+}
+
+#[test]
+fn digits_lstm_runs_in_every_precision() {
     check(MODELS[1]);
 }
 
 #[test]
-fn digits_vit_runs() {
+fn digits_vit_runs_in_every_precision() {
     check(MODELS[2]);
+}
+
+/// Runs a small transformer for texts of several lengths, in f32 and in the other precisions.
+fn reads_text(source: &str) {
+    let graph = egret::parse_text("transformer", source).unwrap_or_else(|e| panic!("{e}"));
+    let compiler = Compiler::new().target("cuda");
+    let mut session = emulated(compiler.clone(), &graph, 1);
+    [("S", 5), ("S", 33)].into_iter().for_each(|dim| agrees(&mut session, &graph, &[dim], 1));
+    // Both layers have the same kernel for their attention.
+    let program = lowered(&compiler, &graph);
+    assert_eq!(program.kernels.iter().filter(|kernel| matches!(kernel.body, Body::Chain(_))).count(), 1);
+    agrees_when_rounded(&graph, &compiler, &[("S", 17)], &[Precision::Bf16, Precision::F16, Precision::Tf32]);
+}
+
+#[test]
+fn a_small_bert_reads_text() {
+    reads_text(&transformers::bert());
+}
+
+#[test]
+fn a_small_gpt2_reads_text() {
+    reads_text(&transformers::gpt2());
+}
+
+#[test]
+fn a_small_llama_reads_text() {
+    reads_text(&transformers::llama());
+}
+
+/// What goes between kernels, and what attention reads, is stored in 16 bits.
+#[test]
+fn attention_reads_what_is_stored_in_16_bits() {
+    let graph = egret::parse_text("gpt2", &transformers::gpt2()).unwrap();
+    for (precision, dtype) in [(Precision::Bf16, DType::BF16), (Precision::F16, DType::F16), (Precision::Tf32, DType::F32)] {
+        let program = lowered(&Compiler::new().target("cuda").precision(precision), &graph);
+        let read = program.kernels.iter().filter_map(|kernel| match &kernel.body {
+            Body::Chain(chain) => Some([chain.q.0, chain.k.0, chain.v.0].map(|buffer| kernel.buffers[buffer.0].dtype)),
+            _ => None,
+        });
+        assert_eq!(read.collect::<Vec<_>>(), [[dtype; 3]], "{}", precision.name());
+    }
 }
 
 #[test]
@@ -171,6 +250,69 @@ fn wrong_inputs_end_in_the_sentences_of_the_processor() {
         let views: Vec<_> = inputs.iter().map(|(name, tensor)| (*name, tensor.view())).collect();
         let [cpu, gpu] = sessions.each_mut().map(|session| session.run(&views).unwrap_err().to_string());
         assert_eq!(cpu, gpu);
+    }
+}
+
+#[test]
+fn too_little_memory_is_said_with_its_numbers() {
+    let graph =
+        egret::parse_text("g", "graph g(x: f32[N, 64]) {\n const w: f32[64, 64] = random(1)\n y = matmul(x, w)\n return y }").unwrap();
+    let artifact = Compiler::new().target("cuda").compile_graph(&graph).unwrap();
+    let on = |bytes| artifact.session_on(Box::new(EmuDevice::new(1).with_memory(bytes)));
+    let refused = on(16_000).err().map(|e| (e.exit_code(), e.to_string())).unwrap();
+    let said =
+        "the weights need 16384 bytes on emulator, of whose 16000 bytes 16000 are free; use smaller extents or end what else runs there";
+    assert_eq!(refused, (1, said.to_string()));
+    let mut session = on(40_000).unwrap();
+    let run = |session: &mut Session, rows: usize| {
+        let x = egret::Tensor::from_slice(&[rows, 64], &vec![1.0f32; rows * 64]).unwrap();
+        session.run(&[("x", x.view())]).map(|_| ()).map_err(|e| e.to_string())
+    };
+    assert_eq!(run(&mut session, 2), Ok(()));
+    let refused = run(&mut session, 100).unwrap_err();
+    assert!(refused.starts_with("inputs, outputs and intermediate values need 51"), "{refused}");
+    assert!(refused.contains("bytes on emulator, of whose 40000 bytes 23616 are free"), "{refused}");
+    assert_eq!(run(&mut session, 3), Ok(()));
+}
+
+/// One kernel of each template, for all GPUs that have a name: `tanh` with tails, a norm, a product with its tail, attention, a layer.
+const TEMPLATES: &[&str] = &[
+    "graph g(x: f32[N, 12]) { y = tanh(x)\n return y }",
+    "graph g(x: f32[8, 768], s: f32[768], b: f32[768]) { y = layer_norm[axes = [1], epsilon = 0.00001](x, s, b)\n return y }",
+    "graph g(x: f32[40, 64], w: f32[64, 72], b: f32[72]) { p = matmul(x, w)\n s = add(p, b)\n y = relu(s)\n return y }",
+    "graph g(q: f32[2, 40, 64], k: f32[2, 40, 64], v: f32[2, 40, 64]) { y = attention[scale = 0.125, causal = true](q, k, v)\n return y }",
+    "graph g(x: f32[T, 2, 8], h: f32[2, 16], w: f32[48, 8], r: f32[48, 16], b: f32[96]) { y, s = gru(x, w, r, b, h)\n return y, s }",
+];
+
+/// The version of PTX that code for each GPU is in, by which the oldest driver is known.
+const PTX: &[(&str, (u32, u32))] = &[
+    ("cuda:sm_75", (6, 3)),
+    ("cuda:sm_80", (7, 0)),
+    ("cuda:sm_86", (7, 1)),
+    ("cuda:sm_87", (7, 4)),
+    ("cuda:sm_89", (7, 8)),
+    ("cuda:sm_90", (7, 8)),
+    ("cuda:sm_90a", (8, 0)),
+    ("cuda:sm_100", (8, 6)),
+    ("cuda:sm_103", (8, 8)),
+    ("cuda:sm_120", (8, 7)),
+    ("cuda:sm_121", (8, 8)),
+];
+
+#[test]
+fn every_gpu_has_code_in_its_version_of_ptx() {
+    assert_eq!(PTX.len(), Target::gpus().len());
+    for (name, (major, minor)) in PTX {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let compiler = Compiler::new().target(name).precision(precision);
+            let kernels: Vec<Kernel> =
+                TEMPLATES.iter().flat_map(|source| lowered(&compiler, &text::parse(source).unwrap()).kernels).collect();
+            let code = compile(&kernels, &compiler.chosen_target().unwrap()).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let version = Version { major: *major, minor: *minor };
+            let gpu = name.trim_start_matches("cuda:");
+            assert_eq!(ptx_header(&code.ptx), Some((version, Arch::named(gpu).unwrap())), "{name}");
+            assert!(cuda_for_ptx(version) <= Version { major: 13, minor: 0 }, "{name}");
+        }
     }
 }
 
