@@ -67,7 +67,7 @@ enum Work<'k> {
 pub(super) fn jobs<'k>(kernel: &'k Kernel, target: &Target) -> Result<Vec<Job<'k>>, &'static str> {
     let lanes = target.lanes;
     let mut jobs: Vec<Job> = match &kernel.body {
-        Body::Map(map) => map.pieces.iter().map(piece_job).collect(),
+        Body::Map(map) => map.pieces.iter().map(|piece| piece_job(piece, kernel)).collect(),
         Body::Rows(rows) => vec![Job { blocks: rows.blocks(), work: Work::Rows(rows) }],
         Body::Contract(contracts) => contracts.iter().map(|c| contract_job(c, kernel, target)).collect(),
         Body::Winograd(_) => return Err("winograd convolution"),
@@ -78,7 +78,7 @@ pub(super) fn jobs<'k>(kernel: &'k Kernel, target: &Target) -> Result<Vec<Job<'k
         }
         Body::Recur(_) => return Err("a recurrent layer whose states and sums do not fit 48 KB of shared memory"),
     };
-    jobs.extend(kernel.borders.iter().map(piece_job));
+    jobs.extend(kernel.borders.iter().map(|piece| piece_job(piece, kernel)));
     Ok(jobs)
 }
 
@@ -92,8 +92,8 @@ fn attention_job(chain: &Chain) -> Job<'_> {
     Job { blocks: attention.blocks(chain), work: Work::Attention(chain, attention) }
 }
 
-fn piece_job(piece: &Piece) -> Job<'_> {
-    Job { blocks: piece.threads().ceil_div(&THREADS.into()), work: Work::Piece(piece) }
+fn piece_job<'k>(piece: &'k Piece, kernel: &Kernel) -> Job<'k> {
+    Job { blocks: piece.threads(kernel).ceil_div(&THREADS.into()), work: Work::Piece(piece) }
 }
 
 /// The number of the thread in its block, as an index.

@@ -6,7 +6,7 @@
 //! only where the CPU fuses it, and nothing is approximate; products on tensor cores have [its accuracy](tensor).
 //!
 //! ```text
-//! map     a thread does 4 neighbours where rows of elements divide so, else 1
+//! map     a thread does 4 neighbours where rows of elements divide so (8 of 16 bits), else 1
 //! rows    a warp or a block does a row, its threads stride along it and combine by shuffles; or a thread does a row
 //! matrix  a block does a tile of rows and columns on tensor cores, k in slices that come through shared memory by themselves
 //! product the same by multiply-adds, where there are few steps or no tensor cores; of few rows, some columns

@@ -116,7 +116,7 @@ impl<'c> Gen<'_, 'c> {
             return self.team_once(pass, work);
         }
         let width = match (work.team, rows.reduced.last()) {
-            (Team::Warp | Team::Block, Some(lane)) => neighbours(lane) as usize,
+            (Team::Warp | Team::Block, Some(lane)) => neighbours(lane, self.kernel) as usize,
             _ => 1,
         };
         let partial = self.partial_results(rows, pass, work, width);
