@@ -9,7 +9,7 @@
 //! [`Site::opset`](crate::site::Site). Operator sets newer than [`NEWEST_OPSET`] are read by the newest rules.
 
 use crate::ops::{
-    attention, conv, elementwise, found, gather, generate, loss, matmul, microsoft, norm, pool, quantize, recurrent, reduce, resize,
+    attention, conv, elementwise, found, gather, generate, loss, matmul, microsoft, ml, norm, pool, quantize, recurrent, reduce, resize,
     sample, shape, signal, slice, state, training,
 };
 use crate::site::{Outcome, Site};
@@ -159,6 +159,7 @@ static TABLE: &[(&str, Importer)] = &[
     ("EyeLike", By(generate::eye_like)),
     ("HammingWindow", By(generate::hamming_window)),
     ("HannWindow", By(generate::hann_window)),
+    ("MelWeightMatrix", By(generate::mel_weight_matrix)),
     ("Range", By(generate::range)),
     // ---- reductions
     ("ArgMax", By(reduce::arg_max)),
@@ -208,7 +209,9 @@ static TABLE: &[(&str, Importer)] = &[
     ("SoftmaxCrossEntropyLoss", By(loss::softmax_cross_entropy)),
     // ---- images at computed places
     ("AffineGrid", By(sample::affine_grid)),
+    ("DeformConv", By(sample::deform_conv)),
     ("GridSample", By(sample::grid_sample)),
+    ("RoiAlign", By(sample::roi_align)),
     // ---- pooling
     ("AveragePool", By(pool::average_pool)),
     ("GlobalAveragePool", By(pool::global_average_pool)),
@@ -226,6 +229,21 @@ static TABLE: &[(&str, Importer)] = &[
     ("CausalConvWithState", By(state::causal_conv)),
     ("LinearAttention", By(state::linear_attention)),
     ("TensorScatter", By(state::tensor_scatter)),
+    // ---- classical models
+    ("ai.onnx.ml::ArrayFeatureExtractor", By(ml::array_feature_extractor)),
+    ("ai.onnx.ml::Binarizer", By(ml::binarizer)),
+    ("ai.onnx.ml::FeatureVectorizer", By(ml::feature_vectorizer)),
+    ("ai.onnx.ml::Imputer", By(ml::imputer)),
+    ("ai.onnx.ml::LinearClassifier", By(ml::linear_classifier)),
+    ("ai.onnx.ml::LinearRegressor", By(ml::linear_regressor)),
+    ("ai.onnx.ml::Normalizer", By(ml::normalizer)),
+    ("ai.onnx.ml::OneHotEncoder", By(ml::one_hot_encoder)),
+    ("ai.onnx.ml::SVMRegressor", By(ml::svm_regressor)),
+    ("ai.onnx.ml::Scaler", By(ml::scaler)),
+    ("ai.onnx.ml::TreeEnsemble", By(ml::trees::ensemble)),
+    ("ai.onnx.ml::TreeEnsembleClassifier", By(ml::trees::classifier)),
+    ("ai.onnx.ml::TreeEnsembleRegressor", By(ml::trees::regressor)),
+    ("ai.onnx.ml::ZipMap", By(ml::zip_map)),
     // ---- steps of optimisers
     ("ai.onnx.preview.training::Adagrad", By(training::adagrad)),
     ("ai.onnx.preview.training::Adam", By(training::adam)),

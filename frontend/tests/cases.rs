@@ -6,7 +6,7 @@
 
 mod common;
 
-use egret_frontend::{Import, ImportOptions, import_bytes};
+use egret_frontend::{Code, Import, ImportOptions, import_bytes};
 use std::fmt::Write;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -32,6 +32,19 @@ fn cases() {
         })
         .collect();
     assert!(failed.is_empty(), "cases differ: {failed:?}");
+}
+
+/// What a user may be told is seen by a reviewer first: each code stands in a snapshot of a message.
+#[test]
+fn every_code_has_a_message_in_a_snapshot() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["tests/cases", "tests/snapshots", "src/snapshots"].map(|folder| fs::read_dir(root.join(folder)).unwrap());
+    let files =
+        folders.into_iter().flatten().map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "snap"));
+    let told: String = files.map(|path| fs::read_to_string(path).unwrap()).collect();
+    let untold: Vec<&str> =
+        Code::ALL.iter().map(|code| code.number()).filter(|number| !told.contains(&format!("error[{number}]"))).collect();
+    assert!(untold.is_empty(), "no snapshot has a message of {untold:?}");
 }
 
 /// What becomes of every model of a file.

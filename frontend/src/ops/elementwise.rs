@@ -16,8 +16,10 @@ pub(crate) fn dropout(n: &mut Site) -> Outcome {
     n.without_effect(&["ratio", "seed"]);
     n.optional(1);
     if n.optional(2).is_some() {
-        let training = n.constant(2, "whether it trains")?;
-        if training.elements().any(|t| t.as_bool()) {
+        let trains = n.constant(2, "whether it trains")?.elements().any(|t| t.as_bool());
+        // Where nothing is dropped there is nothing random; the ratio is 0.5 unless it is given.
+        let drops = trains && (n.optional(1).is_none() || n.constant(1, "the ratio")?.elements().any(|r| r.as_f64() != 0.0));
+        if drops {
             return Err(fault(Code::Operand, "`Dropout` in training mode is not supported", "export the model for inference"));
         }
     }

@@ -48,6 +48,38 @@ pub(crate) fn constant_of_shape(n: &mut Site) -> Outcome {
     Ok(vec![n.broadcast(one, shape)?])
 }
 
+/// Triangles on the mel scale, the weights of spectrogram bins in mel bins: `[dft_length/2 + 1, mel_bins]`. All inputs are numbers.
+pub(crate) fn mel_weight_matrix(n: &mut Site) -> Outcome {
+    let to = dtype_attribute(n, "output_datatype", DType::F32)?;
+    let number = |index: usize| Ok::<f64, Stop>(n.constant(index, "the size")?.elements().next().map_or(0.0, Element::as_f64));
+    let (bins, length, rate) = (number(0)?, number(1)?, number(2)?);
+    let (low, high) = (number(3)?, number(4)?);
+    let (bins, rows) = (bins as usize, (length / 2.0).floor() as usize + 1);
+    if !(1..=LARGEST_SPECTRUM).contains(&bins) || !(1..=LARGEST_SPECTRUM).contains(&rows) || rate.is_nan() || rate <= 0.0 {
+        let message = format!("`MelWeightMatrix` cannot have {bins} bins of {length} samples at {rate} Hz");
+        return Err(malformed(Code::Shape, message));
+    }
+    let mel = |hertz: f64| 2595.0 * (1.0 + hertz / 700.0).log10();
+    let step = (mel(high) - mel(low)) / (bins + 2) as f64;
+    let hertz = |i: usize| 700.0 * (10f64.powf((i as f64 * step + mel(low)) / 2595.0) - 1.0);
+    let edges: Vec<f64> = (0..bins + 2).map(|i| ((length + 1.0) * hertz(i) / rate).floor()).collect();
+    let weight = |row: usize, bin: usize| {
+        let (at, [from, centre, end]) = (row as f64, [edges[bin], edges[bin + 1], edges[bin + 2]]);
+        match at {
+            at if at == centre && centre == from => 1.0,
+            at if from <= at && at < centre => (at - from) / (centre - from),
+            at if centre <= at && at < end => (end - at) / (end - centre),
+            at if at == centre => 1.0,
+            _ => 0.0,
+        }
+    };
+    let weights = (0..rows).flat_map(|row| (0..bins).map(move |bin| (row, bin))).map(|(row, bin)| Element::Float(weight(row, bin)));
+    Ok(vec![n.build.constant(Tensor::from_elements(to, vec![rows, bins], weights))])
+}
+
+/// Bins of a spectrogram: speech and music have some thousand.
+const LARGEST_SPECTRUM: usize = 1 << 15;
+
 /// The type that an attribute names, or that of the first input.
 fn dtype_attribute(n: &Site, name: &str, default: DType) -> Result<DType, Stop> {
     match n.int(name)? {

@@ -9,6 +9,7 @@ pub(crate) mod generate;
 pub(crate) mod loss;
 pub(crate) mod matmul;
 pub(crate) mod microsoft;
+pub(crate) mod ml;
 pub(crate) mod norm;
 pub(crate) mod pool;
 pub(crate) mod quantize;

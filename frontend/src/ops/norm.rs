@@ -54,13 +54,14 @@ pub(crate) fn per_channel(n: &mut Site, value: ValueId, rank: usize) -> Result<V
     n.reshape(value, dims)
 }
 
-/// Opsets 7 and 8 could normalise each position by itself (`spatial` 0); the statistics then have the shape of one image.
+/// Opsets 7 and 8 could normalise each position by itself (`spatial` 0); the statistics then have the shape of one image. In training
+/// mode the statistics are those of the batch, and outputs 1 and 2 are what the given ones become.
 pub(crate) fn batch_normalization(n: &mut Site) -> Outcome {
     let x = n.input(0)?;
     let rank = n.rank(x);
     n.without_effect(&["momentum", "spatial"]);
     if n.flag("training_mode")? {
-        return Err(n.refused("training_mode", 1, "`BatchNormalization` in training mode is not supported"));
+        return batch_normalization_of_batch(n, x);
     }
     let epsilon = Real(n.float_or("epsilon", 1e-5)?);
     let mut operands = vec![x];
@@ -70,6 +71,30 @@ pub(crate) fn batch_normalization(n: &mut Site) -> Outcome {
         operands.push(per_channel(n, value, rank)?);
     }
     Ok(vec![n.op(Op::batch_norm { epsilon }, &operands)?])
+}
+
+/// `given * momentum + found * (1 - momentum)` of mean and variance over all axes but the channels.
+fn batch_normalization_of_batch(n: &mut Site, x: ValueId) -> Outcome {
+    let (rank, dtype) = (n.rank(x), n.dtype(x));
+    let (epsilon, momentum) = (Real(n.float_or("epsilon", 1e-5)?), n.float_or("momentum", 0.9)?);
+    let axes: Vec<usize> = (0..rank).filter(|&axis| axis != 1).collect();
+    let mean = n.op(Op::reduce_mean { axes: axes.clone() }, &[x])?;
+    let centred = n.op(Op::sub, &[x, mean])?;
+    let squares = n.op(Op::mul, &[centred, centred])?;
+    let variance = n.op(Op::reduce_mean { axes: axes.clone() }, &[squares])?;
+    let (scale, bias) = (n.input(1)?, n.input(2)?);
+    let (scale, bias) = (n.cast(scale, dtype)?, n.cast(bias, dtype)?);
+    let (scale, bias) = (per_channel(n, scale, rank)?, per_channel(n, bias, rank)?);
+    let mut results = vec![n.op(Op::layer_norm { axes, epsilon }, &[x, scale, bias])?];
+    for (index, found) in [(3, mean), (4, variance)] {
+        let given = n.input(index)?;
+        let dims = n.dims(given);
+        let found = n.reshape(found, dims)?;
+        let found = n.cast(found, n.dtype(given))?;
+        let (kept, new) = (n.with_number(Op::mul, given, momentum)?, n.with_number(Op::mul, found, 1.0 - momentum)?);
+        results.push(n.op(Op::add, &[kept, new])?);
+    }
+    Ok(results)
 }
 
 pub(crate) fn instance_normalization(n: &mut Site) -> Outcome {

@@ -15,7 +15,12 @@ struct Cell {
 
 /// x: [t, b, i], w: [d, g*h, i], r: [d, g*h, h], bias: [d, 2*g*h], states: [d, b, h] -> all h: [t, d, b, h], last states:
 /// [d, b, h]; with `layout` 1 the batch comes first.
-fn recurrence(n: &mut Site, [x, w, r]: [ValueId; 3], cell: &Cell, op: impl Fn(usize, Direction) -> Op) -> Outcome {
+fn recurrence(
+    n: &mut Site,
+    [x, w, r]: [ValueId; 3],
+    cell: &Cell,
+    of: impl Fn(&mut Site, usize, Direction, &[ValueId]) -> Outcome,
+) -> Outcome {
     let batch_first = n.flag("layout")?;
     let directions = directions(n)?;
     for (value, rank, what) in [(x, 3, "input"), (w, 3, "weights"), (r, 3, "recurrent weights")] {
@@ -50,7 +55,7 @@ fn recurrence(n: &mut Site, [x, w, r]: [ValueId; 3], cell: &Cell, op: impl Fn(us
                 None => n.splat(0.0, n.dtype(x), vec![batch.clone(), hidden.clone()])?,
             });
         }
-        results.push(n.ops(op(k, direction), &operands)?);
+        results.push(of(n, k, direction, &operands)?);
     }
     (0..=cell.states).map(|output| joined(n, &results, output, batch_first)).collect()
 }
@@ -153,17 +158,78 @@ pub(crate) fn lstm_of(n: &mut Site, operands: [ValueId; 3]) -> Outcome {
     if n.flag("input_forget")? {
         return Err(n.refused("input_forget", 1, "`LSTM` with coupled input and forget gates is not supported"));
     }
-    if n.optional(7).is_some() && !n.constant(7, "the peephole weights")?.elements().all(|w| w.as_f64() == 0.0) {
-        return Err(fault(Code::Operand, "`LSTM` with peepholes is not supported", "export it as separate operators"));
+    let cell = Cell { gates: 4, states: 2 };
+    let Some(peepholes) = n.optional(7) else {
+        return recurrence(n, operands, &cell, |n, _, direction, o| n.ops(Op::lstm { direction }, o));
+    };
+    let are_zero = n.build.tensor(peepholes).is_some_and(|p| p.elements().all(|w| w.as_f64() == 0.0));
+    recurrence(n, operands, &cell, |n, k, direction, o| match are_zero {
+        true => n.ops(Op::lstm { direction }, o),
+        false => {
+            let peepholes = part(n, peepholes, k)?;
+            with_peepholes(n, peepholes, direction, o)
+        }
+    })
+}
+
+/// Steps of a recurrence that has no op of its own: each is written out.
+const MOST_STEPS: i64 = 512;
+
+/// An LSTM whose gates i, o and f see the cell state times weights `[3h]`, the output gate the new one. Operands and results are those of
+/// the op `lstm`.
+fn with_peepholes(n: &mut Site, peepholes: ValueId, direction: Direction, operands: &[ValueId]) -> Outcome {
+    let [x, w, r, bias, mut h, mut c] = *operands else { return Err(malformed(Code::Operand, "`LSTM` has six operands")) };
+    let (dims, hidden) = (n.dims(x), n.dims(r)[1].clone());
+    let steps = dims[0].as_const().filter(|steps| (0..=MOST_STEPS).contains(steps));
+    let steps = steps.ok_or_else(|| {
+        let message = format!("`LSTM` with peepholes takes a number of steps up to {MOST_STEPS}, found {}", dims[0]);
+        fault(Code::Shape, message, "give the steps a number, or export it as separate operators")
+    })?;
+    let (w, r) = (n.transpose(w, vec![1, 0])?, n.transpose(r, vec![1, 0])?);
+    let gate = |n: &mut Site, all: ValueId, at: usize| {
+        let axis = n.rank(all) - 1;
+        n.slice(all, axis, hidden.clone() * at as i64, hidden.clone())
+    };
+    let [see_i, see_o, see_f] = [gate(n, peepholes, 0)?, gate(n, peepholes, 1)?, gate(n, peepholes, 2)?];
+    let half = hidden.clone() * 4;
+    let (bias, recurrent_bias) = (n.slice(bias, 0, Dim::ZERO, half.clone())?, n.slice(bias, 0, half.clone(), half)?);
+    let bias = n.op(Op::add, &[bias, recurrent_bias])?;
+    let mut all = vec![];
+    for step in 0..steps {
+        let at = if direction == Direction::Forward { step } else { steps - 1 - step };
+        let now = n.slice(x, 0, Dim::from(at), Dim::ONE)?;
+        let now = n.reshape(now, dims[1..].to_vec())?;
+        let (input, state) = (n.op(Op::matmul, &[now, w])?, n.op(Op::matmul, &[h, r])?);
+        let gates = n.op(Op::add, &[input, state])?;
+        let gates = n.op(Op::add, &[gates, bias])?;
+        let seeing = |n: &mut Site, gates: ValueId, at: usize, c: ValueId, see: ValueId| {
+            let (own, seen) = (gate(n, gates, at)?, n.op(Op::mul, &[c, see])?);
+            let both = n.op(Op::add, &[own, seen])?;
+            n.op(Op::sigmoid, &[both])
+        };
+        let (i, f) = (seeing(n, gates, 0, c, see_i)?, seeing(n, gates, 2, c, see_f)?);
+        let candidate = gate(n, gates, 3)?;
+        let candidate = n.op(Op::tanh, &[candidate])?;
+        let (kept, new) = (n.op(Op::mul, &[f, c])?, n.op(Op::mul, &[i, candidate])?);
+        c = n.op(Op::add, &[kept, new])?;
+        let o = seeing(n, gates, 1, c, see_o)?;
+        let shown = n.op(Op::tanh, &[c])?;
+        h = n.op(Op::mul, &[o, shown])?;
+        let state = [vec![Dim::ONE], n.dims(h)].concat();
+        all.push(n.reshape(h, state)?);
     }
-    recurrence(n, operands, &Cell { gates: 4, states: 2 }, |_, direction| Op::lstm { direction })
+    if direction == Direction::Reverse {
+        all.reverse();
+    }
+    let y = if all.is_empty() { n.splat(0.0, n.dtype(x), [vec![Dim::ZERO], n.dims(h)].concat())? } else { n.concat(&all, 0)? };
+    Ok(vec![y, h, c])
 }
 
 pub(crate) fn gru(n: &mut Site) -> Outcome {
     default_activations(n, &["Sigmoid", "Tanh"])?;
     let linear_before_reset = n.flag("linear_before_reset")?;
     let operands = operands(n)?;
-    recurrence(n, operands, &Cell { gates: 3, states: 1 }, |_, direction| Op::gru { direction, linear_before_reset })
+    recurrence(n, operands, &Cell { gates: 3, states: 1 }, |n, _, direction, o| n.ops(Op::gru { direction, linear_before_reset }, o))
 }
 
 pub(crate) fn rnn(n: &mut Site) -> Outcome {
@@ -174,5 +240,5 @@ pub(crate) fn rnn(n: &mut Site) -> Outcome {
     let found = found
         .ok_or_else(|| n.refused("activations", names.join(", "), "`RNN` is supported with the activations Tanh, Relu and Sigmoid"))?;
     let operands = operands(n)?;
-    recurrence(n, operands, &Cell { gates: 1, states: 1 }, |k, direction| Op::rnn { direction, activation: found[k] })
+    recurrence(n, operands, &Cell { gates: 1, states: 1 }, |n, k, direction, o| n.ops(Op::rnn { direction, activation: found[k] }, o))
 }

@@ -250,6 +250,260 @@ fn pixel(n: &mut Site, pixels: ValueId, corner: &[Tap], outside: Outside) -> Res
     n.op(Op::select, &[inside, found, zero])
 }
 
+/// x: [n, c, h, w], w: [o, c/g, kh, kw], offsets: [n, p*kh*kw*2, oh, ow] -> [n, o, oh, ow]. Tap `k` of the window reads `p` groups of
+/// channels at places that the offsets move, each taken as often as the mask `[n, p*kh*kw, oh, ow]` says; then it is a product.
+pub(crate) fn deform_conv(n: &mut Site) -> Outcome {
+    let (x, w, offset) = (n.input(0)?, n.input(1)?, n.input(2)?);
+    for (value, what) in [(x, "an image"), (w, "weights"), (offset, "offsets")] {
+        n.of_rank(value, 4, what)?;
+    }
+    n.without_effect(&["kernel_shape"]);
+    let window = Window::of(n, [x, w, offset])?;
+    let apart = window.places(n, offset)?;
+    let Window { batch, channels, parts, taps, out, .. } = window.clone();
+    let images = n.dims(x);
+    let shared = channels.exact_div(&parts).ok_or_else(|| window.unfit(n))?;
+    let of_part = [vec![batch.clone() * parts.clone(), shared.clone()], images[2..].to_vec()].concat();
+    let split = n.reshape(x, of_part)?;
+    let mut read = sampled(n, split, &apart, Mode::Linear, Outside::Zeros)?;
+    let grid = [vec![batch.clone(), parts.clone(), shared, taps.clone()], out.to_vec()].concat();
+    read = n.reshape(read, grid)?;
+    if let Some(mask) = n.optional(4) {
+        let mask = n.reshape(mask, [vec![batch.clone(), parts, Dim::ONE, taps.clone()], out.to_vec()].concat())?;
+        read = n.op(Op::mul, &[read, mask])?;
+    }
+    let y = window.product(n, read, w)?;
+    match n.optional(3) {
+        Some(bias) => {
+            let dims = n.dims(bias);
+            let bias = n.reshape(bias, [dims, vec![Dim::ONE; 2]].concat())?;
+            Ok(vec![n.op(Op::add, &[y, bias])?])
+        }
+        None => Ok(vec![y]),
+    }
+}
+
+/// The extents of a convolution whose window is deformed.
+#[derive(Clone)]
+struct Window {
+    batch: Dim,
+    channels: Dim,
+    /// Groups of weights.
+    groups: Dim,
+    /// Groups of channels with offsets of their own.
+    parts: Dim,
+    /// `kh`, `kw`, and their product.
+    kernel: [Dim; 2],
+    taps: Dim,
+    /// `oh`, `ow`.
+    out: [Dim; 2],
+    stride: Vec<i64>,
+    dilation: Vec<i64>,
+    /// Before each axis.
+    pad: Vec<i64>,
+}
+
+impl Window {
+    fn of(n: &Site, [x, w, offset]: [ValueId; 3]) -> Result<Window, Stop> {
+        let (images, weights, offsets) = (n.dims(x), n.dims(w), n.dims(offset));
+        let pair = |name: &str, default: i64| -> Result<Vec<i64>, Stop> {
+            let found = n.ints(name)?.unwrap_or_else(|| vec![default; 4]);
+            if found.len() < 2 {
+                return Err(n.refused(
+                    name,
+                    format!("{found:?}"),
+                    format!("`DeformConv` has windows of two axes, found `{name}` {found:?}"),
+                ));
+            }
+            Ok(found)
+        };
+        let groups = |name: &str| Ok::<Dim, Stop>(Dim::from(n.int_or(name, 1)?.max(1)));
+        let kernel = [weights[2].clone(), weights[3].clone()];
+        Ok(Window {
+            batch: images[0].clone(),
+            channels: images[1].clone(),
+            groups: groups("group")?,
+            parts: groups("offset_group")?,
+            taps: kernel[0].clone() * kernel[1].clone(),
+            kernel,
+            out: [offsets[2].clone(), offsets[3].clone()],
+            stride: pair("strides", 1)?,
+            dilation: pair("dilations", 1)?,
+            pad: pair("pads", 0)?,
+        })
+    }
+
+    fn unfit(&self, n: &Site) -> Stop {
+        let message = format!("the {} channels of `{}` do not divide into its groups", self.channels, n.operator);
+        malformed(Code::Shape, message)
+    }
+
+    /// The places in pixels along both axes: `[n*p, taps, oh, ow]` each.
+    fn places(&self, n: &mut Site, offset: ValueId) -> Result<Vec<ValueId>, Stop> {
+        let grid = [vec![self.batch.clone() * self.parts.clone(), self.taps.clone(), Dim::from(2)], self.out.to_vec()].concat();
+        let offset = n.reshape(offset, grid)?;
+        let offset = n.cast(offset, DType::F32)?;
+        let mut places = vec![];
+        for axis in 0..2 {
+            let moved = n.slice(offset, 2, Dim::from(axis), Dim::ONE)?;
+            let dims = [vec![self.batch.clone() * self.parts.clone(), self.taps.clone()], self.out.to_vec()].concat();
+            let moved = n.reshape(moved, dims)?;
+            // Where the tap stands without an offset: `o*stride - pad + k*dilation`.
+            let window = [vec![Dim::ONE], self.kernel.to_vec(), self.out.to_vec()].concat();
+            let (tap, at) = (n.iota(window.clone(), 1 + axis, DType::F32)?, n.iota(window, 3 + axis, DType::F32)?);
+            let tap = n.with_number(Op::mul, tap, self.dilation[axis] as f64)?;
+            let at = n.with_number(Op::mul, at, self.stride[axis] as f64)?;
+            let still = n.op(Op::add, &[tap, at])?;
+            let still = n.with_number(Op::sub, still, self.pad[axis] as f64)?;
+            let still = n.reshape(still, [vec![Dim::ONE, self.taps.clone()], self.out.to_vec()].concat())?;
+            places.push(n.op(Op::add, &[moved, still])?);
+        }
+        Ok(places)
+    }
+
+    /// What was read, `[n, p, c/p, taps, oh, ow]`, times the weights of each group: `[n, o, oh, ow]`.
+    fn product(&self, n: &mut Site, read: ValueId, w: ValueId) -> Result<ValueId, Stop> {
+        let outputs = n.dims(w)[0].clone();
+        let in_group = self.channels.exact_div(&self.groups).ok_or_else(|| self.unfit(n))?;
+        let out_group = outputs.exact_div(&self.groups).ok_or_else(|| self.unfit(n))?;
+        let depth = in_group * self.taps.clone();
+        let points = self.out[0].clone() * self.out[1].clone();
+        let columns = n.reshape(read, [self.batch.clone(), self.groups.clone(), depth.clone(), points])?;
+        let columns = n.cast(columns, n.dtype(w))?;
+        let rows = n.reshape(w, [Dim::ONE, self.groups.clone(), out_group, depth])?;
+        let y = n.op(Op::matmul, &[rows, columns])?;
+        n.reshape(y, [vec![self.batch.clone(), outputs], self.out.to_vec()].concat())
+    }
+}
+
+/// How the samples of a bin become one.
+#[derive(Clone, Copy, PartialEq)]
+enum Pooled {
+    Mean,
+    Max,
+}
+
+/// x: [n, c, h, w], rois: [r, 4] as corners in pixels over `spatial_scale`, the image of each: [r] -> [r, c, oh, ow]. Each bin of a region is
+/// sampled at a grid of points.
+pub(crate) fn roi_align(n: &mut Site) -> Outcome {
+    let (x, rois, image) = (n.input(0)?, n.input(1)?, n.input(2)?);
+    n.of_rank(x, 4, "an image")?;
+    n.of_rank(rois, 2, "regions")?;
+    let words = [("avg", Pooled::Mean), ("max", Pooled::Max)];
+    let pooled = n.word("mode", "avg", &words)?;
+    let default = if n.opset < 16 { "output_half_pixel" } else { "half_pixel" };
+    let centred = n.word("coordinate_transformation_mode", default, &[("half_pixel", true), ("output_half_pixel", false)])?;
+    let samples = n.int_or("sampling_ratio", 0)?;
+    if samples <= 0 {
+        let message = "`RoiAlign` whose number of samples depends on the size of a region is not supported";
+        return Err(n.refused("sampling_ratio", samples, message));
+    }
+    let scale = n.float_or("spatial_scale", 1.0)?;
+    let counts = [n.int_or("output_height", 1)?, n.int_or("output_width", 1)?];
+    let rois = n.cast(rois, DType::F32)?;
+    let (regions, channels) = (n.dims(rois)[0].clone(), n.dims(x)[1].clone());
+    let mut places = vec![];
+    for (axis, &count) in counts.iter().enumerate() {
+        let place = in_region(n, rois, 1 - axis, [count, samples], scale, centred)?;
+        // Rows of points along one axis, columns along the other.
+        let at = if axis == 0 { [Dim::from(count * samples), Dim::ONE] } else { [Dim::ONE, Dim::from(count * samples)] };
+        places.push(n.reshape(place, [regions.clone(), at[0].clone(), at[1].clone()])?);
+    }
+    let points = [regions.clone(), Dim::from(counts[0] * samples), Dim::from(counts[1] * samples)];
+    let corners = region_corners(n, x, image, &places, &points)?;
+    let values = match pooled {
+        Pooled::Mean => sum_of(n, Op::add, &corners)?,
+        Pooled::Max => sum_of(n, Op::max, &corners)?,
+    };
+    let grid = [regions.clone(), counts[0].into(), samples.into(), counts[1].into(), samples.into(), channels.clone()];
+    let values = n.reshape(values, grid)?;
+    let axes = vec![2, 4];
+    let bins = if pooled == Pooled::Mean { Op::reduce_mean { axes } } else { Op::reduce_max { axes } };
+    let bins = n.op(bins, &[values])?;
+    let bins = n.reshape(bins, [regions, counts[0].into(), counts[1].into(), channels])?;
+    let y = n.transpose(bins, vec![0, 3, 1, 2])?;
+    Ok(vec![n.cast(y, n.dtype(x))?])
+}
+
+/// The points of all bins along an axis: `[r, bins * samples]`, from the corners in column `column` and two further.
+fn in_region(n: &mut Site, rois: ValueId, column: usize, [bins, samples]: [i64; 2], scale: f64, centred: bool) -> Result<ValueId, Stop> {
+    let [mut start, mut end] = [rois; 2];
+    for (value, at) in [(&mut start, column), (&mut end, column + 2)] {
+        let one = n.slice(rois, 1, Dim::from(at), Dim::ONE)?;
+        let scaled = n.with_number(Op::mul, one, scale)?;
+        *value = if centred { n.with_number(Op::sub, scaled, 0.5)? } else { scaled };
+    }
+    let extent = n.op(Op::sub, &[end, start])?;
+    let extent = if centred { extent } else { n.with_number(Op::max, extent, 1.0)? };
+    let bin = n.with_number(Op::div, extent, bins as f64)?;
+    let point = n.iota(vec![Dim::ONE, Dim::from(bins * samples)], 1, DType::F32)?;
+    let point = n.with_number(Op::add, point, 0.5)?;
+    let point = n.with_number(Op::div, point, samples as f64)?;
+    let within = n.op(Op::mul, &[bin, point])?;
+    n.op(Op::add, &[start, within])
+}
+
+/// The four pixels around each point, each times its weight: `[r, oh*s, ow*s, c]`. Beyond a pixel outside of the image there is nothing;
+/// nearer, the border goes on.
+fn region_corners(n: &mut Site, x: ValueId, image: ValueId, places: &[ValueId], points: &[Dim; 3]) -> Result<Vec<ValueId>, Stop> {
+    let pixels = channels_last(n, x)?;
+    let mut inside = None;
+    let mut taps = vec![];
+    for (axis, &place) in places.iter().enumerate() {
+        let extent = extent_of(n, x, axis + 2, DType::F32)?;
+        let (zero, least) = (n.scalar(0.0, DType::F32), n.scalar(-1.0, DType::F32));
+        let (above, below) = (n.op(Op::le, &[least, place])?, n.op(Op::le, &[place, extent])?);
+        let within = n.op(Op::and, &[above, below])?;
+        inside = Some(match inside {
+            Some(inside) => n.op(Op::and, &[inside, within])?,
+            None => within,
+        });
+        let last = n.with_number(Op::sub, extent, 1.0)?;
+        let held = n.op(Op::clip, &[place, zero, last])?;
+        let mut pair = self::taps(n, held, Mode::Linear)?;
+        pair[1].at = n.op(Op::min, &[pair[1].at, last])?;
+        taps.push(pair);
+    }
+    let inside = inside.ok_or_else(|| malformed(Code::Shape, "`RoiAlign` has no axes"))?;
+    let image = n.cast(image, DType::I64)?;
+    let image = n.reshape(image, [points[0].clone(), Dim::ONE, Dim::ONE])?;
+    let mut found = vec![];
+    for corner in corners(&taps) {
+        let (index, weight) = region_index(n, image, &corner, points)?;
+        let value = n.op(Op::gather_nd { batch: 0 }, &[pixels, index])?;
+        let zero = n.scalar(0.0, DType::F32);
+        let weight = n.op(Op::select, &[inside, weight, zero])?;
+        let dims = [n.dims(weight), vec![Dim::ONE]].concat();
+        let weight = n.reshape(weight, dims)?;
+        found.push(n.op(Op::mul, &[value, weight])?);
+    }
+    Ok(found)
+}
+
+/// Where the pixels of a corner stand, `[r, oh*s, ow*s, 3]`, and how much they count.
+fn region_index(n: &mut Site, image: ValueId, corner: &[Tap], points: &[Dim; 3]) -> Result<(ValueId, ValueId), Stop> {
+    let mut columns = vec![image];
+    let mut weight = n.scalar(1.0, DType::F32);
+    for tap in corner {
+        columns.push(n.cast(tap.at, DType::I64)?);
+        if let Some(one) = tap.weight {
+            weight = n.op(Op::mul, &[weight, one])?;
+        }
+    }
+    let mut wide = vec![];
+    for column in columns {
+        let column = n.broadcast(column, points.to_vec())?;
+        wide.push(n.reshape(column, [points.to_vec(), vec![Dim::ONE]].concat())?);
+    }
+    Ok((n.concat(&wide, 3)?, weight))
+}
+
+/// Values joined by an op, one after another.
+fn sum_of(n: &mut Site, op: Op, values: &[ValueId]) -> Result<ValueId, Stop> {
+    let (first, rest) = values.split_first().ok_or_else(|| malformed(Code::Shape, format!("`{}` has nothing to add", n.operator)))?;
+    rest.iter().try_fold(*first, |sum, &value| n.op(op.clone(), &[sum, value]))
+}
+
 /// theta: [n, k, k + 1], size: [n, c, s..] -> [n, s.., k]
 pub(crate) fn affine_grid(n: &mut Site) -> Outcome {
     let theta = n.input(0)?;
