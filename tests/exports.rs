@@ -117,6 +117,20 @@ fn all_equal_ways_to_compute_a_value_give_the_same() {
     }
 }
 
+/// Loops and branches that data decides, with what ONNX Runtime computes; `exports/make_control.py` made them.
+#[test]
+fn scripted_control_flow_runs_as_regions() {
+    let folder = archive::unpacked(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/exports/control.tar.xz"));
+    for (name, kinds) in [("branch", "branch"), ("count", "repeat"), ("grow", "repeat"), ("nested", "repeat"), ("while", "repeat")] {
+        let case = folder.join(name);
+        let graph = Compiler::new().import(case.join("model.onnx")).unwrap().graph;
+        assert!(graph.nodes().iter().any(|node| node.op.name() == kinds), "{name} has no `{kinds}`: {graph}");
+        for fuse in [true, false] {
+            assert_eq!(run_case(&case, "native", fuse, TOLERANCE).unwrap(), Verdict::Passed(vec![]), "{name}");
+        }
+    }
+}
+
 /// The folders of all exports of a family.
 fn exports(family: &str) -> Vec<PathBuf> {
     let folder = archive::unpacked(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/exports/exports.tar.xz"));

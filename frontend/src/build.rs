@@ -11,6 +11,11 @@ use egret_ir::{DType, Def, Dim, Element, Graph, Known, Op, Tensor, TensorType, V
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+mod region;
+
+pub(crate) use region::Region;
+use region::{Captures, Frame};
+
 /// Tensors up to this many elements are computed at import when their operands are known, since a shape may depend on
 /// them; larger ones (and most of these) are left to constant folding. The longest list that exporters compute shapes
 /// with has a few dozen elements.
@@ -33,6 +38,14 @@ pub(crate) struct Builder {
     found: BTreeSet<Arc<str>>,
     known: HashMap<ValueId, Known>,
     small: HashMap<ValueId, Arc<Tensor>>,
+    /// What the graph has of that around it, if it is a region.
+    captures: Captures,
+    /// The graphs around, the main one first.
+    outer: Vec<Frame>,
+    /// The names that were given away since a region was opened, with what stood there before.
+    journal: Vec<(Arc<str>, Option<usize>)>,
+    /// Loops and branches so far.
+    controls: usize,
 }
 
 impl Builder {
@@ -48,6 +61,10 @@ impl Builder {
             found: BTreeSet::new(),
             known: HashMap::new(),
             small: HashMap::new(),
+            captures: Captures::default(),
+            outer: vec![],
+            journal: vec![],
+            controls: 0,
         }
     }
 
@@ -199,12 +216,20 @@ impl Builder {
     fn unique(&mut self, name: &str) -> Arc<str> {
         let mut free: Arc<str> = name.into();
         while self.names.contains_key(&free) {
-            let next = self.names.entry(name.into()).or_insert(1);
+            let next = self.names.get(name).copied().unwrap_or(1);
             free = format!("{name}.{next}").into();
-            *next += 1;
+            self.give(name.into(), next + 1);
         }
-        self.names.insert(free.clone(), 1);
+        self.give(free.clone(), 1);
         free
+    }
+
+    /// Gives a name away, with the number to try next for a name like it.
+    fn give(&mut self, name: Arc<str>, next: usize) {
+        let before = self.names.insert(name.clone(), next);
+        if self.depth() > 0 {
+            self.journal.push((name, before));
+        }
     }
 }
 

@@ -164,11 +164,11 @@ impl Code {
             Code::ControlFlow => (
                 "E0112",
                 "branch or loop that depends on data",
-                "A branch is chosen and a loop is unrolled when the model is compiled. Here the number of steps is known only when the model \
-                 runs, or a condition whose branches give tensors of different types.",
-                "If it comes from an input, make that a constant with `--freeze INPUT=VALUE`; if it comes from a free dimension, give \
-                 it as a number with `--dim NAME=N`. Otherwise let the calling program decide or loop, and compile the branches or the \
-                 body.",
+                "Branches and loops are compiled whatever data decides, but a value has one element type and one number of axes: here the \
+                 branches of a condition, or the steps of a loop, give different ones for the same value.",
+                "If the condition comes from an input, make that a constant with `--freeze INPUT=VALUE`; if it comes from a free \
+                 dimension, give it as a number with `--dim NAME=N`. Otherwise export the model so that both branches, and all steps, \
+                 give tensors of the same type and number of axes.",
             ),
             Code::Shape => (
                 "E0201",

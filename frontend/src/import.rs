@@ -63,7 +63,7 @@ pub(crate) fn values(model: &Model, options: &ImportOptions) -> Result<Graph, Im
     let names: Vec<&str> = made.filter(|name| read.contains(name)).collect();
     importer.nodes(&graph.node, &names).map_err(|e| ImportError::File(*e))?;
     for name in names {
-        if let Some(&Binding::Value(value)) = importer.scopes.find(name) {
+        if let Some((&Binding::Value(value), _)) = importer.scopes.find(name) {
             importer.build.graph.add_result(value, name);
         }
     }
@@ -288,11 +288,11 @@ impl<'m> Importer<'m> {
             Read::Fault(Fault { code, message, attribute: None, data: Box::default(), help: help.into() })
         };
         Ok(match self.scopes.find(name) {
-            Some(Binding::Value(value)) => Read::Value(*value),
-            Some(Binding::LeftOut) => Read::Nothing,
-            Some(Binding::Broken) => Read::Broken,
-            Some(&Binding::Initializer(tensor)) => self.initializer(name, tensor)?,
-            Some(Binding::NotProvided(maker)) => {
+            Some((&Binding::Value(value), depth)) => Read::Value(self.brought_in(name, value, depth)),
+            Some((Binding::LeftOut, _)) => Read::Nothing,
+            Some((Binding::Broken, _)) => Read::Broken,
+            Some((&Binding::Initializer(tensor), depth)) => self.initializer(name, tensor, depth)?,
+            Some((Binding::NotProvided(maker), _)) => {
                 fault(Code::Operand, format!("`{name}`, an additional output of {maker}, is not supported"), "export the model without it")
             }
             None if self.stopped => Read::Broken,
@@ -304,12 +304,26 @@ impl<'m> Importer<'m> {
         })
     }
 
-    fn initializer(&mut self, name: &'m str, proto: &'m TensorProto) -> Result<Read, Box<FileError>> {
+    /// What stands for a value in the region that is open.
+    fn brought_in(&mut self, name: &'m str, value: ValueId, depth: usize) -> ValueId {
+        if depth == self.build.depth() {
+            return value;
+        }
+        let inner = self.build.captured(value, depth);
+        self.scopes.bind_in_region(name, Binding::Value(inner));
+        inner
+    }
+
+    /// A constant, made where it is read: in a region it is one of the region's own.
+    fn initializer(&mut self, name: &'m str, proto: &'m TensorProto, depth: usize) -> Result<Read, Box<FileError>> {
         match self.model.tensor(proto) {
             Ok(tensor) => {
                 let (ir_name, reserved) = self.scopes.ir_name(name);
                 let value = self.build.named_constant(&ir_name, tensor, reserved);
-                self.scopes.replace(name, Binding::Value(value));
+                match depth == self.build.depth() {
+                    true => self.scopes.replace(name, Binding::Value(value)),
+                    false => self.scopes.bind_in_region(name, Binding::Value(value)),
+                }
                 Ok(Read::Value(value))
             }
             Err(TensorError::File(error)) => Err(error.into()),
@@ -476,6 +490,7 @@ impl<'m> Importer<'m> {
             closed: true,
             attributes,
             opsets: opsets(&function.opset_import),
+            depth: self.build.depth(),
         };
         self.scopes.push(scope);
         self.calls.push(function);

@@ -7,7 +7,6 @@
 //! | bytes of a tensor | what the file holds | E0101 |
 //! | functions, branches and loops inside each other | [`MAX_GRAPHS`] | E0111 |
 //! | nodes, functions and loops unfolded | [`MAX_NODES`] | E0111 |
-//! | steps of a loop | [`MAX_STEPS`] | E0112 |
 //! | extent of an input | [`MAX_EXTENT`] | E0201 |
 //!
 //! Operators that become many nodes or large tables have limits of their own, beside their importers. `tests/mutants.rs` holds the
@@ -21,9 +20,6 @@ pub const MAX_GRAPHS: usize = 40;
 
 /// Nodes after inlining. The largest models have some ten thousand; functions that call functions can ask for any number.
 pub const MAX_NODES: usize = 1 << 18;
-
-/// Steps that a loop is unrolled into; each is a copy of its body.
-pub const MAX_STEPS: i64 = 1024;
 
 /// The largest extent of an input: what symbols are taken to be at most.
 pub const MAX_EXTENT: i64 = egret_ir::known::LARGEST_EXTENT;

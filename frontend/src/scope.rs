@@ -35,6 +35,8 @@ pub(crate) struct Scope<'m> {
     pub(crate) attributes: HashMap<&'m str, &'m AttributeProto>,
     /// The version of each operator set, by domain.
     pub(crate) opsets: HashMap<&'m str, i64>,
+    /// How many regions are open around its values.
+    pub(crate) depth: usize,
 }
 
 /// The scopes from the outermost to the current one.
@@ -64,9 +66,17 @@ impl<'m> Scopes<'m> {
         self.0.last_mut().expect("the main graph's scope is never popped")
     }
 
-    /// What a name stands for here.
-    pub(crate) fn find(&self, name: &str) -> Option<&Binding<'m>> {
-        self.visible().find_map(|i| self.0[i].names.get(name))
+    /// What a name stands for here, and how many regions are open around that.
+    pub(crate) fn find(&self, name: &str) -> Option<(&Binding<'m>, usize)> {
+        self.visible().find_map(|i| Some((self.0[i].names.get(name)?, self.0[i].depth)))
+    }
+
+    /// Says what a name stands for in the region that is open, for all scopes in it.
+    pub(crate) fn bind_in_region(&mut self, name: &'m str, binding: Binding<'m>) {
+        let depth = self.top().depth;
+        if let Some(scope) = self.0.iter_mut().find(|scope| scope.depth == depth) {
+            scope.names.insert(name, binding);
+        }
     }
 
     /// Replaces what a name stands for, where it is defined.

@@ -85,8 +85,8 @@ pub fn of(graph: &Graph) -> Vec<Assumption> {
 
 fn collect(graph: &Graph, found: &mut Vec<Assumption>) {
     for node in graph.nodes() {
-        if let Some(region) = &node.region {
-            collect(region, found);
+        if node.region.is_some() {
+            node.regions().for_each(|region| collect(region, found));
             continue;
         }
         for relation in of_node(graph, node) {

@@ -15,7 +15,9 @@
 
 use crate::dim::{Bindings, Dim};
 use crate::graph::{Def, Graph, Node, ValueId, bind_op};
+use crate::region;
 use crate::tensor::Tensor;
+use crate::ty::TensorType;
 
 /// The graph's results for inputs in the order of its parameters.
 ///
@@ -155,6 +157,7 @@ impl<'a> Frame<'a> {
     fn step(&mut self, node: &Node, bindings: &mut Bindings) -> Result<(), String> {
         let operands: Vec<&Tensor> = node.operands.iter().map(|&v| self.get(v)).collect();
         let computed = match &node.region {
+            Some(_) if node.op.is_control() => self.control(node, &operands, bindings),
             Some(region) => results(region, &operands.into_iter().cloned().collect::<Vec<_>>(), bindings),
             None => bind_op(&node.op, bindings).and_then(|op| op.eval(&operands)),
         };
@@ -170,6 +173,13 @@ impl<'a> Frame<'a> {
         Ok(())
     }
 
+    /// Evaluates the regions of a loop or a branch; their symbols take their numbers from the operands.
+    fn control(&self, node: &Node, operands: &[&Tensor], bindings: &Bindings) -> Result<Vec<Tensor>, String> {
+        let regions: Vec<&Graph> = node.regions().map(|region| &**region).collect();
+        let types: Vec<&TensorType> = node.results.iter().map(|&r| self.graph.ty(r)).collect();
+        region::run(&node.op, &regions, operands, &types, bindings)
+    }
+
     fn name(&self, node: &Node) -> &str {
         node.results.first().map_or(node.op.name(), |&r| &self.graph.value(r).name)
     }
@@ -179,7 +189,7 @@ impl<'a> Frame<'a> {
 mod tests {
     use super::*;
     use crate::op::Op;
-    use crate::ty::{DType, TensorType};
+    use crate::ty::DType;
 
     fn floats(values: &[f32]) -> Tensor {
         Tensor::from_f32s(vec![values.len()], values)

@@ -61,7 +61,7 @@ fn expand_if(graph: &Graph, chosen: &dyn Fn(&Op) -> bool) -> Result<Graph, Strin
     let mut literals = HashMap::new();
     for node in graph.nodes() {
         match &node.region {
-            Some(region) => copy.node_with(node, node.op.clone(), Some(expand_if(region, chosen)?))?,
+            Some(_) => copy.node_with(node, node.op.clone(), |region| expand_if(region, chosen))?,
             None if is_chosen(&node.op, chosen) => expand_node(&mut copy, node, chosen, &mut literals)?,
             None => copy.node(node)?,
         }

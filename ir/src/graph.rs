@@ -83,8 +83,17 @@ pub struct Node {
     pub results: Vec<ValueId>,
     /// The nodes of the original model that it came from, sorted.
     pub origin: Vec<Arc<str>>,
-    /// The body of an [`Op::kernel`] or [`Op::stage`]: a graph whose parameters stand for the operands, in order.
+    /// The body of a kernel, a stage, a loop or a branch: a graph whose parameters stand for the operands, in order.
     pub region: Option<Arc<Graph>>,
+    /// What an [`Op::branch`] computes where its condition does not hold: a graph with the parameters of `region`.
+    pub otherwise: Option<Arc<Graph>>,
+}
+
+impl Node {
+    /// Its bodies.
+    pub fn regions(&self) -> impl Iterator<Item = &Arc<Graph>> {
+        self.region.iter().chain(&self.otherwise)
+    }
 }
 
 /// A computation: parameters, nodes in dependency order, results.
@@ -112,7 +121,11 @@ impl PartialEq for Graph {
         let pairs =
             |a: &[ValueId], b: &[ValueId]| a.len() == b.len() && a.iter().zip(b).all(|(&a, &b)| self.value(a).is_like(other.value(b)));
         let node = |(a, b): (&Node, &Node)| {
-            a.op == b.op && a.origin == b.origin && a.region == b.region && pairs(&a.operands, &b.operands) && pairs(&a.results, &b.results)
+            a.op == b.op
+                && a.origin == b.origin
+                && a.regions().eq(b.regions())
+                && pairs(&a.operands, &b.operands)
+                && pairs(&a.results, &b.results)
         };
         self.name == other.name
             && self.result_names == other.result_names
@@ -256,7 +269,7 @@ impl Graph {
     /// When the operands do not fit the op, in a sentence of [`Op::infer`].
     pub fn add_node(&mut self, op: Op, operands: &[ValueId], names: &[&str], origin: Vec<Arc<str>>) -> Result<Vec<ValueId>, String> {
         let types = op.infer(&operands.iter().map(|&v| self.ty(v)).collect::<Vec<_>>())?;
-        Ok(self.push_node(op, operands, types, names, origin, None))
+        Ok(self.push_node(op, operands, types, names, origin, vec![]))
     }
 
     /// Adds a kernel: a node whose meaning is `region`, a graph with one parameter per operand; the region takes the
@@ -304,7 +317,28 @@ impl Graph {
         }
         region.name = kernel;
         let types = region.results.iter().map(|&r| region.ty(r).clone()).collect();
-        Ok(self.push_node(op, operands, types, names, origin, Some(Arc::new(region))))
+        Ok(self.push_node(op, operands, types, names, origin, vec![region]))
+    }
+
+    /// Adds a loop or a branch with its regions, which take its name, and with results of these types.
+    ///
+    /// # Errors
+    /// When the regions or the types do not fit, in a sentence of [`crate::region::check`].
+    pub fn add_control(
+        &mut self,
+        op: Op,
+        mut regions: Vec<Graph>,
+        operands: &[ValueId],
+        types: Vec<TensorType>,
+        names: &[&str],
+        origin: Vec<Arc<str>>,
+    ) -> Result<Vec<ValueId>, String> {
+        if let Op::repeat { name, .. } | Op::branch { name, .. } = &op {
+            regions.iter_mut().for_each(|region| region.name = name.to_string());
+        }
+        let given: Vec<&TensorType> = operands.iter().map(|&v| self.ty(v)).collect();
+        crate::region::check(&op, &given, &regions.iter().collect::<Vec<_>>(), &types.iter().collect::<Vec<_>>())?;
+        Ok(self.push_node(op, operands, types, names, origin, regions))
     }
 
     fn push_node(
@@ -314,7 +348,7 @@ impl Graph {
         types: Vec<TensorType>,
         names: &[&str],
         origin: Vec<Arc<str>>,
-        region: Option<Arc<Graph>>,
+        regions: Vec<Graph>,
     ) -> Vec<ValueId> {
         let id = NodeId::at(self.nodes.len());
         let first = names.first().copied().filter(|n| !n.is_empty()).unwrap_or(op.name()).to_string();
@@ -328,7 +362,9 @@ impl Graph {
             results.push(self.add_value(&name, ty, Def::Node(id, i)));
         }
         operands.iter().for_each(|v| self.readers[v.index()].push(id));
-        self.nodes.push(Node { op, operands: operands.to_vec(), results: results.clone(), origin, region });
+        let mut regions = regions.into_iter().map(Arc::new);
+        let (region, otherwise) = (regions.next(), regions.next());
+        self.nodes.push(Node { op, operands: operands.to_vec(), results: results.clone(), origin, region, otherwise });
         results
     }
 
@@ -375,8 +411,7 @@ impl Graph {
         let mut copy = Copy::new(self, |ty| ty.bind(bindings));
         for node in &self.nodes {
             let op = bind_op(&node.op, bindings)?;
-            let region = node.region.as_ref().map(|r| r.bind(bindings)).transpose()?;
-            copy.node_with(node, op, region)?;
+            copy.node_with(node, op, |region| region.bind(bindings))?;
         }
         Ok(copy.finish())
     }
@@ -403,7 +438,7 @@ impl Graph {
             };
             map.insert(param, value);
         }
-        let mut copy = Copy { old: self, new, map };
+        let mut copy = Copy::over(self, new, map);
         for node in &self.nodes {
             copy.node(node)?;
         }
@@ -445,14 +480,21 @@ pub struct Copy<'a> {
     /// The graph that is built.
     pub new: Graph,
     map: HashMap<ValueId, ValueId>,
+    /// The new type of a result that is not inferred.
+    ty: Box<dyn Fn(&TensorType) -> TensorType + 'a>,
 }
 
 impl<'a> Copy<'a> {
     /// A copy of nothing but the parameters, their types mapped by `ty`.
-    pub fn new(old: &'a Graph, ty: impl Fn(&TensorType) -> TensorType) -> Copy<'a> {
+    pub fn new(old: &'a Graph, ty: impl Fn(&TensorType) -> TensorType + 'a) -> Copy<'a> {
         let mut new = Graph::new(old.name.clone());
         let map = old.params.iter().map(|&p| (p, new.add_param(&old.value(p).name, ty(old.ty(p))))).collect();
-        Copy { old, new, map }
+        Copy { old, new, map, ty: Box::new(ty) }
+    }
+
+    /// A copy whose parameters are made already: `map` has what stands for each of the old ones in `new`.
+    pub fn over(old: &'a Graph, new: Graph, map: HashMap<ValueId, ValueId>) -> Copy<'a> {
+        Copy { old, new, map, ty: Box::new(TensorType::clone) }
     }
 
     /// The new value that stands for an old one; a constant is copied when it is first asked for.
@@ -498,20 +540,26 @@ impl<'a> Copy<'a> {
     /// # Errors
     /// When its operands do not fit.
     pub fn node_as(&mut self, node: &Node, op: Op) -> Result<(), String> {
-        self.node_with(node, op, node.region.as_deref().cloned())
+        self.node_with(node, op, |region| Ok(region.clone()))
     }
 
-    /// Copies a node with another op and region.
+    /// Copies a node with another op, and what `map` makes of its regions.
     ///
     /// # Errors
-    /// When its operands do not fit.
-    pub fn node_with(&mut self, node: &Node, op: Op, region: Option<Graph>) -> Result<(), String> {
+    /// When its operands do not fit, and those of `map`.
+    pub fn node_with(&mut self, node: &Node, op: Op, map: impl Fn(&Graph) -> Result<Graph, String>) -> Result<(), String> {
         let operands = self.values(&node.operands);
         let names: Vec<Arc<str>> = node.results.iter().map(|&r| self.old.value(r).name.clone()).collect();
         let names: Vec<&str> = names.iter().map(|n| &**n).collect();
-        let results = match region {
-            Some(region) => self.new.add_region(op, region, &operands, &names, node.origin.clone()),
-            None => self.new.add_node(op, &operands, &names, node.origin.clone()),
+        let mut regions = node.regions().map(|region| map(region)).collect::<Result<Vec<Graph>, String>>()?;
+        let origin = node.origin.clone();
+        let results = match regions.len() {
+            0 => self.new.add_node(op, &operands, &names, origin),
+            1 if !op.is_control() => self.new.add_region(op, regions.remove(0), &operands, &names, origin),
+            _ => {
+                let types = node.results.iter().map(|&r| (self.ty)(self.old.ty(r))).collect();
+                self.new.add_control(op, regions, &operands, types, &names, origin)
+            }
         };
         let results = results.map_err(|e| format!("{}: {e}", names.first().unwrap_or(&"a node without results")))?;
         node.results.iter().zip(results).for_each(|(&old, new)| self.set(old, new));

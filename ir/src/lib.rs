@@ -42,6 +42,7 @@
 //!   as: an expression of scalars ([`scalar`]) or of other ops ([`expr`]), a view, a reduction, or a module of [`ops`].
 //!   [`ops_md`] prints the table as a page.
 //! - [`graph`]: nodes, named values, and [`graph::Copy`], the frame of every pass. [`visit`] gives petgraph's algorithms.
+//! - [`region`]: nodes that hold graphs, loops and branches.
 //! - [`assume`]: what inference takes for granted of symbols, to be checked when they are numbers.
 //! - [`text`] reads and prints graphs, [`verify`] checks their invariants, [`eval`] runs them, [`random`] makes data.
 
@@ -57,6 +58,7 @@ pub mod op;
 pub mod ops;
 pub mod ops_md;
 pub mod random;
+pub mod region;
 pub mod scalar;
 pub mod small;
 pub mod tensor;

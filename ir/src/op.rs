@@ -424,6 +424,14 @@ ops! {
     /// Numbers of data become extents: `x: i64[k] -> bool[v1, ..., vk, 0]`, a tensor without elements that has them.
     extents[values: Vec<Dim>](x)  by { extents }
 
+    // ---- control flow; see `egret_ir::region`
+    /// Runs its region while `going` holds, at most `trips` times: i64[], bool[]. In the region these two stand for the number of the step, from 0, and
+    /// for a condition that holds. It returns the next condition, the next of the first `carried` values of `xs`, and a row for each result that grows.
+    /// `found` are the extents of results that nobody knows before it has run.
+    repeat[name: Arc<str>, carried: usize = 0, found: Vec<Dim> = vec![]](trips, going; xs..)  by { repeat }
+    /// The results of its region where `condition: bool[]` holds, else those of its second region.
+    branch[name: Arc<str>, found: Vec<Dim> = vec![]](condition; xs..)  by { branch }
+
     // ---- structure
     /// A part of the graph in which no extent depends on data of the same part. Made by the pass `stage`.
     stage[name: Arc<str>](; xs..)    by { kernel }
@@ -492,7 +500,12 @@ impl Op {
 
     /// Whether data of its operands decides over extents of its results.
     pub fn finds_extents(&self) -> bool {
-        matches!(self, Op::non_zero { .. } | Op::unique { .. } | Op::non_max_suppression { .. } | Op::extents { .. })
+        matches!(self, Op::non_zero { .. } | Op::unique { .. } | Op::non_max_suppression { .. } | Op::extents { .. }) || self.is_control()
+    }
+
+    /// Whether data of its operands decides what is computed, and how often.
+    pub fn is_control(&self) -> bool {
+        matches!(self, Op::repeat { .. } | Op::branch { .. })
     }
 
     /// The extents that stand in its attributes.

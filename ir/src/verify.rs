@@ -12,7 +12,8 @@
 //! | Origins are sorted, each once | `` the origins of `h` = `add` are not sorted, or one stands there twice `` |
 //! | Results have the types that inference gives | `` `h` = `add` has type f32[3], expected f32[2] `` |
 //! | An extent that data decides has a symbol that nothing has before | ``the extent `count` is found by `n` = `non_zero`, but `x` has it already`` |
-//! | Kernels and stages have a region of their own name, nothing else has one | `` `k` = `kernel` has no region `` |
+//! | Kernels, stages, loops and branches have regions of their own name, nothing else has one | `` `k` = `kernel` has no region `` |
+//! | Loops and branches fit their regions, see [`crate::region`] | `` `y` = `branch`: expects a condition bool[] first `` |
 //! | A region is a valid graph itself | `` in the region of `k` = `kernel`: ... `` |
 //! | A region's parameters have the operands' types | `` `k` = `kernel`: the operand `y` is f32[3], but the parameter `z` is f32[2] `` |
 //! | A region's results are the kernel's, with their types | `` `k` = `kernel` has 1 results, but its region returns 0 `` |
@@ -30,6 +31,7 @@
 use crate::dim::Dim;
 use crate::graph::{Def, Graph, Node, NodeId, Value, ValueId};
 use crate::op::Op;
+use crate::region;
 use crate::ty::TensorType;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -142,9 +144,10 @@ fn check_node(graph: &Graph, id: NodeId, node: &Node) -> Checked {
     }
     ensure(node.origin.is_sorted_by(|a, b| a < b), || format!("the origins of {} are not sorted, or one stands there twice", place()))?;
     match (&node.op, &node.region) {
-        (Op::kernel { name } | Op::stage { name }, Some(inner)) => region(graph, node, name, inner),
+        (Op::kernel { name } | Op::stage { name }, Some(inner)) => region_fits(graph, node, name, inner),
         (Op::kernel { .. } | Op::stage { .. }, None) => Err(format!("{} has no region", place())),
-        (_, Some(_)) => Err(format!("{} has a region, but only a kernel or a stage may", place())),
+        (Op::repeat { name, .. } | Op::branch { name, .. }, Some(_)) => control(graph, node, name),
+        (_, Some(_)) => Err(format!("{} has a region, but only kernels, stages, loops and branches may", place())),
         (_, None) => inferred(graph, node),
     }
 }
@@ -169,7 +172,7 @@ fn inferred(graph: &Graph, node: &Node) -> Checked {
 }
 
 /// The region of a kernel fits it, and is a valid graph.
-fn region(graph: &Graph, node: &Node, kernel: &str, region: &Graph) -> Checked {
+fn region_fits(graph: &Graph, node: &Node, kernel: &str, region: &Graph) -> Checked {
     let place = || place(graph, node);
     ensure(region.name == kernel, || format!("{} is named `{kernel}`, but its region `{}`", place(), region.name))?;
     let (operands, params) = (node.operands.len(), region.params().len());
@@ -188,6 +191,18 @@ fn region(graph: &Graph, node: &Node, kernel: &str, region: &Graph) -> Checked {
         ensure(outer.ty == inner.ty, || format!("{}: `{}` is {}, but the region returns {}", place(), outer.name, outer.ty, inner.ty))?;
     }
     Ok(())
+}
+
+/// The regions of a loop or a branch fit it, and are valid graphs.
+fn control(graph: &Graph, node: &Node, name: &str) -> Checked {
+    let place = || place(graph, node);
+    for inner in node.regions() {
+        ensure(inner.name == name, || format!("{} is named `{name}`, but a region of it `{}`", place(), inner.name))?;
+        body(inner).map_err(|e| format!("in a region of {}: {e}", place()))?;
+    }
+    let types = |values: &[ValueId]| values.iter().map(|&v| graph.ty(v)).collect::<Vec<_>>();
+    let regions: Vec<&Graph> = node.regions().map(|region| &**region).collect();
+    region::check(&node.op, &types(&node.operands), &regions, &types(&node.results)).map_err(|e| format!("{}: {e}", place()))
 }
 
 fn results(graph: &Graph) -> Checked {
@@ -300,7 +315,9 @@ mod tests {
     #[test]
     fn regions_fit_their_kernels() {
         check("`k` = `kernel` has no region", |g| g.raw().nodes[2].region = None);
-        check("`h` = `add` has a region, but only a kernel or a stage may", |g| g.raw().nodes[0].region = Some(Arc::default()));
+        check("`h` = `add` has a region, but only kernels, stages, loops and branches may", |g| {
+            g.raw().nodes[0].region = Some(Arc::default())
+        });
         check("`k` = `kernel` is named `k0`, but its region `k1`", |g| in_region(g, |r| r.name = "k1".into()));
         check("`k` = `kernel` has 1 operands, but its region 2 parameters", |g| g.raw().nodes[2].operands.truncate(1));
         check("`k` = `kernel` has 1 results, but its region returns 0", |g| {

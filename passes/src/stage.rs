@@ -1,7 +1,8 @@
-//! Splits a graph where an extent depends on data, so that all other passes see extents as free dimensions.
+//! Splits a graph where an extent depends on data, or what is computed, so that all other passes see extents as free dimensions and ops
+//! that are always computed.
 //!
-//! An op that finds an extent stays by itself; what lies between such ops becomes stages, each a graph in which the extent is a
-//! symbol of its parameters:
+//! An op that finds an extent stays by itself, and so do loops and branches, whose regions are split likewise; what lies between such ops
+//! becomes stages, each a graph in which the extent is a symbol of its parameters:
 //!
 //! ```text
 //! m = lt(x, t)                          m = stage s0(x) { ... }
@@ -17,12 +18,20 @@ use egret_ir::{Copy, Def, Dim, Graph, Node, NodeId, Op, TensorType, ValueId};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+mod sink;
+
 /// The pass; see the module. A graph whose extents do not depend on data stays as it is.
 ///
 /// # Errors
 /// Only if a node does not type-check, which would be a bug of an earlier pass.
 pub fn stage(graph: &Graph) -> Result<Graph, String> {
-    if needs_stages(graph) { Staging::new(graph).emit() } else { Ok(graph.clone()) }
+    if needs_stages(graph) { staged(graph, "") } else { Ok(graph.clone()) }
+}
+
+/// A graph or region in stages, whose names begin with `prefix`.
+fn staged(graph: &Graph, prefix: &str) -> Result<Graph, String> {
+    let graph = sink::sink(graph)?;
+    Staging::new(&graph, prefix).emit()
 }
 
 /// Whether data decides over extents of a graph that has no stages yet.
@@ -30,7 +39,7 @@ pub fn needs_stages(graph: &Graph) -> bool {
     graph.nodes().iter().any(|node| node.op.finds_extents()) && !graph.nodes().iter().any(is_stage)
 }
 
-/// Runs a pass on every stage of a graph, or on the graph itself where data decides over no extent.
+/// Runs a pass on every stage of a graph, those in loops and branches too, or on the graph itself where data decides over nothing.
 ///
 /// # Errors
 /// Those of the pass.
@@ -40,18 +49,21 @@ pub fn inside(graph: &Graph, pass: &dyn Fn(&Graph) -> Result<Graph, String>) -> 
     }
     let mut copy = Copy::new(graph, TensorType::clone);
     for node in graph.nodes() {
-        let region = match &node.region {
-            Some(region) if is_stage(node) => Some(pass(region)?),
-            other => other.as_deref().cloned(),
-        };
-        copy.node_with(node, node.op.clone(), region)?;
+        copy.node_with(node, node.op.clone(), |region| match node.op {
+            Op::stage { .. } => pass(region),
+            _ => inside(region, pass),
+        })?;
     }
     Ok(copy.finish())
 }
 
-/// The nodes of a graph, those of its stages in their place.
+/// The nodes of a graph, those of its stages in their place and those of loops and branches beside them.
 pub fn nodes(graph: &Graph) -> usize {
-    let inner = |node: &Node| node.region.as_ref().filter(|_| is_stage(node)).map_or(1, |region| region.nodes().len());
+    let inner = |node: &Node| match node.op {
+        Op::stage { .. } => node.regions().map(|region| region.nodes().len()).sum(),
+        _ if node.op.is_control() => 1 + node.regions().map(|region| nodes(region)).sum::<usize>(),
+        _ => 1,
+    };
     graph.nodes().iter().map(inner).sum()
 }
 
@@ -62,6 +74,8 @@ fn is_stage(node: &Node) -> bool {
 /// Where every node of a graph goes.
 struct Staging<'a> {
     graph: &'a Graph,
+    /// What names of stages begin with.
+    prefix: &'a str,
     /// How many ops that find extents stand before a node, one after another, by the node's position; `None` for a node that nothing needs.
     levels: Vec<Option<usize>>,
     /// Whether a node reads nothing but constants.
@@ -69,9 +83,9 @@ struct Staging<'a> {
 }
 
 impl<'a> Staging<'a> {
-    fn new(graph: &'a Graph) -> Staging<'a> {
+    fn new(graph: &'a Graph, prefix: &'a str) -> Staging<'a> {
         let live = live(graph);
-        let mut staging = Staging { graph, levels: vec![], free: vec![] };
+        let mut staging = Staging { graph, prefix, levels: vec![], free: vec![] };
         let mut symbols: HashMap<Arc<str>, usize> = HashMap::new();
         for (id, node) in graph.node_ids() {
             let producers = || node.operands.iter().filter_map(|&v| graph.producer(v));
@@ -102,7 +116,7 @@ impl<'a> Staging<'a> {
         for level in 0..=last {
             self.add_stage(&mut copy, level)?;
             for (_, node) in self.members(level).filter(|(_, node)| node.op.finds_extents()) {
-                copy.node(node)?;
+                copy.node_with(node, node.op.clone(), |region| staged(region, &format!("{}.", region.name)))?;
             }
         }
         Ok(copy.finish())
@@ -124,7 +138,7 @@ impl<'a> Staging<'a> {
         let inner = region.graph(&inputs, &exports)?;
         let operands = copy.values(&inputs);
         let names: Vec<&str> = exports.iter().map(|&v| &*self.graph.value(v).name).collect();
-        let op = Op::stage { name: format!("s{level}").into() };
+        let op = Op::stage { name: format!("{}s{level}", self.prefix).into() };
         let results = copy.new.add_region(op, inner, &operands, &names, vec![])?;
         exports.iter().zip(results).for_each(|(&old, new)| copy.set(old, new));
         Ok(())

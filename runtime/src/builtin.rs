@@ -20,12 +20,23 @@ const LARGEST: i64 = 1 << 31;
 /// [`Error::Resource`] if memory is lacking.
 pub(crate) fn run(what: &What, operands: &[TensorView<'_>]) -> Result<Vec<Tensor>> {
     match what {
-        What::Stage(_) => Err(Error::Usage("a stage is no operation".to_string())),
+        What::Stage(_) | What::Repeat(_) | What::Branch { .. } => Err(Error::Usage("a stage is no operation".to_string())),
         What::NonZero => non_zero(operands[0]),
         What::Unique { sorted } => unique(operands[0], *sorted),
         What::NonMaxSuppression { centers } => Boxes::new(operands, *centers)?.suppressed(),
         What::Extents { names } => extents(&numbers(operands[0])?, names),
     }
+}
+
+/// The only element of an i64 tensor.
+pub(crate) fn number(x: TensorView<'_>) -> Result<i64> {
+    numbers(x)?.first().copied().ok_or_else(|| Error::Usage("expected a number, found none".to_string()))
+}
+
+/// Whether the only element of a bool tensor holds.
+pub(crate) fn truth(x: TensorView<'_>) -> Result<bool> {
+    expect(x, DType::Bool)?;
+    x.bytes().first().map(|&byte| byte != 0).ok_or_else(|| Error::Usage("expected a condition, found none".to_string()))
 }
 
 /// The elements of an i64 tensor, which need not be aligned.

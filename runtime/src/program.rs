@@ -1,41 +1,60 @@
-//! Runs models in which data decides over extents: how many boxes were found, how many elements are not zero.
+//! Runs models in which data decides over extents, or over what is computed: how many boxes were found, how often a loop runs.
 //!
-//! A [`Program`] is a list of calls over values whose shapes are known when they have been made. A call is either a stage, which is a
-//! [`Plan`] whose free dimensions are the extents of its inputs, or one of the few operations that find an extent ([`What`]):
+//! A [`Program`] is a list of calls over values whose shapes are known when they have been made. A call is a stage, which is a
+//! [`Plan`] whose free dimensions are the extents of its inputs, one of the few operations that find an extent, or a loop or a branch ([`What`]),
+//! whose bodies are lists of calls again:
 //!
 //! ```text
 //! inputs: x, t                    x: f32[N]
 //! m = stage 0 (x, t)              m: bool[N]
 //! i = non_zero (m)                i: i64[1, K], and K is known from here on
 //! y = stage 1 (i)                 y: f32[K], its memory planned for this K
+//! z = repeat body 1 (n, c, y)     the calls of body 1 while the condition holds; each y is the one that the step before made
 //! ```
 //!
 //! **Invariant.** Every value has exactly the bytes of its shape: nothing is reserved for the largest shape that there could be. A
 //! stage keeps what it planned for the extents that it met, as any [`Session`] does; the values between stages are allocated in
-//! each run and freed behind their last reader.
+//! each run and freed behind their last reader. In a loop, what is dead is written again by the next stage that makes a value of the same
+//! type and shape: a loop that carries values of the same shapes allocates nothing for them from its third step on, and none of them is copied.
 
 use crate::binding::{bind_symbols, check_input, port_shape};
 use crate::builtin;
 use crate::cpu::Code;
-use crate::error::Result;
-use crate::plan::Plan;
+use crate::error::{Error, Result};
+use crate::plan::{DType, Plan, Size};
 use crate::pool::Pool;
 use crate::session::{Model, Session, match_names};
 use crate::tensor::{Tensor, TensorView};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// A list of calls.
+mod check;
+mod rows;
+mod spare;
+
+use rows::Rows;
+pub(crate) use spare::Spare;
+
+/// Lists of calls, and the stages that they call.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
-    /// Names of the values. The model's inputs come first, in their order.
-    pub values: Vec<String>,
-    /// What is called, in order.
-    pub calls: Vec<Call>,
-    /// The values that are the model's outputs, in their order.
-    pub outputs: Vec<u32>,
+    /// What is run first, then the bodies of loops and branches, each behind those that call it.
+    pub bodies: Vec<Body>,
     /// What stages do; their steps call kernels of the plan that the program belongs to.
     pub stages: Vec<Plan>,
+}
+
+/// A list of calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Body {
+    /// Names of the values. The inputs come first, in their order.
+    pub values: Vec<String>,
+    /// How many of the values are inputs.
+    pub inputs: u32,
+    /// What is called, in order.
+    pub calls: Vec<Call>,
+    /// The values that are outputs, in their order.
+    pub outputs: Vec<u32>,
 }
 
 /// A call of a program.
@@ -71,13 +90,45 @@ pub enum What {
         /// The names of the extents, for messages.
         names: Vec<String>,
     },
+    /// `i64[], bool[], ... -> ...`: runs a body while the condition holds, at most as often as the number says.
+    Repeat(Repeat),
+    /// `bool[], ... -> ...`: runs one of two bodies.
+    Branch {
+        /// The body for a condition that holds.
+        then: u32,
+        /// The other one.
+        otherwise: u32,
+    },
+}
+
+/// A loop. Its body takes the number of the step, a condition that holds, the values that are carried, and what else is read; it gives
+/// the next condition, the next values, and a row for each result that grows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repeat {
+    /// The body.
+    pub body: u32,
+    /// How many values are carried.
+    pub carried: u32,
+    /// The rows.
+    pub rows: Vec<Row>,
+    /// Where the symbols in the extents of rows are to be read: the position of a value in what the call reads, and one of its axes.
+    pub symbols: Vec<(u32, u32)>,
+}
+
+/// What a loop gathers in each step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// Element type.
+    pub dtype: DType,
+    /// Its extents, as far as they are known before the loop has run, else 0: those of the result of a loop that does not run.
+    pub dims: Vec<Size>,
 }
 
 impl What {
-    /// How many values it reads and writes; `None` for a stage, which says so itself.
+    /// How many values it reads and writes; `None` for what says so itself: stages and bodies.
     fn arity(&self) -> Option<(usize, usize)> {
         match self {
-            What::Stage(_) => None,
+            What::Stage(_) | What::Repeat(_) | What::Branch { .. } => None,
             What::NonZero | What::Extents { .. } => Some((1, 1)),
             What::Unique { .. } => Some((1, 3)),
             What::NonMaxSuppression { .. } => Some((5, 1)),
@@ -85,44 +136,7 @@ impl What {
     }
 }
 
-impl Program {
-    /// Checks that every index is in range, every value is made before it is read, and every stage is safe to walk.
-    pub(crate) fn check(&self, plan: &Plan, weights_bytes: u64) -> Result<(), String> {
-        self.stages.iter().try_for_each(|stage| stage.check_stage(plan.kernels.len(), weights_bytes))?;
-        let mut made = vec![false; self.values.len()];
-        if made.len() < plan.inputs.len() || self.outputs.len() != plan.outputs.len() {
-            return Err("the program has other inputs or outputs than the plan".to_string());
-        }
-        made[..plan.inputs.len()].fill(true);
-        for (number, call) in self.calls.iter().enumerate() {
-            self.check_call(call, &mut made).map_err(|problem| format!("call {number} {problem}"))?;
-        }
-        match self.outputs.iter().find(|&&v| made.get(v as usize) != Some(&true)) {
-            Some(value) => Err(format!("the program returns value {value}, which nothing makes")),
-            None => Ok(()),
-        }
-    }
-
-    fn check_call(&self, call: &Call, made: &mut [bool]) -> Result<(), String> {
-        let arity = match call.what {
-            What::Stage(index) => self.stages.get(index as usize).map(|stage| (stage.inputs.len(), stage.outputs.len())),
-            _ => call.what.arity(),
-        };
-        if arity != Some((call.reads.len(), call.writes.len())) {
-            return Err(format!("reads {} and writes {} values, expected {arity:?}", call.reads.len(), call.writes.len()));
-        }
-        if let Some(value) = call.reads.iter().find(|&&v| made.get(v as usize) != Some(&true)) {
-            return Err(format!("reads value {value} before it is made"));
-        }
-        for &value in &call.writes {
-            match made.get_mut(value as usize) {
-                Some(made) if !*made => *made = true,
-                _ => return Err(format!("writes value {value}, which it may not")),
-            }
-        }
-        Ok(())
-    }
-
+impl Body {
     /// Per call, the values that nothing reads later.
     fn dead_after(&self) -> Vec<Vec<u32>> {
         let mut needed = vec![false; self.values.len()];
@@ -143,7 +157,7 @@ enum Value<'v> {
     Made(Tensor),
 }
 
-impl Value<'_> {
+impl<'v> Value<'v> {
     fn view(&self) -> TensorView<'_> {
         match self {
             Value::Given(view) => *view,
@@ -151,16 +165,33 @@ impl Value<'_> {
         }
     }
 
-    /// The tensor itself; a copy of what belongs to the caller.
-    fn copied(&self) -> Result<Tensor> {
-        Tensor::from_bytes(self.view().dtype(), self.view().shape(), self.view().bytes())
+    /// The same once more.
+    fn again(&self) -> Result<Value<'v>> {
+        Ok(match self {
+            Value::Given(view) => Value::Given(*view),
+            Value::Made(tensor) => Value::Made(copy_of(tensor.view())?),
+        })
     }
+
+    /// The tensor itself; a copy of what belongs to another.
+    fn owned(self) -> Result<Tensor> {
+        match self {
+            Value::Given(view) => copy_of(view),
+            Value::Made(tensor) => Ok(tensor),
+        }
+    }
+}
+
+fn copy_of(view: TensorView<'_>) -> Result<Tensor> {
+    Tensor::from_bytes(view.dtype(), view.shape(), view.bytes())
 }
 
 /// A program that is ready to run.
 pub(crate) struct Runner {
     stages: Vec<Session>,
-    dead_after: Vec<Vec<u32>>,
+    /// Per body and call, the values that nothing reads later.
+    dead_after: Vec<Vec<Vec<u32>>>,
+    spare: Spare,
 }
 
 impl Runner {
@@ -168,7 +199,8 @@ impl Runner {
     pub(crate) fn of(model: &Model, code: &Arc<Code>) -> Result<Option<Runner>> {
         let Some(program) = &model.plan().program else { return Ok(None) };
         let stages = (0..program.stages.len()).map(|index| Session::of_stage(model.stage(index), code.clone()));
-        Ok(Some(Runner { stages: stages.collect::<Result<_>>()?, dead_after: program.dead_after() }))
+        let dead_after = program.bodies.iter().map(Body::dead_after).collect();
+        Ok(Some(Runner { stages: stages.collect::<Result<_>>()?, dead_after, spare: Spare::default() }))
     }
 
     /// The most scratch bytes that a stage had in its latest binding.
@@ -184,21 +216,10 @@ impl Runner {
         pool: &mut Pool,
         inputs: &[(&str, TensorView<'_>)],
     ) -> Result<Vec<Tensor>> {
-        let mut values: Vec<Option<Value>> = (0..program.values.len()).map(|_| None).collect();
-        for (value, input) in values.iter_mut().zip(checked(plan, inputs)?) {
-            *value = Some(Value::Given(input));
-        }
-        for (call, dead) in program.calls.iter().zip(&self.dead_after) {
-            let read = |&v: &u32| values[v as usize].as_ref().map(Value::view);
-            let views: Vec<TensorView> = call.reads.iter().filter_map(read).collect();
-            let made = match &call.what {
-                What::Stage(index) => run_stage(&mut self.stages[*index as usize], pool, &views)?,
-                what => builtin::run(what, &views)?,
-            };
-            call.writes.iter().zip(made).for_each(|(&v, tensor)| values[v as usize] = Some(Value::Made(tensor)));
-            dead.iter().for_each(|&v| values[v as usize] = None);
-        }
-        program.outputs.iter().filter_map(|&v| values[v as usize].as_ref()).map(Value::copied).collect()
+        let given = checked(plan, inputs)?.into_iter().map(Value::Given).collect();
+        let made = Run { runner: self, program, pool }.body(0, given);
+        self.spare.clear();
+        made?.into_iter().map(Value::owned).collect()
     }
 }
 
@@ -210,20 +231,93 @@ fn checked<'v>(plan: &Plan, inputs: &[(&str, TensorView<'v>)]) -> Result<Vec<Ten
     let mut symbols = vec![0; plan.symbols.len()];
     bind_symbols(plan, &mut symbols, |index| views[index])?;
     for (port, view) in plan.inputs.iter().zip(&views) {
-        let shape = port_shape(port, "input", &symbols).map_err(crate::Error::Usage)?;
+        let shape = port_shape(port, "input", &symbols).map_err(Error::Usage)?;
         check_input(port, &shape, *view)?;
     }
     Ok(views)
 }
 
-/// Runs a stage on the threads of the whole session.
-fn run_stage(stage: &mut Session, pool: &mut Pool, views: &[TensorView<'_>]) -> Result<Vec<Tensor>> {
-    let names: Vec<String> = stage.plan().inputs.iter().map(|port| port.name.clone()).collect();
-    let named: Vec<(&str, TensorView)> = names.iter().map(String::as_str).zip(views.iter().copied()).collect();
-    stage.exchange_pool(pool);
-    let outputs = stage.run(&named);
-    stage.exchange_pool(pool);
-    outputs
+/// One run of a program.
+struct Run<'r> {
+    runner: &'r mut Runner,
+    program: &'r Program,
+    pool: &'r mut Pool,
+}
+
+impl Run<'_> {
+    /// The outputs of a body for its inputs.
+    fn body<'v>(&mut self, index: usize, inputs: Vec<Value<'v>>) -> Result<Vec<Value<'v>>> {
+        let body = &self.program.bodies[index];
+        let mut values: Vec<Option<Value>> = inputs.into_iter().map(Some).collect();
+        values.resize_with(body.values.len(), || None);
+        for (number, call) in body.calls.iter().enumerate() {
+            let views: Vec<TensorView> = call.reads.iter().filter_map(|&v| values[v as usize].as_ref().map(Value::view)).collect();
+            let made = self.call(&call.what, &views)?;
+            call.writes.iter().zip(made).for_each(|(&v, tensor)| values[v as usize] = Some(Value::Made(tensor)));
+            for &dead in &self.runner.dead_after[index][number] {
+                self.runner.spare.keep(values[dead as usize].take());
+            }
+        }
+        let outputs = body.outputs.iter().enumerate().map(|(i, v)| match body.outputs[i + 1..].contains(v) {
+            true => values[*v as usize].as_ref().map(Value::again).transpose(),
+            false => Ok(values[*v as usize].take()),
+        });
+        let outputs: Vec<Option<Value>> = outputs.collect::<Result<_>>()?;
+        values.into_iter().for_each(|value| self.runner.spare.keep(value));
+        Ok(outputs.into_iter().flatten().collect())
+    }
+
+    fn call(&mut self, what: &What, reads: &[TensorView<'_>]) -> Result<Vec<Tensor>> {
+        match what {
+            What::Stage(index) => {
+                let stage = &mut self.runner.stages[*index as usize];
+                stage.run_stage(self.pool, reads, &mut self.runner.spare)
+            }
+            What::Repeat(repeat) => self.repeat(repeat, reads),
+            What::Branch { then, otherwise } => {
+                let taken = if builtin::truth(reads[0])? { then } else { otherwise };
+                let made = self.body(*taken as usize, reads.iter().map(|&view| Value::Given(view)).collect())?;
+                made.into_iter().map(Value::owned).collect()
+            }
+            what => builtin::run(what, reads),
+        }
+    }
+
+    fn repeat(&mut self, repeat: &Repeat, reads: &[TensorView<'_>]) -> Result<Vec<Tensor>> {
+        let (trips, mut going) = (builtin::number(reads[0])?, builtin::truth(reads[1])?);
+        let (carried, captured) = reads[2..].split_at(repeat.carried as usize);
+        let mut carried: Vec<Value> = carried.iter().map(|&view| Value::Given(view)).collect();
+        let mut rows: Vec<Rows> = repeat.rows.iter().map(|row| Rows::new(row.dtype, trips)).collect();
+        let mut step = 0;
+        self.runner.spare.enter();
+        while going && step < trips {
+            let head = [self.runner.spare.scalar(step)?, self.runner.spare.holds()?].map(Value::Made);
+            let inputs = head.into_iter().chain(carried).chain(captured.iter().map(|&view| Value::Given(view)));
+            let mut made = self.body(repeat.body as usize, inputs.collect())?.into_iter();
+            let condition = made.next();
+            going = condition.as_ref().map_or(Ok(false), |condition| builtin::truth(condition.view()))?;
+            self.runner.spare.keep(condition);
+            carried = made.by_ref().take(repeat.carried as usize).collect();
+            for (rows, row) in rows.iter_mut().zip(made) {
+                rows.push(row.view())?;
+                self.runner.spare.keep(Some(row));
+            }
+            step += 1;
+        }
+        self.runner.spare.leave();
+        let empty = |row: &Row| repeat.empty(row, reads);
+        let grown = rows.into_iter().zip(&repeat.rows).map(|(rows, row)| rows.finish(|| empty(row)));
+        carried.into_iter().map(Value::owned).chain(grown).collect()
+    }
+}
+
+impl Repeat {
+    /// The extents of a row of a loop that did not run.
+    fn empty(&self, row: &Row, reads: &[TensorView<'_>]) -> Vec<usize> {
+        let extent = |&(read, axis): &(u32, u32)| reads[read as usize].shape().get(axis as usize).map_or(0, |&extent| extent as i64);
+        let symbols: Vec<i64> = self.symbols.iter().map(extent).collect();
+        row.dims.iter().map(|dim| dim.eval(&symbols).ok().and_then(|extent| usize::try_from(extent).ok()).unwrap_or(0)).collect()
+    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::plan::{ALIGN, Plan, Port, SLACK};
 use crate::pool::{Pool, default_threads};
 use crate::processor::Processor;
 use crate::profile::{Recorder, Span};
-use crate::program::Runner;
+use crate::program::{Runner, Spare};
 use crate::tensor::{AlignedBytes, Tensor, TensorView, type_text};
 use std::path::Path;
 use std::sync::Arc;
@@ -174,7 +174,9 @@ impl Session {
     pub fn on(artifact: Artifact, device: Box<dyn Device>) -> Result<Session> {
         let program = executor::program_for(&artifact, &*device)?;
         if artifact.plan_of(program).program.is_some() {
-            return Err(Error::Usage("a model in which dimensions depend on data runs on the processor only".to_string()));
+            return Err(Error::Usage(
+                "a model in which dimensions, loops or branches depend on data runs on the processor only".to_string(),
+            ));
         }
         let engine = Engine::Device(Executor::new(&artifact, program, device)?);
         Session::new(Model::of_artifact(artifact, program), engine, None)
@@ -230,10 +232,29 @@ impl Session {
     }
 
     /// Takes other threads, and gives its own for them.
-    pub(crate) fn exchange_pool(&mut self, pool: &mut Pool) {
+    fn exchange_pool(&mut self, pool: &mut Pool) {
         if let Engine::Processor(processor) = &mut self.engine {
             processor.exchange_pool(pool);
         }
+    }
+
+    /// Runs a stage on the threads of the whole session; its inputs are in the order of its plan, its outputs are written into spare tensors.
+    pub(crate) fn run_stage(&mut self, pool: &mut Pool, views: &[TensorView<'_>], spare: &mut Spare) -> Result<Vec<Tensor>> {
+        self.exchange_pool(pool);
+        let outputs = self.run_in_order(views, spare);
+        self.exchange_pool(pool);
+        outputs
+    }
+
+    fn run_in_order(&mut self, views: &[TensorView<'_>], spare: &mut Spare) -> Result<Vec<Tensor>> {
+        let index = self.prepare_in_order(|index| views[index])?;
+        let (ports, shapes) = (&self.model.plan().outputs, &self.bindings[index].output_shapes);
+        let mut outputs = ports.iter().zip(shapes).map(|(port, shape)| spare.take(port.dtype, shape)).collect::<Result<Vec<Tensor>>>()?;
+        self.note_use(index);
+        if let Engine::Processor(processor) = &mut self.engine {
+            processor.run(self.model.weights(), &self.bindings[index], |index| views[index], &mut outputs, None)?;
+        }
+        Ok(outputs)
     }
 
     fn unbound(model: Model, engine: Engine, runner: Option<Runner>) -> Session {
@@ -339,7 +360,9 @@ impl Session {
     /// As for [`run_into`](Session::run_into), and [`Error::Usage`] for a model in which dimensions depend on data.
     pub fn run_profiled(&mut self, inputs: &[(&str, TensorView<'_>)], outputs: &mut [Tensor]) -> Result<Vec<Span>> {
         if self.runner.is_some() {
-            return Err(Error::Usage("steps of a model in which dimensions depend on data cannot be timed one by one".to_string()));
+            return Err(Error::Usage(
+                "steps of a model in which dimensions, loops or branches depend on data cannot be timed one by one".to_string(),
+            ));
         }
         let binding = self.prepare(inputs)?;
         self.check_outputs(binding, outputs)?;
@@ -390,15 +413,23 @@ impl Session {
     fn prepare(&mut self, inputs: &[(&str, TensorView<'_>)]) -> Result<usize> {
         let plan = self.model.plan();
         match_names(plan, inputs, &mut self.order)?;
-        let input = |index: usize| inputs[self.order[index]].1;
-        bind_symbols(plan, &mut self.symbols, input)?;
+        let order = std::mem::take(&mut self.order);
+        let index = self.prepare_in_order(|index| inputs[order[index]].1);
+        self.order = order;
+        index
+    }
+
+    /// The same for inputs in the order of the plan.
+    fn prepare_in_order<'v>(&mut self, input: impl Fn(usize) -> TensorView<'v>) -> Result<usize> {
+        let plan = self.model.plan();
+        bind_symbols(plan, &mut self.symbols, &input)?;
         let index = match self.bindings.iter().position(|binding| binding.symbols == self.symbols) {
             Some(index) => index,
             None => self.bind()?,
         };
         let binding = &self.bindings[index];
         for (i, (port, shape)) in self.model.plan().inputs.iter().zip(&binding.input_shapes).enumerate() {
-            check_input(port, shape, inputs[self.order[i]].1)?;
+            check_input(port, shape, input(i))?;
         }
         self.arena_bytes = binding.arena_bytes;
         self.engine.reserve(index, binding)?;

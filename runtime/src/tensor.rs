@@ -109,7 +109,7 @@ impl ToF64 for bf16 {
 
 /// Bytes that begin on a cache line and are followed by slack.
 pub(crate) struct AlignedBytes {
-    /// `start` bytes to the first multiple of [`ALIGN`], then `len` bytes, then at least [`SLACK`]; never grows or shrinks.
+    /// `start` bytes to the first multiple of [`ALIGN`], then `len` bytes, then at least [`SLACK`]; never grows.
     store: Vec<u8>,
     start: usize,
     len: usize,
@@ -287,6 +287,15 @@ impl Tensor {
             }
         });
         Ok(converted)
+    }
+
+    /// The first of its slices along the first axis, of which there are at least so many; the memory of the others stays with it.
+    pub(crate) fn first_rows(mut self, rows: usize) -> Tensor {
+        if let Some(extent) = self.shape.first_mut().filter(|extent| **extent > rows) {
+            self.bytes.len = self.bytes.len / *extent * rows;
+            *extent = rows;
+        }
+        self
     }
 
     /// The tensor as an input for a session, used without a copy.

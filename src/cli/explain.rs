@@ -150,7 +150,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     let graph = ready.graph("explain kernels")?;
     if graph.nodes().iter().any(|node| node.op.finds_extents()) {
         return Err(Error::Unsupported(
-            "kernels of a model in which data decides over dimensions are not explained; `egret opt` shows them".to_string(),
+            "kernels of a model in which data decides over dimensions or steps are not explained; `egret opt` shows them".to_string(),
         ));
     }
     progress.phase("Explaining");

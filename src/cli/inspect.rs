@@ -178,11 +178,19 @@ pub fn run(args: Args) -> Result<(), Error> {
     args.json.json.as_deref().map_or(Ok(()), |path| report::json(path, &report))
 }
 
+/// A graph and all regions in it.
+fn with_regions(graph: &Graph) -> Vec<&Graph> {
+    let inner = graph.nodes().iter().flat_map(|node| node.regions()).flat_map(|region| with_regions(region));
+    std::iter::once(graph).chain(inner).collect()
+}
+
 impl Contents {
     fn of(graph: &Graph, summary: Option<&Summary>) -> Contents {
-        let tensors = || graph.constants().filter_map(|(id, _)| graph.constant(id));
+        let graphs = with_regions(graph);
+        let tensors = || graphs.iter().flat_map(|graph| graph.constants().filter_map(|(id, _)| graph.constant(id)));
         let mut own = BTreeMap::new();
-        graph.nodes().iter().for_each(|node| *own.entry(node.op.name().to_string()).or_insert(0) += 1);
+        let nodes = graphs.iter().flat_map(|graph| graph.nodes());
+        nodes.for_each(|node| *own.entry(node.op.name().to_string()).or_insert(0) += 1);
         Contents {
             producer: summary.map(|summary| summary.producer.clone()).filter(|producer| !producer.is_empty()),
             opset: summary.map(|summary| summary.opset),

@@ -22,9 +22,10 @@
 //! body    = (const | node)* "return" {name ("as" name)?}
 //! const   = "const" name ":" type "=" data
 //! data    = element | "[" {element} "]" | "splat(" element ")" | "random(" seed ")" | "data(blake3:" hash ")"
-//! node    = {name} "=" (apply | kernel)
+//! node    = {name} "=" (apply | kernel | control)
 //! apply   = op ("[" {(attribute "=")? value} "]")? "(" {name} ")" notes
 //! kernel  = "kernel" name "(" {name ("=" name)?} ")" notes "{" body "}"
+//! control = ("repeat" | "branch") name attributes? "(" {name (":" type)? ("=" name)?} ")" notes "{" body "}" ("else" "{" body "}")?
 //! notes   = (":" {type})? ("@" {string})?
 //! type    = dtype "[" {extent} "]"
 //! ```
@@ -34,6 +35,8 @@
 //! - The elements of a list stand in row-major order. `random(seed)` is [`crate::random`]. `data(...)` stands for data
 //!   too large to print, by the hash of its bytes; to read it back, the data must be at hand ([`Reader::resolve`]).
 //! - A kernel's body sees its parameters only: `kernel k0(x = a, w)` binds `x` to `a` and `w` to `w`.
+//! - So does that of a loop or a branch ([`crate::region`]), whose results' types have to stand there. A parameter has the type of its
+//!   operand, unless another one is given.
 //! - Names with other characters than letters, digits and `_ . / - %` are quoted; `#` starts a comment.
 
 mod data;

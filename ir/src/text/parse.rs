@@ -14,8 +14,8 @@ use crate::ty::{DType, TensorType};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// How deep kernels may be nested in the regions of kernels; the compiler nests them once.
-const MAX_REGIONS: usize = 8;
+/// How deep regions may be nested: as deep as the importer nests loops and branches, and a stage and a kernel in them.
+const MAX_REGIONS: usize = 48;
 
 /// Why a text is not a graph: `mlp.egir:7: there is no value `hh`; did you mean `h`?`
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -201,6 +201,8 @@ impl<'a> Parser<'a> {
         let (results, notes) = match () {
             () if eat_word(&mut self.cursor, "kernel") => self.region(scope, at, &known, |name| Op::kernel { name })?,
             () if eat_word(&mut self.cursor, "stage") => self.region(scope, at, &known, |name| Op::stage { name })?,
+            () if eat_word(&mut self.cursor, "repeat") => self.control(scope, at, &known, "repeat")?,
+            () if eat_word(&mut self.cursor, "branch") => self.control(scope, at, &known, "branch")?,
             () => self.apply(scope, at, &known)?,
         };
         if results.len() != names.len() {
@@ -265,6 +267,56 @@ impl<'a> Parser<'a> {
         self.regions -= 1;
         let results = scope.graph.add_region(op(kernel.into()), region.graph, &operands, names, vec![]).map_err(|e| Fault::new(at, e))?;
         Ok((results, notes))
+    }
+
+    /// `name[attributes](parameter: type = operand, ...) notes { body } else { body }`, after the word `repeat` or `branch`.
+    fn control(&mut self, scope: &mut Scope, at: usize, names: &[&str], op: &str) -> Result<(Vec<ValueId>, Notes), Fault> {
+        let own = self.lex(Cursor::name)?;
+        let def = OpDef::named(op).ok_or_else(|| Fault::new(at, format!("there is no op `{op}`")))?;
+        let mut given = self.lex(|c| attrs(c, def))?;
+        given.push(("name".to_string(), Attr::Word(own.clone().into())));
+        let op = Op::parse(def.name, &given).map_err(|e| Fault::new(at, e))?;
+        let bindings = self.lex(|c| {
+            c.expect("(")?;
+            c.list(")", |c| {
+                let param = spot(c)?;
+                let ty = if c.clone().eat(":") { Some(typed(c)?) } else { None };
+                let operand = if c.eat("=") { spot(c)? } else { param.clone() };
+                Ok((param, ty, operand))
+            })
+        })?;
+        let notes = self.lex(notes)?;
+        let operands = bindings.iter().map(|(_, _, operand)| scope.value(operand)).collect::<Result<Vec<_>, _>>()?;
+        let mut params = vec![];
+        for ((param, ty, _), &operand) in bindings.into_iter().zip(&operands) {
+            params.push((param, ty.unwrap_or_else(|| scope.graph.ty(operand).clone())));
+        }
+        let mut regions = vec![self.inner(&own, &params)?];
+        if eat_word(&mut self.cursor, "else") {
+            regions.push(self.inner(&own, &params)?);
+        }
+        let types =
+            notes.types.clone().ok_or_else(|| Fault::new(at, format!("expected the types of the results of `{own}` behind `:`")))?;
+        let results = scope.graph.add_control(op, regions, &operands, types, names, vec![]).map_err(|e| Fault::new(at, e))?;
+        Ok((results, notes))
+    }
+
+    /// `{ body }` with these parameters.
+    fn inner(&mut self, name: &str, params: &[(Spot, TensorType)]) -> Result<Graph, Fault> {
+        if self.regions == MAX_REGIONS {
+            return Err(Fault::new(self.cursor.position(), format!("expected regions nested at most {MAX_REGIONS} deep, found more")));
+        }
+        self.lex(|c| c.expect("{"))?;
+        let mut region = Scope::new(name.to_string());
+        for ((at, param), ty) in params {
+            region.claim(*at, param, self.cursor.text())?;
+            let id = region.graph.add_param(param, ty.clone());
+            region.names.insert(param.clone(), (id, *at));
+        }
+        self.regions += 1;
+        self.body(&mut region)?;
+        self.regions -= 1;
+        Ok(region.graph)
     }
 
     /// `{ matmul · add }` says what a kernel holds, but not how it is wired.

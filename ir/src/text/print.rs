@@ -98,6 +98,10 @@ fn body(graph: &Graph, options: Options) -> Vec<String> {
             Some(region) if is_spelled(node, options) => {
                 lines.push(line + " {");
                 lines.extend(body(region, options));
+                if let Some(otherwise) = &node.otherwise {
+                    lines.push("} else {".into());
+                    lines.extend(body(otherwise, options));
+                }
                 lines.push("}".into());
             }
             _ => lines.push(line),
@@ -144,17 +148,28 @@ fn application(graph: &Graph, node: &Node, options: Options) -> String {
             };
             format!("{} {}({})", node.op.name(), name(own), operands.join(", "))
         }
+        (Op::repeat { name: own, .. } | Op::branch { name: own, .. }, Some(region)) => {
+            let operands: Vec<String> = region.params().iter().zip(&node.operands).map(|(&p, &v)| given(region, p, graph, v)).collect();
+            format!("{} {}{}({})", node.op.name(), name(own), attrs(&node.op, &["name"]), operands.join(", "))
+        }
         (op, _) => format!("{op}({})", operands.join(", ")),
     }
+}
+
+/// A parameter and its operand; with the parameter's type where it is another.
+fn given(region: &Graph, param: ValueId, graph: &Graph, operand: ValueId) -> String {
+    let (param, operand) = (region.value(param), graph.value(operand));
+    let own = if param.ty == operand.ty { name(&param.name).into_owned() } else { typed_name(param) };
+    bound((&own, &name(&operand.name).into_owned()))
 }
 
 fn bound((param, operand): (&String, &String)) -> String {
     if param == operand { param.clone() } else { format!("{param} = {operand}") }
 }
 
-/// Whether a node's region is shown as nodes: that of a stage always, for it is where the model is.
+/// Whether a node's region is shown as nodes: always but for kernels, for it is where the model is.
 fn is_spelled(node: &Node, options: Options) -> bool {
-    options.regions == Regions::Full || matches!(node.op, Op::stage { .. })
+    options.regions == Regions::Full || !matches!(node.op, Op::kernel { .. })
 }
 
 fn summary(region: &Graph) -> String {
@@ -165,13 +180,17 @@ fn summary(region: &Graph) -> String {
 /// The op with the attributes that are not their defaults: `conv[stride=[1, 1], pad=[0, 0, 0, 0], dilation=[1, 1]]`.
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let def = self.def();
-        let attrs = def.attrs.iter().zip(self.attrs()).zip(def.defaults());
-        let shown: Vec<String> =
-            attrs.filter(|((_, v), default)| Some(v) != default.as_ref()).map(|((n, v), _)| format!("{n}={}", Shown(&v))).collect();
-        f.write_str(self.name())?;
-        if shown.is_empty() { Ok(()) } else { write!(f, "[{}]", shown.join(", ")) }
+        write!(f, "{}{}", self.name(), attrs(self, &[]))
     }
+}
+
+/// The attributes in brackets that are not their defaults, but for some.
+fn attrs(op: &Op, left_out: &[&str]) -> String {
+    let def = op.def();
+    let attrs = def.attrs.iter().zip(op.attrs()).zip(def.defaults()).filter(|((n, _), _)| !left_out.contains(n));
+    let shown: Vec<String> =
+        attrs.filter(|((_, v), default)| Some(v) != default.as_ref()).map(|((n, v), _)| format!("{n}={}", Shown(&v))).collect();
+    if shown.is_empty() { String::new() } else { format!("[{}]", shown.join(", ")) }
 }
 
 /// An attribute with its words quoted where needed.
