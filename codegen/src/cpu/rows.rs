@@ -37,6 +37,9 @@ const UNROLLED_WEIGHT: usize = 1200;
 /// About how many instructions one point may take for all rows done together.
 const TILE_WEIGHT: usize = 128;
 
+/// The same for what is done once a row: it stands behind the loop whose speed the number of rows decides, so only the code's size counts.
+const ONCE_WEIGHT: usize = 512;
+
 /// Reduced points up to this many are unrolled: 7x7 taps.
 const MOST_UNROLLED: i64 = 49;
 
@@ -185,7 +188,7 @@ impl<'c> Gen<'_, 'c> {
 
     /// The points of the tiled axis, `tile` at a time, then those that are left together where that is known.
     fn tiles(&mut self, rows: &Rows, axis: &Axis, points: &[Point<'c>]) {
-        let most = (TILE_WEIGHT / heaviest(rows)).clamp(1, self.vregs / REGISTERS_PER_ROW);
+        let most = most_tiled(rows).clamp(1, self.vregs / REGISTERS_PER_ROW);
         let step = even_tile(axis, rows.tile.min(most)) as i64;
         let whole = axis.extent.floor_div(&step.into());
         let rest = axis.extent.clone() - whole.clone() * step;
@@ -244,6 +247,12 @@ impl<'c> Gen<'_, 'c> {
             carried
         })
     }
+}
+
+/// How many points of the tiled axis may be done together.
+fn most_tiled(rows: &Rows) -> usize {
+    let fits = |pass: &Pass| if pass.over_row { TILE_WEIGHT } else { ONCE_WEIGHT } / pass_weight(pass);
+    rows.passes.iter().map(fits).min().unwrap_or(1)
 }
 
 /// How many rows along the lanes are done together, in vectors.
