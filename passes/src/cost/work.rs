@@ -261,7 +261,7 @@ impl<'a> Counted<'a> {
         match &node.op {
             Op::conv { group, layout, algorithm, .. } => self.conv(node, *group, *layout, *algorithm),
             Op::attention { .. } => Kind::Contract(self.attention(node)),
-            _ => Kind::Contract(self.matmul(node)),
+            _ => Kind::Contract(self.stored_apart(node, self.matmul(node))),
         }
     }
 
@@ -284,7 +284,7 @@ impl<'a> Counted<'a> {
 
     fn conv(&self, node: &Node, group: usize, layout: Layout, algorithm: Algorithm) -> Kind {
         match algorithm {
-            Algorithm::Direct => Kind::Contract(self.direct(node, group, layout)),
+            Algorithm::Direct => Kind::Contract(self.stored_apart(node, self.direct(node, group, layout))),
             Algorithm::Winograd => self.winograd(node),
         }
     }
@@ -384,6 +384,19 @@ impl<'a> Counted<'a> {
         let tail = self.nodes().zip(feeding).filter(|(_, feeds)| !feeds).map(|(n, _)| n);
         let turns = |n: &&Node| matches!(&n.op, Op::transpose { perm } if moves_innermost(perm)) && !self.follows(anchor, n);
         tail.filter(turns).map(|n| count(self.graph.ty(n.results[0]))).fold(0, u64::saturating_add)
+    }
+
+    /// A product whose columns a transpose behind it takes apart: as many products of those columns that stay side by side, such as the
+    /// channels of a head, or the two pixels of a row of a pixel shuffle.
+    fn stored_apart(&self, anchor: &Node, product: Contraction) -> Contraction {
+        let turned = self.nodes().filter(|n| matches!(n.op, Op::transpose { .. }) && self.follows(anchor, n));
+        let side_by_side = turned.filter_map(|n| self.dims(n.operands[0]).last()).map(extent);
+        match side_by_side.min() {
+            Some(cols) if cols > 0 && cols < product.cols && product.cols.is_multiple_of(cols) => {
+                Contraction { batch: product.batch.saturating_mul(product.cols / cols), cols, ..product }
+            }
+            _ => product,
+        }
     }
 
     /// Whether a node reads what the anchor makes, directly or through others: it then says where results are written.

@@ -209,6 +209,26 @@ fn no_part_of_a_kernel_reads_what_another_computes_on_its_way() {
 }
 
 #[test]
+fn columns_that_lie_apart_are_stored_first() {
+    // Of the channels of a pixel shuffle two stay side by side; stored by the product they would be vectors of two elements.
+    let shuffled = |channels: usize| {
+        let text = format!(
+            "graph g(x: f32[1, 64, 64, 24]) {{
+                const w: f32[1, 1, 24, {all}] = random(1)
+                c = conv[stride=[1, 1], pad=[0, 0, 0, 0], dilation=[1, 1], layout=last](x, w)
+                s = reshape[shape=[1, 64, 64, 2, {channels}]](c)
+                t = transpose[perm=[0, 3, 1, 2, 4]](s)
+                return t
+            }}",
+            all = 2 * channels
+        );
+        kernels(&grouped(&parse(&text).unwrap()).unwrap())
+    };
+    assert_eq!(shuffled(2), ["c = conv", "t = "]);
+    assert_eq!(shuffled(64), ["t = conv"]);
+}
+
+#[test]
 fn what_is_dear_is_computed_once_and_what_is_cheap_again() {
     let kernels = |op: &str| {
         let text = format!(
