@@ -282,10 +282,13 @@ impl<'a> Counted<'a> {
         }
     }
 
+    /// Tiles of Winograd's form are stored whole: where the channels are taken apart, it is computed directly.
     fn conv(&self, node: &Node, group: usize, layout: Layout, algorithm: Algorithm) -> Kind {
+        let whole = self.direct(node, group, layout);
+        let direct = self.stored_apart(node, whole.clone());
         match algorithm {
-            Algorithm::Direct => Kind::Contract(self.stored_apart(node, self.direct(node, group, layout))),
-            Algorithm::Winograd => self.winograd(node),
+            Algorithm::Winograd if direct == whole => self.winograd(node),
+            Algorithm::Winograd | Algorithm::Direct => Kind::Contract(direct),
         }
     }
 
