@@ -8,7 +8,7 @@ use crate::binding::Binding;
 use crate::cpu::Spot;
 use crate::device::{Area, Command, DEVICE_ALIGN, Device, Lengths, Run, Span};
 use crate::error::{Error, FileProblem, Result};
-use crate::gpu::{Arch, Image, Launch, Version};
+use crate::gpu::{Arch, Image, Launch, Version, numbers};
 use crate::memory::buffer_bytes;
 use crate::plan::{Buffer, Place, Plan, Port};
 use crate::profile::Span as Timed;
@@ -78,15 +78,22 @@ impl Executor {
             }
         };
         let (mut commands, mut steps, mut sizes) = (vec![], vec![], &binding.sizes[..]);
+        // Working memory lies behind the arena, that of all launches in one place, since they run one after another.
+        let free = binding.arena_bytes.next_multiple_of(DEVICE_ALIGN);
+        let mut arena = binding.arena_bytes;
         for (i, step) in plan.steps.iter().enumerate() {
             let own;
             (own, sizes) = sizes.split_at(step.sizes.len());
-            let launch = &self.launches[step.kernel as usize];
-            let blocks = launch.grid(own)?;
-            if blocks > 0 {
-                let buffers = step.reads.iter().chain(&step.writes).map(|&buffer| span(buffer)).collect();
-                let (kernel, reads, sizes) = (step.kernel as usize, step.reads.len(), own.to_vec());
-                let &Launch { threads, shared, .. } = launch;
+            for kernel in numbers(&self.launches, step.kernel as usize) {
+                let &Launch { threads, shared, scratch, .. } = &self.launches[kernel];
+                let blocks = self.launches[kernel].grid(own)?;
+                if blocks == 0 {
+                    continue;
+                }
+                let working = (scratch > 0).then_some(Span { area: Area::Arena, offset: free, bytes: scratch });
+                arena = working.map_or(arena, |span| arena.max(span.offset + span.bytes));
+                let buffers = step.reads.iter().chain(&step.writes).map(|&buffer| span(buffer)).chain(working).collect();
+                let (reads, sizes) = (step.reads.len(), own.to_vec());
                 commands.push(Command::Launch { kernel, blocks, threads, shared, buffers, reads, sizes });
                 steps.push(i);
             }
@@ -94,7 +101,7 @@ impl Executor {
         let own = |i: usize, port: &Port| plan.buffers[port.buffer as usize].place == Place::Output(i as u32);
         let copied = plan.outputs.iter().enumerate().filter(|(i, port)| !own(*i, port) && bytes[port.buffer as usize] > 0);
         commands.extend(copied.map(|(i, port)| Command::Copy { from: span(port.buffer), to: outputs[i] }));
-        let lengths = Lengths { arena: binding.arena_bytes, inputs: input_bytes, outputs: output_bytes };
+        let lengths = Lengths { arena, inputs: input_bytes, outputs: output_bytes };
         Ok(Prepared { run: Run { lengths, commands }, steps, inputs, outputs, is_recorded: false })
     }
 

@@ -15,7 +15,7 @@
 //! assert!(!Arch::named("sm_90a").unwrap().runs_on(Version { major: 10, minor: 0 }));
 //! ```
 
-use crate::plan::{Plan, Size};
+use crate::plan::{Plan, Size, Step};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fmt;
@@ -25,7 +25,7 @@ use std::fmt;
 pub struct Image {
     /// One PTX module with all entry points.
     pub ptx: String,
-    /// How to start each kernel, in the order of the plan's.
+    /// How to start each kernel, in the order of the plan's, then what [follows](Launch::then) some of them.
     pub launches: Vec<Launch>,
 }
 
@@ -40,6 +40,11 @@ pub struct Launch {
     pub threads: u32,
     /// Bytes of shared memory of a block beside what the entry point declares.
     pub shared: u32,
+    /// Bytes of working memory, whose address comes behind those of the buffers among the parameters unless there are none. It is the
+    /// same memory for the launch that follows, and nothing in it is kept beyond that.
+    pub scratch: u64,
+    /// The number of the launch that follows, with the same parameters.
+    pub then: Option<u32>,
 }
 
 /// A GPU of this machine.
@@ -62,6 +67,9 @@ const MOST_THREADS: u32 = 1024;
 
 /// Bytes of shared memory that a block can have on the GPUs that have most of it.
 const MOST_SHARED: u32 = 227 << 10;
+
+/// Bytes of working memory that a kernel can have: far more than one asks for, and its sums do not wrap.
+const MOST_SCRATCH: u64 = 1 << 40;
 
 /// Blocks that a grid has at most.
 const MOST_BLOCKS: i64 = (1 << 31) - 1;
@@ -97,7 +105,7 @@ impl Image {
             Some((_, found)) => return Err(format!("its PTX is for {found}, not for {named}")),
             None => return Err("its PTX does not say what it is for".to_string()),
         }
-        if self.launches.len() != plan.kernels.len() {
+        if self.launches.len() < plan.kernels.len() {
             return Err(format!("it has {} entry points for {} kernels", self.launches.len(), plan.kernels.len()));
         }
         self.check_steps(plan)
@@ -106,28 +114,45 @@ impl Image {
     fn check_steps(&self, plan: &Plan) -> Result<(), String> {
         let entries = entries(&self.ptx);
         for step in &plan.steps {
-            let Launch { entry, blocks, threads, shared } = &self.launches[step.kernel as usize];
-            let wanted = step.reads.len() + step.writes.len() + step.sizes.len();
-            match entries.get(entry.as_str()) {
-                None => return Err(format!("its PTX has no entry point `{entry}`")),
-                Some(found) if *found != wanted => {
-                    return Err(format!("step `{}` has {wanted} parameters for `{entry}`, which takes {found}", step.name));
-                }
-                Some(_) => {}
-            }
-            blocks.check(step.sizes.len()).map_err(|problem| format!("the blocks of `{entry}`: {problem}"))?;
-            if !(1..=MOST_THREADS).contains(threads) {
-                return Err(format!("blocks of `{entry}` would have {threads} threads"));
-            }
-            if *shared > MOST_SHARED {
-                return Err(format!("blocks of `{entry}` would have {shared} bytes of shared memory"));
+            for number in numbers(&self.launches, step.kernel as usize) {
+                let launch = self.launches.get(number).ok_or_else(|| format!("launch {number} of step `{}` is not there", step.name))?;
+                launch.check(step, &entries)?;
             }
         }
         Ok(())
     }
 }
 
+/// The numbers of the launches of a kernel, in order: its own, and that of the one that follows.
+pub fn numbers(launches: &[Launch], kernel: usize) -> impl Iterator<Item = usize> {
+    let then = launches.get(kernel).and_then(|launch| launch.then);
+    [Some(kernel), then.map(|number| number as usize)].into_iter().flatten()
+}
+
 impl Launch {
+    fn check(&self, step: &Step, entries: &HashMap<&str, usize>) -> Result<(), String> {
+        let Launch { entry, blocks, threads, shared, scratch, .. } = self;
+        let wanted = step.reads.len() + step.writes.len() + step.sizes.len() + usize::from(*scratch > 0);
+        match entries.get(entry.as_str()) {
+            None => return Err(format!("its PTX has no entry point `{entry}`")),
+            Some(found) if *found != wanted => {
+                return Err(format!("step `{}` has {wanted} parameters for `{entry}`, which takes {found}", step.name));
+            }
+            Some(_) => {}
+        }
+        blocks.check(step.sizes.len()).map_err(|problem| format!("the blocks of `{entry}`: {problem}"))?;
+        if !(1..=MOST_THREADS).contains(threads) {
+            return Err(format!("blocks of `{entry}` would have {threads} threads"));
+        }
+        if *shared > MOST_SHARED {
+            return Err(format!("blocks of `{entry}` would have {shared} bytes of shared memory"));
+        }
+        if *scratch > MOST_SCRATCH {
+            return Err(format!("`{entry}` would have {scratch} bytes of working memory"));
+        }
+        Ok(())
+    }
+
     /// The number of blocks for these size arguments.
     ///
     /// # Errors
@@ -300,8 +325,11 @@ mod tests {
         refused(&|i| i.ptx = i.ptx.replacen(".param ", ".p ", 1), "sm_80", "has 3 parameters for `k0`, which takes 2");
         refused(&|i| i.launches[0].threads = 2000, "sm_80", "would have 2000 threads");
         refused(&|i| i.launches[0].shared = 1 << 20, "sm_80", "would have 1048576 bytes of shared memory");
+        refused(&|i| i.launches[0].scratch = u64::MAX, "sm_80", "has 4 parameters for `k0`, which takes 3");
+        refused(&|i| i.launches[0].then = Some(7), "sm_80", "launch 7 of step");
         refused(&|i| i.launches[0].blocks = Size::symbol(3), "sm_80", "names symbol 3");
-        let grid = |blocks| Launch { entry: "k".into(), blocks: Size::Const(blocks), threads: 1, shared: 0 }.grid(&[]);
+        let grid =
+            |blocks| Launch { entry: "k".into(), blocks: Size::Const(blocks), threads: 1, shared: 0, scratch: 0, then: None }.grid(&[]);
         assert_eq!(grid(7), Ok(7));
         assert!(grid(-1).is_err() && grid(1 << 31).unwrap_err().contains("2147483648 thread blocks"));
     }

@@ -68,7 +68,7 @@ pub(crate) fn gpu_target() -> TargetInfo {
 pub(crate) fn image(plan: &Plan) -> Image {
     let entry = |i: usize| format!(".visible .entry k{i}(\n\t.param .u64 a,\n\t.param .u64 b,\n\t.param .u64 n\n)\n{{ ret; }}\n");
     let bodies: String = (0..plan.kernels.len()).map(entry).collect();
-    let launch = |i: usize| Launch { entry: format!("k{i}"), blocks: Size::symbol(0), threads: 256, shared: 0 };
+    let launch = |i: usize| Launch { entry: format!("k{i}"), blocks: Size::symbol(0), threads: 256, shared: 0, scratch: 0, then: None };
     let launches = (0..plan.kernels.len()).map(launch).collect();
     Image { ptx: format!("//\n.version 7.0\n.target sm_80\n.address_size 64\n{bodies}"), launches }
 }

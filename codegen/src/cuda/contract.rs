@@ -43,6 +43,24 @@ impl Tiles {
         Tiles { shape, panel: (c.tile.vectors * target.lanes) as i64 }
     }
 
+    /// The same with its working memory from so many bytes on.
+    pub(super) fn working_at(mut self, start: i64) -> Tiles {
+        if let Shape::Matrix(matrix) = &mut self.shape {
+            matrix.working = start;
+        }
+        self
+    }
+
+    /// Bytes of working memory.
+    pub(super) fn scratch(&self, c: &Contract) -> i64 {
+        if let Shape::Matrix(matrix) = &self.shape { matrix.scratch(c) } else { 0 }
+    }
+
+    /// The blocks of a launch that adds up what is in working memory.
+    pub(super) fn blocks_of_sums(&self, c: &Contract) -> Option<Dim> {
+        if let Shape::Matrix(matrix) = &self.shape { matrix.blocks_of_sums(c) } else { None }
+    }
+
     /// Bytes of shared memory that the launch has to give.
     pub(super) fn shared(&self) -> i64 {
         if let Shape::Matrix(matrix) = &self.shape { matrix.shared() } else { 0 }
@@ -52,7 +70,7 @@ impl Tiles {
     pub(super) fn blocks(&self, c: &Contract) -> Dim {
         match &self.shape {
             Shape::Narrow(narrow) => narrow.blocks(c),
-            Shape::Matrix(matrix) => count(&matrix.axes(c)),
+            Shape::Matrix(matrix) => matrix.blocks(c),
             Shape::Tile(tile) => count(&axes(c, *tile)),
         }
     }
@@ -83,6 +101,13 @@ impl<'c> Gen<'_, 'c> {
             Shape::Narrow(narrow) => self.contract_narrow(c, narrow, tiles.panel, block),
             Shape::Matrix(matrix) => self.contract_matrix(c, matrix, tiles.panel, block),
             Shape::Tile(tile) => self.contract_tile(c, *tile, tiles.panel, block),
+        }
+    }
+
+    /// Emits a block of the launch that adds up what is in working memory.
+    pub(super) fn sums_by_blocks(&mut self, c: &Contract, tiles: &Tiles, block: &Dim) {
+        if let Shape::Matrix(matrix) = &tiles.shape {
+            self.contract_sums(c, matrix, block);
         }
     }
 

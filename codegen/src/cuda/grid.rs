@@ -41,13 +41,18 @@ impl Job<'_> {
     pub(super) fn least_resident(&self) -> Option<usize> {
         match &self.work {
             Work::Contract(..) | Work::Attention(_, Attention::Tiles(_)) => Some(1),
-            Work::Attention(_, Attention::Few(_)) | Work::Piece(_) | Work::Rows(_) | Work::Recur(..) => None,
+            Work::Sums(..) | Work::Attention(_, Attention::Few(_)) | Work::Piece(_) | Work::Rows(_) | Work::Recur(..) => None,
         }
     }
 
     /// Bytes of shared memory that a block of it needs from the launch.
     pub(super) fn shared(&self) -> i64 {
         if let Work::Contract(_, tiles) = &self.work { tiles.shared() } else { 0 }
+    }
+
+    /// Bytes of working memory of all its blocks.
+    pub(super) fn scratch(&self) -> i64 {
+        if let Work::Contract(c, tiles) = &self.work { tiles.scratch(c) } else { 0 }
     }
 }
 
@@ -56,6 +61,8 @@ enum Work<'k> {
     Piece(&'k Piece),
     Rows(&'k Rows),
     Contract(&'k Contract, Tiles),
+    /// Adds up what the blocks of a contraction left in working memory.
+    Sums(&'k Contract, Tiles),
     Attention(&'k Chain, Attention),
     Recur(&'k Recur, usize),
 }
@@ -69,7 +76,7 @@ pub(super) fn jobs<'k>(kernel: &'k Kernel, target: &Target) -> Result<Vec<Job<'k
     let mut jobs: Vec<Job> = match &kernel.body {
         Body::Map(map) => map.pieces.iter().map(|piece| piece_job(piece, kernel)).collect(),
         Body::Rows(rows) => vec![Job { blocks: rows.blocks(), work: Work::Rows(rows) }],
-        Body::Contract(contracts) => contracts.iter().map(|c| contract_job(c, kernel, target)).collect(),
+        Body::Contract(contracts) => contract_jobs(contracts, kernel, target),
         Body::Winograd(_) => return Err("winograd convolution"),
         Body::Chain(chain) => vec![attention_job(chain)],
         Body::Recur(recur) if recur.hidden == 0 => vec![],
@@ -82,9 +89,23 @@ pub(super) fn jobs<'k>(kernel: &'k Kernel, target: &Target) -> Result<Vec<Job<'k
     Ok(jobs)
 }
 
-fn contract_job<'k>(contract: &'k Contract, kernel: &Kernel, target: &Target) -> Job<'k> {
-    let tiles = Tiles::of(contract, kernel, target);
-    Job { blocks: tiles.blocks(contract), work: Work::Contract(contract, tiles) }
+fn contract_jobs<'k>(contracts: &'k [Contract], kernel: &Kernel, target: &Target) -> Vec<Job<'k>> {
+    let mut used = 0;
+    let job = |contract: &'k Contract| {
+        let tiles = Tiles::of(contract, kernel, target).working_at(used);
+        used += tiles.scratch(contract);
+        Job { blocks: tiles.blocks(contract), work: Work::Contract(contract, tiles) }
+    };
+    contracts.iter().map(job).collect()
+}
+
+/// The jobs of the launch that follows.
+pub(super) fn following<'k>(jobs: &[Job<'k>]) -> Vec<Job<'k>> {
+    let then = |job: &Job<'k>| match &job.work {
+        Work::Contract(c, tiles) => tiles.blocks_of_sums(c).map(|blocks| Job { blocks, work: Work::Sums(c, *tiles) }),
+        _ => None,
+    };
+    jobs.iter().filter_map(then).collect()
 }
 
 fn attention_job(chain: &Chain) -> Job<'_> {
@@ -127,6 +148,7 @@ impl<'c> Gen<'_, 'c> {
             Work::Piece(piece) => self.piece_by_threads(piece, block),
             Work::Rows(rows) => self.rows_by_threads(rows, block),
             Work::Contract(c, tiles) => self.contract_by_blocks(c, tiles, block),
+            Work::Sums(c, tiles) => self.sums_by_blocks(c, tiles, block),
             Work::Attention(c, attention) => self.attend(c, attention, block),
             Work::Recur(r, lanes) => self.recur_by_blocks(r, *lanes, block),
         }

@@ -4,6 +4,9 @@
 //! its rows and columns and keeps its sums in registers. At the end these go through shared memory, so that a thread has neighbouring
 //! columns, as the epilogue reads and writes them.
 //!
+//! Where there are fewer tiles than multiprocessors, several blocks share the slices of one. Each leaves its sums in working memory, and
+//! a launch that follows adds them up in order, so that results are the same on every run.
+//!
 //! ```text
 //! block 128x128, warp 2 of 8: rows 0 to 63, columns 64 to 95:   for 16 steps:  acc[4][4] += a[4] * b[4]  by 16x8x8
 //! ```
@@ -33,6 +36,15 @@ const FEWEST_STEPS: i64 = 16;
 /// Blocks that keep a large GPU busy: it has about so many multiprocessors.
 const ENOUGH_BLOCKS: i64 = 128;
 
+/// A larger tile may compute one in so many points more, beyond the edges, than a smaller one: what it saves by reading less.
+const MOST_WASTE: i64 = 4;
+
+/// Fewest slices of a block that shares a tile with others: below them starting another launch takes longer than is won.
+const FEWEST_SLICES: i64 = 16;
+
+/// Most blocks that share a tile: more would make adding up what they found the longer part.
+const MOST_PARTS: i64 = 16;
+
 /// f32s between two rows of sums in shared memory beyond those of the tile: keeps the rows that a warp writes on different banks.
 const PADDING: i64 = 8;
 
@@ -46,6 +58,10 @@ pub(super) struct Matrix {
     arithmetic: Arithmetic,
     /// The types of the operands.
     operands: [DType; 2],
+    /// Blocks that share the slices of a tile.
+    parts: i64,
+    /// Where their working memory begins, in bytes.
+    pub(super) working: i64,
 }
 
 /// Rows, columns and warps of tiles, those that reuse most first.
@@ -60,10 +76,56 @@ impl Matrix {
         }
         let operands = [c.a.0, c.b.buffer()].map(|buffer| kernel.buffers[buffer.0].dtype);
         let arithmetic = Arithmetic::of(operands[0], operands[1], target)?;
-        let shape = |[rows, cols, down]: [i64; 3]| Matrix { rows, cols, down, arithmetic, operands };
-        let enough = |m: &Matrix| count(&m.axes(c)).as_const().is_some_and(|blocks| blocks >= ENOUGH_BLOCKS);
+        let shape = |[rows, cols, down]: [i64; 3]| Matrix { rows, cols, down, arithmetic, operands, parts: 1, working: 0 };
+        let shapes = SHAPES.map(shape);
+        let tiles = |m: &Matrix| count(&m.axes(c)).as_const();
+        let points = |m: &Matrix| tiles(m).map(|tiles| tiles * m.rows * m.cols);
+        let fewest = shapes.iter().filter_map(points).min().unwrap_or(0);
+        let suits = |m: &&Matrix| tiles(m) >= Some(ENOUGH_BLOCKS) && points(m).is_some_and(|n| n <= fewest + fewest / MOST_WASTE);
         // Of unknown extents the smallest tile wastes least.
-        SHAPES.into_iter().map(shape).find(enough).or(SHAPES.last().map(|last| shape(*last)))
+        let found = *shapes.iter().find(suits).or(shapes.last())?;
+        Some(Matrix { parts: found.wanted_parts(c), ..found })
+    }
+
+    /// How many blocks share a tile: more than one where extents are known and tiles are few.
+    fn wanted_parts(&self, c: &Contract) -> i64 {
+        let known = count(&self.axes(c)).as_const().zip(self.slices(c).as_const());
+        known.map_or(1, |(tiles, slices)| (ENOUGH_BLOCKS / tiles.max(1)).min(slices / FEWEST_SLICES).clamp(1, MOST_PARTS))
+    }
+
+    /// Slices of `k`.
+    fn slices(&self, c: &Contract) -> Dim {
+        count(&c.k).ceil_div(&self.steps().into())
+    }
+
+    /// How many blocks it takes.
+    pub(super) fn blocks(&self, c: &Contract) -> Dim {
+        count(&self.axes(c)) * self.parts
+    }
+
+    /// Bytes of working memory: the sums of all blocks, if they share tiles.
+    pub(super) fn scratch(&self, c: &Contract) -> i64 {
+        if self.parts == 1 { 0 } else { self.blocks(c).as_const().unwrap_or(0) * self.rows * self.cols * F32 }
+    }
+
+    /// Blocks that add up what is in working memory.
+    pub(super) fn blocks_of_sums(&self, c: &Contract) -> Option<Dim> {
+        (self.parts > 1).then(|| count(&self.axes(c)) * self.passes())
+    }
+
+    /// Rows that the threads of a block have when each has neighbouring columns, and how often that is until a tile is done.
+    fn at_once(&self) -> i64 {
+        THREADS as i64 * NEIGHBOURS / self.cols
+    }
+
+    fn passes(&self) -> i64 {
+        self.rows / self.at_once()
+    }
+
+    /// The row and the first column of the thread in a pass over a tile.
+    fn of_pass(&self, pass: &Dim) -> [Dim; 2] {
+        let across = Dim::from(self.cols / NEIGHBOURS);
+        [pass.clone() * self.at_once() + thread().floor_div(&across), thread().modulo(&across) * NEIGHBOURS]
     }
 
     /// Batches, tiles of rows, tiles of columns.
@@ -111,32 +173,51 @@ impl Matrix {
 impl<'c> Gen<'_, 'c> {
     /// Emits what a block of the job does; weights are packed in panels of so many columns.
     pub(super) fn contract_matrix(&mut self, c: &Contract, m: &Matrix, panel: i64, block: &Dim) {
+        let (tile, part) = (block.floor_div(&m.parts.into()), block.modulo(&m.parts.into()));
+        let first = self.first_of_tile(c, m, &tile);
+        let memory = self.e.dynamic_shared();
+        let sums = self.matrix_sums(c, m, panel, memory, &first, &part);
+        if m.parts > 1 {
+            let working = self.working_memory(m);
+            return self.lay_out_sums(m, working, &(block.clone() * (m.rows * m.cols)), m.cols, &sums);
+        }
+        self.lay_out_sums(m, memory, &Dim::ZERO, m.pitch(), &sums);
+        self.e.block_barrier();
+        self.matrix_epilogue(c, m, memory, &first);
+    }
+
+    /// The first row and the first column of a tile, at the point of its batch.
+    fn first_of_tile(&mut self, c: &Contract, m: &Matrix, tile: &Dim) -> [Dim; 2] {
         let [batch, row_tile, col_tile] = {
-            let found = self.unravelled(&singly(&m.axes(c)), block);
+            let found = self.unravelled(&singly(&m.axes(c)), tile);
             <[Dim; 3]>::try_from(found).expect("three axes")
         };
         self.at_point(&singly(&c.batch), &batch);
-        let (first_row, first_col) = (row_tile * m.rows, col_tile * m.cols);
-        let memory = self.e.dynamic_shared();
-        let sums = self.matrix_sums(c, m, panel, memory, [&first_row, &first_col]);
-        self.lay_out_sums(m, memory, &sums);
-        self.matrix_epilogue(c, m, memory, [&first_row, &first_col]);
+        [row_tile * m.rows, col_tile * m.cols]
     }
 
-    /// The sums of the lane, over all of `k`.
+    fn working_memory(&self, m: &Matrix) -> PointerValue<'c> {
+        self.e.displaced(self.scratch.expect("the launch gives it where tiles are shared"), m.working)
+    }
+
+    /// The sums of the lane, over the slices of the block.
     fn matrix_sums(
         &mut self,
         c: &Contract,
         m: &Matrix,
         panel: i64,
         memory: PointerValue<'c>,
-        [first_row, first_col]: [&Dim; 2],
+        [first_row, first_col]: &[Dim; 2],
+        part: &Dim,
     ) -> Vec<Value<'c>> {
         let a = self.incoming(a_source(c), [m.rows, m.steps()], 0, first_row);
         let b = self.incoming(b_source(c, panel), [m.cols, m.steps()], a.layout.bytes(), first_col);
         let readers = [self.reader(a.layout, Side::A, m.arithmetic), self.reader(b.layout, Side::B, m.arithmetic)];
         let zero = self.e.zero(self.e.register_type(DType::F32));
-        let pipeline = Pipeline { operands: [&a, &b], memory };
+        let (all, of_part) = (m.slices(c), m.slices(c).ceil_div(&m.parts.into()));
+        let start = part.clone() * of_part.clone();
+        let slices = if m.parts > 1 { [start.clone(), of_part.minimum(&(all - start))] } else { [Dim::ZERO, all] };
+        let pipeline = Pipeline { operands: [&a, &b], memory, slices };
         self.through_slices(&pipeline, vec![zero; m.sums()], |g, slice, mut sums| {
             let starts = [&a, &b].map(|operand| slice.clone() + operand.start);
             let [x, y] = [0, 1].map(|i| g.part_of_lane(memory, &readers[i], &starts[i], &m.own()[i]));
@@ -152,39 +233,53 @@ impl<'c> Gen<'_, 'c> {
         })
     }
 
-    /// Puts the sums of all warps into shared memory, row by row.
-    fn lay_out_sums(&mut self, m: &Matrix, memory: PointerValue<'c>, sums: &[Value<'c>]) {
+    /// Puts the sums of all warps into memory from an element on, row by row, which lie so many elements apart.
+    fn lay_out_sums(&mut self, m: &Matrix, memory: PointerValue<'c>, start: &Dim, pitch: i64, sums: &[Value<'c>]) {
         let ([own_row, own_col], (row, col)) = (m.own(), of_sums());
-        let own = self.index(&((own_row + row) * m.pitch() + own_col + col));
+        let own = self.index(&(start.clone() + (own_row + row) * pitch + own_col + col));
         let own = self.e.offset(memory, own, F32 as usize);
         let across = (m.of_warp()[1] / COLUMNS) as usize;
         for (i, sums) in sums.chunks(SUMS).enumerate() {
             let (i, j) = ((i / across) as i64 * POINTS, (i % across) as i64 * COLUMNS);
             for (half, pair) in (0..).zip(sums.chunks(2)) {
-                let at = self.e.displaced(own, ((i + half * POINTS / 2) * m.pitch() + j) * F32);
+                let at = self.e.displaced(own, ((i + half * POINTS / 2) * pitch + j) * F32);
                 self.e.store(self.e.together(pair), at, 2 * F32 as usize);
             }
         }
-        self.e.block_barrier();
     }
 
     /// The epilogue at all points of the tile, a thread at neighbouring columns.
-    fn matrix_epilogue(&mut self, c: &Contract, m: &Matrix, memory: PointerValue<'c>, [first_row, first_col]: [&Dim; 2]) {
-        let across = m.cols / NEIGHBOURS;
-        let at_once = THREADS as i64 / across;
+    fn matrix_epilogue(&mut self, c: &Contract, m: &Matrix, memory: PointerValue<'c>, first: &[Dim; 2]) {
         let name = self.fresh("%pass");
-        let (end, range) = (self.e.i64(m.rows / at_once), (0, (m.rows / at_once - 1).into()));
+        let (end, range) = (self.e.i64(m.passes()), (0, (m.passes() - 1).into()));
         let run = Run { start: self.e.i64(0), end, step: 1, certain: true, range };
         self.repeat(&name, run, vec![], |g, _| {
-            let row = Dim::symbol(name.clone()) * at_once + thread().floor_div(&across.into());
-            let col = thread().modulo(&across.into()) * NEIGHBOURS;
+            let [row, col] = m.of_pass(&Dim::symbol(name.clone()));
             let at = g.index(&(row.clone() * m.pitch() + col.clone()));
             let sums = g.read_shared(g.e.offset(memory, at, F32 as usize), NEIGHBOURS);
-            g.where_below(&(first_row.clone() + row), &count(&c.rows), |g, row| {
-                g.at_point(&singly(&c.rows), &row);
-                g.epilogue_at(&c.epilogue, &c.cols, &(first_col.clone() + col), &sums);
-            });
+            g.epilogue_in_tile(c, first, [row, col], &sums);
             vec![]
         });
+    }
+
+    /// The epilogue at neighbouring columns from a point of a tile on, if it is there.
+    fn epilogue_in_tile(&mut self, c: &Contract, [first_row, first_col]: &[Dim; 2], [row, col]: [Dim; 2], sums: &[Value<'c>]) {
+        self.where_below(&(first_row.clone() + row), &count(&c.rows), |g, row| {
+            g.at_point(&singly(&c.rows), &row);
+            g.epilogue_at(&c.epilogue, &c.cols, &(first_col.clone() + col), sums);
+        });
+    }
+
+    /// Adds up what the blocks of a tile left in working memory, in order, at the points of one pass, and the epilogue there.
+    pub(super) fn contract_sums(&mut self, c: &Contract, m: &Matrix, block: &Dim) {
+        let (tile, pass) = (block.floor_div(&m.passes().into()), block.modulo(&m.passes().into()));
+        let first = self.first_of_tile(c, m, &tile);
+        let [row, col] = m.of_pass(&pass);
+        let at = self.index(&(tile * (m.parts * m.rows * m.cols) + row.clone() * m.cols + col.clone()));
+        let working = self.e.offset(self.working_memory(m), at, F32 as usize);
+        let part = |i: i64| self.read_shared(self.e.displaced(working, i * m.rows * m.cols * F32), NEIGHBOURS);
+        let added = |x: Vec<Value<'c>>, y: Vec<Value<'c>>| x.into_iter().zip(y).map(|(x, y)| self.e.fadd(x, y)).collect();
+        let sums = (0..m.parts).map(part).reduce(added).unwrap_or_default();
+        self.epilogue_in_tile(c, &first, [row, col], &sums);
     }
 }

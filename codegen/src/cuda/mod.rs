@@ -8,7 +8,8 @@
 //! ```text
 //! map     a thread does 4 neighbours where rows of elements divide so (8 of 16 bits), else 1
 //! rows    a warp or a block does a row, its threads stride along it and combine by shuffles; or a thread does a row
-//! matrix  a block does a tile of rows and columns on tensor cores, k in slices that come through shared memory by themselves
+//! matrix  a block does a tile of rows and columns on tensor cores, k in slices that come through shared memory by themselves; of few
+//!         tiles several blocks share k, and what they find is added up by a launch that follows
 //! product the same by multiply-adds, where there are few steps or no tensor cores; of few rows, some columns
 //! chain   a block does a tile of queries against all their keys; of few queries, its warps share the keys
 //! recur   a block does all steps of a row of the batch
@@ -42,7 +43,7 @@ use crate::cpu::{CURRENT, CompileError, entry_name, machine, malformed, prepare}
 use crate::kernel::Kernel;
 use crate::target::Target;
 use egret_ir::Dim;
-use grid::{Job, THREADS, jobs};
+use grid::{Job, THREADS, following, jobs};
 use inkwell::AddressSpace;
 use inkwell::attributes::{Attribute, AttributeLoc};
 use inkwell::context::Context;
@@ -50,7 +51,7 @@ use inkwell::module::Module;
 use inkwell::passes::PassBuilderOptions;
 use inkwell::targets::{FileType, TargetMachine, TargetTriple};
 use inkwell::types::BasicMetadataTypeEnum;
-use inkwell::values::FunctionValue;
+use inkwell::values::{FunctionValue, PointerValue};
 
 /// LLVM's number of the calling convention of an entry point.
 const PTX_KERNEL: u32 = 71;
@@ -70,11 +71,11 @@ const PASSES: &str = "function(early-cse,correlated-propagation,instcombine<no-v
 pub struct Code {
     /// One PTX module with an entry point for each kernel.
     pub ptx: String,
-    /// How to start each kernel, in the order of the kernels.
+    /// How to start each kernel, in the order of the kernels, then what follows some of them.
     pub launches: Vec<Launch>,
 }
 
-/// How a kernel is started: its parameters are the addresses of its buffers, then its [sizes](Kernel::sizes) as 64-bit integers.
+/// How a kernel is started: its parameters are the addresses of its buffers, that of its working memory if it has some, then its [sizes](Kernel::sizes) as 64-bit integers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
     /// The entry point.
@@ -85,6 +86,27 @@ pub struct Launch {
     pub threads: usize,
     /// Bytes of shared memory of a block beside what the entry point declares.
     pub shared: usize,
+    /// Bytes of working memory.
+    pub scratch: usize,
+    /// The number of the launch that follows, with the same parameters.
+    pub then: Option<usize>,
+}
+
+/// What becomes an entry point.
+struct Entry<'k> {
+    name: String,
+    kernel: &'k Kernel,
+    jobs: &'k [Job<'k>],
+    /// Bytes of working memory.
+    scratch: i64,
+}
+
+impl Entry<'_> {
+    fn launch(&self, then: Option<usize>) -> Launch {
+        let blocks = self.jobs.iter().map(|job| job.blocks.clone()).sum();
+        let shared = self.jobs.iter().map(Job::shared).max().unwrap_or(0) as usize;
+        Launch { entry: self.name.clone(), blocks, threads: THREADS, shared, scratch: self.scratch as usize, then }
+    }
 }
 
 /// Why kernels did not become PTX.
@@ -114,14 +136,20 @@ pub fn compile(kernels: &[Kernel], target: &Target) -> Result<Code, CudaError> {
     if !gaps.is_empty() {
         return Err(CudaError::Uncovered(gaps));
     }
-    let mut launches = vec![];
+    let (mut launches, mut later) = (vec![], vec![]);
     for (i, (jobs, kernel)) in work.iter().flatten().zip(kernels).enumerate() {
-        let module = emitted(&context, kernel, jobs, target, &machine, i)?;
-        whole.link_in_module(module).map_err(|e| malformed(kernel, e.to_string()))?;
-        let blocks = jobs.iter().map(|job| job.blocks.clone()).sum();
-        let shared = jobs.iter().map(Job::shared).max().unwrap_or(0) as usize;
-        launches.push(Launch { entry: entry_name(i), blocks, threads: THREADS, shared });
+        let (then, scratch) = (following(jobs), jobs.iter().map(Job::scratch).sum());
+        let first = Entry { name: entry_name(i), kernel, jobs, scratch };
+        let second = Entry { name: format!("{}_then", entry_name(i)), kernel, jobs: &then, scratch };
+        let number = (!then.is_empty()).then_some(kernels.len() + later.len());
+        launches.push(first.launch(number));
+        later.extend(number.map(|_| second.launch(None)));
+        for entry in [Some(first), number.map(|_| second)].into_iter().flatten() {
+            let module = emitted(&context, &entry, target, &machine)?;
+            whole.link_in_module(module).map_err(|e| malformed(kernel, e.to_string()))?;
+        }
     }
+    launches.extend(later);
     Ok(Code { ptx: written(&whole, kernels, &machine)?, launches })
 }
 
@@ -132,23 +160,18 @@ fn written(module: &Module, kernels: &[Kernel], machine: &TargetMachine) -> Resu
     Ok(String::from_utf8_lossy(buffer.as_slice()).trim_end_matches('\0').to_string())
 }
 
-/// The module of one kernel.
-fn emitted<'c>(
-    context: &'c Context,
-    kernel: &Kernel,
-    jobs: &[Job],
-    target: &Target,
-    machine: &TargetMachine,
-    i: usize,
-) -> Result<Module<'c>, CompileError> {
+/// The module of one entry point.
+fn emitted<'c>(context: &'c Context, entry: &Entry, target: &Target, machine: &TargetMachine) -> Result<Module<'c>, CompileError> {
+    let &Entry { kernel, jobs, scratch, .. } = entry;
     CURRENT.with(|c| *c.borrow_mut() = kernel.to_string());
-    let e = entry(context, kernel, target, machine, &entry_name(i));
+    let e = begun(context, entry, target, machine);
     if let Some(blocks) = jobs.iter().find_map(Job::least_resident) {
         let attribute = context.create_string_attribute("nvvm.minctasm", &blocks.to_string());
         e.function.add_attribute(AttributeLoc::Function, attribute);
     }
-    let arguments = arguments(&e, kernel);
+    let (arguments, working) = arguments(&e, kernel, scratch > 0);
     let mut kernel_gen = Gen::on(e, kernel, 0, arguments);
+    kernel_gen.scratch = working;
     kernel_gen.jobs(jobs);
     let e = kernel_gen.e;
     e.finish();
@@ -157,13 +180,15 @@ fn emitted<'c>(
     Ok(e.module)
 }
 
-/// Starts the entry point of a kernel: a pointer to global memory per buffer, then an i64 per size.
-fn entry<'c>(context: &'c Context, kernel: &Kernel, target: &Target, machine: &TargetMachine, name: &str) -> Emit<'c> {
+/// Starts an entry point: a pointer to global memory per buffer and for working memory, then an i64 per size.
+fn begun<'c>(context: &'c Context, entry: &Entry, target: &Target, machine: &TargetMachine) -> Emit<'c> {
+    let (name, kernel) = (&entry.name, entry.kernel);
+    let pointers = kernel.buffers.len() + usize::from(entry.scratch > 0);
     let module = context.create_module(name);
     module.set_triple(&TargetTriple::create(target.triple));
     module.set_data_layout(&machine.get_target_data().get_data_layout());
     let pointer = context.ptr_type(AddressSpace::from(GLOBAL));
-    let mut parameters: Vec<BasicMetadataTypeEnum> = vec![pointer.into(); kernel.buffers.len()];
+    let mut parameters: Vec<BasicMetadataTypeEnum> = vec![pointer.into(); pointers];
     parameters.resize(parameters.len() + kernel.sizes().len(), context.i64_type().into());
     let function = module.add_function(name, context.void_type().fn_type(&parameters, false), None);
     function.set_call_conventions(PTX_KERNEL);
@@ -173,19 +198,23 @@ fn entry<'c>(context: &'c Context, kernel: &Kernel, target: &Target, machine: &T
         function.add_attribute(AttributeLoc::Function, context.create_string_attribute(key, &value));
     }
     let align = context.create_enum_attribute(Attribute::get_named_enum_kind_id("align"), ALIGN as u64);
-    (0..kernel.buffers.len()).for_each(|b| function.add_attribute(AttributeLoc::Param(b as u32), align));
+    (0..pointers).for_each(|b| function.add_attribute(AttributeLoc::Param(b as u32), align));
     let builder = context.create_builder();
     builder.position_at_end(context.append_basic_block(function, "entry"));
     Emit { cx: context, module, builder, function, lanes: 1, wide: false, dots: false, rounds_bf16: target.has_bf16() }
 }
 
-fn arguments<'c>(e: &Emit<'c>, kernel: &Kernel) -> Arguments<'c> {
+/// What an entry point is called with, and where its working memory is.
+fn arguments<'c>(e: &Emit<'c>, kernel: &Kernel, works: bool) -> (Arguments<'c>, Option<PointerValue<'c>>) {
     let argument = |function: FunctionValue<'c>, i: usize| function.get_nth_param(i as u32).expect("as many as the signature has");
     let buffers = kernel.buffers.len();
-    Arguments {
+    let working = works.then(|| argument(e.function, buffers).into_pointer_value());
+    let pointers = buffers + usize::from(works);
+    let arguments = Arguments {
         bases: (0..buffers).map(|i| argument(e.function, i).into_pointer_value()).collect(),
-        sizes: (0..kernel.sizes().len()).map(|i| argument(e.function, buffers + i).into_int_value()).collect(),
+        sizes: (0..kernel.sizes().len()).map(|i| argument(e.function, pointers + i).into_int_value()).collect(),
         part: e.i64(0),
         parts: e.i64(1),
-    }
+    };
+    (arguments, working)
 }

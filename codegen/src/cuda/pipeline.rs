@@ -53,6 +53,8 @@ struct Part<'c> {
 pub(super) struct Pipeline<'p, 'k, 'c> {
     pub(super) operands: [&'p Incoming<'k, 'c>; 2],
     pub(super) memory: PointerValue<'c>,
+    /// The first slice, and how many there are.
+    pub(super) slices: [Dim; 2],
 }
 
 /// Whether an index is a multiple of `n` whatever its symbols are.
@@ -133,19 +135,18 @@ impl<'c> Gen<'_, 'c> {
         sums: Vec<Value<'c>>,
         body: impl FnOnce(&mut Self, &Dim, Vec<Value<'c>>) -> Vec<Value<'c>>,
     ) -> Vec<Value<'c>> {
-        let steps = pipeline.operands[0].layout.steps;
-        let slices = count(pipeline.operands[0].source.depth).ceil_div(&steps.into());
+        let slices = &pipeline.slices[1];
         for stage in 0..STAGES - 1 {
             self.bring(pipeline, &stage.into());
             self.e.commit_copies();
         }
-        let (name, end) = (self.fresh("%slice"), self.index(&slices));
-        let run = Run { start: self.e.i64(0), end, step: 1, certain: false, range: (0, self.range(&slices).1.max(0)) };
+        let (name, end) = (self.fresh("%slice"), self.index(slices));
+        let run = Run { start: self.e.i64(0), end, step: 1, certain: false, range: (0, self.range(slices).1.max(0)) };
         let sums = self.repeat(&name, run, sums, |g, sums| {
             g.e.wait_for_copies(STAGES as u64 - 2);
             g.e.block_barrier();
             let slice = Dim::symbol(name.clone());
-            g.where_below(&(slice.clone() + (STAGES - 1)), &slices, |g, next| g.bring(pipeline, &next));
+            g.where_below(&(slice.clone() + (STAGES - 1)), slices, |g, next| g.bring(pipeline, &next));
             g.e.commit_copies();
             body(g, &(slice.modulo(&STAGES.into()) * pipeline.bytes()), sums)
         });
@@ -154,11 +155,11 @@ impl<'c> Gen<'_, 'c> {
         sums
     }
 
-    /// Starts the copies of a slice.
+    /// Starts the copies of a slice, which are numbered from the first one on.
     fn bring(&mut self, pipeline: &Pipeline<'_, '_, 'c>, slice: &Dim) {
         for operand in pipeline.operands {
             let start = slice.modulo(&STAGES.into()) * pipeline.bytes() + operand.start;
-            self.bring_operand(operand, pipeline.memory, &start, &(slice.clone() * operand.layout.steps));
+            self.bring_operand(operand, pipeline.memory, &start, &((pipeline.slices[0].clone() + slice.clone()) * operand.layout.steps));
         }
     }
 

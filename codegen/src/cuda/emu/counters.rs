@@ -1,13 +1,22 @@
 //! What a kernel asked of the machine: the same for every schedule, so that tests can look at it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Bytes that global memory is moved in.
 const SECTOR: u64 = 32;
 
-/// Banks of shared memory, each a word of four bytes wide.
+/// Banks of shared memory, and the bytes that each is wide.
 const BANKS: u64 = 32;
+const WORD: u64 = 4;
+
+/// The numbers of the pieces of `unit` bytes that accesses of so many bytes touch.
+fn touched(addresses: &[u64], bytes: usize, unit: u64) -> Vec<u64> {
+    let mut found: Vec<u64> = addresses.iter().flat_map(|a| a / unit..=(a + bytes as u64 - 1) / unit).collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
 
 /// Sums over all warps of a launch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,7 +36,7 @@ pub struct Counters {
 impl Counters {
     /// Counts an access of global memory.
     pub(super) fn global(&mut self, store: bool, addresses: &[u64], bytes: usize) {
-        let touched: HashSet<u64> = addresses.iter().flat_map(|a| a / SECTOR..=(a + bytes as u64 - 1) / SECTOR).collect();
+        let touched = touched(addresses, bytes, SECTOR);
         let counter = if store { &mut self.stores } else { &mut self.loads };
         *counter = (counter.0 + 1, counter.1 + touched.len() as u64);
     }
@@ -41,10 +50,9 @@ impl Counters {
 
     /// Counts an access of shared memory.
     pub(super) fn shared(&mut self, addresses: &[u64], bytes: usize) {
-        let words: HashSet<u64> = addresses.iter().flat_map(|a| a / 4..=(a + bytes as u64 - 1) / 4).collect();
-        let mut banks: HashMap<u64, u64> = HashMap::new();
-        words.iter().for_each(|w| *banks.entry(w % BANKS).or_default() += 1);
-        let busiest = banks.values().max().copied().unwrap_or(0);
+        let mut banks = [0; BANKS as usize];
+        touched(addresses, bytes, WORD).into_iter().for_each(|word| banks[(word % BANKS) as usize] += 1);
+        let busiest = banks.into_iter().max().unwrap_or(0);
         self.shared = (self.shared.0 + 1, self.shared.1 + busiest);
     }
 }

@@ -60,12 +60,7 @@ fn operand<const POINTS: usize>(element: Element, registers: &[[u64; WARP]]) -> 
 }
 
 /// `sums + a * b`.
-pub(super) fn product(
-    element: Element,
-    a: &[[u64; WARP]],
-    b: &[[u64; WARP]],
-    sums: &[[u64; WARP]],
-) -> Result<Vec<[u64; WARP]>, String> {
+pub(super) fn product(element: Element, a: &[[u64; WARP]], b: &[[u64; WARP]], sums: &[[u64; WARP]]) -> Result<Vec<[u64; WARP]>, String> {
     let (a, b) = (operand::<16>(element, a)?, operand::<8>(element, b)?);
     let mut found = sums.to_vec();
     for (r, values) in found.iter_mut().enumerate() {

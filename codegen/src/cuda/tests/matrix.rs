@@ -33,8 +33,19 @@ const CONVOLUTION: &str = "graph g(x: f32[2, 9, 8, C], r: f32[2, 4, 6, 40]) {
     return y
 }";
 
-/// As many batches as fill a GPU, so that tiles are the largest.
-const LARGE: &str = "graph g(x: f32[128, 20, 16], w: f32[128, 16, 4]) { y = matmul(x, w)\n return y }";
+/// As many batches as fill a GPU, so that tiles are the largest that suit the columns.
+const LARGE: &str = "graph g(x: f32[128, 65, 16], w: f32[128, 16, N]) { y = matmul(x, w)\n return y }";
+
+/// Few tiles and many steps, so that blocks share tiles; a tail of slices, rows and columns; two products.
+const SHARED: &str = "graph g(x: f32[40, 530], r: f32[40, 70]) {
+    const w: f32[530, 70] = random(1)
+    const v: f32[530, 20] = random(2)
+    h = matmul(x, w)
+    s = add(h, r)
+    y = relu(s)
+    z = matmul(x, v)
+    return y, z
+}";
 
 /// The number of instructions of a kind in the code of a graph.
 fn count(code: &Code, instruction: &str) -> usize {
@@ -85,8 +96,44 @@ fn convolutions_are_products() {
 }
 
 #[test]
+fn blocks_share_tiles_where_tiles_are_few() {
+    agrees(SHARED, &[]);
+    let graph = text::parse(SHARED).unwrap();
+    let (_, code) = compiled(&graph, "cuda:sm_80");
+    // 34 slices of 16 steps are two parts of each tile.
+    let first: Vec<&Launch> = code.launches.iter().filter(|launch| launch.then.is_some()).collect();
+    assert_eq!(first.iter().map(|launch| launch.blocks.as_const().unwrap()).collect::<Vec<_>>(), [4, 2]);
+    for launch in first {
+        let then = &code.launches[launch.then.unwrap()];
+        assert_eq!(launch.blocks.as_const().unwrap() * 64 * 64 * 4, launch.scratch as i64);
+        assert_eq!((then.scratch, then.then, then.entry.clone()), (launch.scratch, None, format!("{}_then", launch.entry)));
+    }
+    // Not where steps are few, or extents are not known.
+    for few in [SHARED.replace("530", "400"), SHARED.replace("[40, ", "[N, ")] {
+        let (_, code) = compiled(&text::parse(&few).unwrap(), "cuda:sm_80");
+        assert!(code.launches.iter().all(|launch| launch.scratch == 0 && launch.then.is_none()), "{:?}", code.launches);
+    }
+}
+
+#[test]
+fn tiles_suit_the_extents() {
+    // Blocks and bytes of shared memory: tiles of 128 by 128, 128 by 64 and 64 by 64, the last in parts.
+    for ([m, k, n], expected) in [
+        ([2048, 64, 1024], (128, 81_920)),
+        ([16384, 64, 64], (128, 61_440)),
+        ([130, 64, 1500], (72, 40_960)),
+        ([64, 1024, 64], (4, 40_960)),
+    ] {
+        let source = format!("graph g(x: f32[{m}, {k}], w: f32[{k}, {n}]) {{ y = matmul(x, w)\n return y }}");
+        let (_, code) = compiled(&text::parse(&source).unwrap(), "cuda:sm_80");
+        let launch = &code.launches[0];
+        assert_eq!((launch.blocks.as_const(), launch.shared), (Some(expected.0), expected.1), "{source}");
+    }
+}
+
+#[test]
 fn large_tiles() {
-    agrees(LARGE, &[]);
+    [60, 65].into_iter().for_each(|n| agrees(&known(LARGE, &[("N", n)]), &[]));
 }
 
 /// Narrow operands of one type are multiplied as they are, those of two as TF32, of which each is one.

@@ -22,6 +22,9 @@ const PRODUCT: Subject = (OLD, "graph g(x: f32[70, 40], w: f32[40, 68]) { y = ma
 const MATRIX: Subject = (NEW, "graph g(x: f32[70, 72], w: f32[72, 68]) { y = matmul(x, w)\n return y }");
 const SHORT: Subject = (NEW, "graph g(x: f32[70, 16], w: f32[16, 68]) { y = matmul(x, w)\n return y }");
 
+/// Blocks share tiles.
+const SHARED: Subject = (NEW, "graph g(x: f32[20, 520], w: f32[520, 40]) { y = matmul(x, w)\n return y }");
+
 /// A row of a block: statistics go through shared memory. The first five shuffles find the largest element, and which one is
 /// subtracted does not matter if all threads take the same: the bugs are planted in the sum.
 const LONG_ROWS: Subject = (NEW, "graph g(x: f32[3, 2500]) { y = softmax[axes=[1]](x)\n return y }");
@@ -98,6 +101,10 @@ const BUGS: &[Bug] = &[
     Bug(MATRIX, "sums of other columns", "ld.shared.v4.b32", 0, "+16];"),
     Bug(MATRIX, "a row too far is copied", ", 70;", 0, ", 71;"),
     Bug(SHORT, "sums in the place of copies on their way", "cp.async.wait_group", 1, ""),
+    Bug(SHARED, "sums of a part not kept", "st.global.v2.b32", 1, ""),
+    Bug(SHARED, "sums of a part in another place", "st.global.v2.b32", 0, "+8],"),
+    Bug(SHARED, "a part left out", "add.rn.f32", 33, "mov.b32"),
+    Bug(SHARED, "a part of another tile", "ld.global.v4.b32", 1, "+16384];"),
     Bug(LONG_ROWS, "no barrier before statistics are read", "bar.sync", 0, ""),
     Bug(LONG_ROWS, "statistics of a warp not stored", "st.shared.b32", 0, ""),
     Bug(LONG_ROWS, "a shuffle of the wrong lanes", "shfl.sync.bfly.b32", 5, ", 8, 31"),
@@ -200,7 +207,7 @@ fn verdict((target, source): Subject, change: &dyn Fn(&str) -> Option<String>) -
 
 #[test]
 fn planted_bugs_are_found() {
-    for subject in [PRODUCT, MATRIX, SHORT, LONG_ROWS, LONG_SUM, SHORT_ROWS, ATTENTION, DECODE, FEW_ROWS, LAYER, CONCAT] {
+    for subject in [PRODUCT, MATRIX, SHORT, SHARED, LONG_ROWS, LONG_SUM, SHORT_ROWS, ATTENTION, DECODE, FEW_ROWS, LAYER, CONCAT] {
         assert_eq!(verdict(subject, &|ptx| Some(ptx.to_string())), None, "{}", subject.1);
     }
     let missed: Vec<&str> = BUGS.iter().filter(|b| verdict(b.0, &|ptx| b.planted(ptx)).is_none()).map(|b| b.1).collect();
