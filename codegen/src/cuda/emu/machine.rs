@@ -367,8 +367,8 @@ impl Machine<'_> {
         };
         let [a, b, sums] = operands else { return Err("a product has three operands".into()) };
         let found = matrix::product(element, &registers(a)?, &registers(b)?, &registers(sums)?)?;
-        let pairs = targets.iter().zip(found);
-        pairs.map(|(target, values)| (0..WARP).try_for_each(|lane| warp.set(target, lane, values[lane]))).collect()
+        let mut pairs = targets.iter().zip(found);
+        pairs.try_for_each(|(target, values)| (0..WARP).try_for_each(|lane| warp.set(target, lane, values[lane])))
     }
 
     /// The addresses that a warp accesses, and who does.

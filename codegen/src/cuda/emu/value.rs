@@ -185,7 +185,7 @@ pub(super) fn tf32(value: u64) -> u64 {
     if x.is_nan() {
         return f32::NAN.to_bits().into();
     }
-    let rounded = if x.is_infinite() { bits } else { bits + (BELOW_TF32 + 1) / 2 };
+    let rounded = if x.is_infinite() { bits } else { bits + BELOW_TF32.div_ceil(2) };
     (rounded & !BELOW_TF32).into()
 }
 
