@@ -72,7 +72,8 @@ pub(super) struct Arithmetic {
 }
 
 impl Arithmetic {
-    /// The arithmetic for operands of these types: what is exact for narrow ones, which are all TF32s too.
+    /// The arithmetic for operands of these types: what is exact for narrow ones, which are all TF32s too; of f32 it is, unless the target
+    /// lets products round.
     pub(super) fn of(a: DType, b: DType, target: &Target) -> Option<Arithmetic> {
         let known = |dtype: DType| matches!(dtype, DType::F32 | DType::BF16 | DType::F16);
         let format = match (a, b) {
@@ -82,7 +83,7 @@ impl Arithmetic {
             _ if known(a) && known(b) => Format::Tf32,
             _ => return None,
         };
-        Some(Arithmetic { format, split: format == Format::Tf32 })
+        Some(Arithmetic { format, split: format == Format::Tf32 && !target.tf32 })
     }
 }
 

@@ -127,6 +127,16 @@ fn recurrent_layers_read_what_they_multiply() {
     }
 }
 
+/// A product of f32 is three of TF32, or one where that may be rounded.
+#[test]
+fn tf32_takes_one_product_for_three() {
+    let kernels = lowered(&text::parse("graph g(x: f32[128, 64], w: f32[64, 128]) { y = matmul(x, w)\n return y }").unwrap()).kernels;
+    let products = |target: &Target| compile(&kernels, target).unwrap().ptx.matches("mma.sync").count();
+    let exact = products(&target());
+    assert!(exact > 0);
+    assert_eq!(products(&target().with_tf32().unwrap()) * 3, exact);
+}
+
 /// Rounding is one instruction where there is one.
 #[test]
 fn bf16_is_rounded_by_an_instruction() {
