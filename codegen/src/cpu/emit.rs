@@ -452,10 +452,20 @@ impl<'c> Emit<'c> {
     }
 
     pub(crate) fn masked_store(&self, value: Value<'c>, at: PointerValue<'c>, mask: Value<'c>, align: usize) {
+        if self.bits(value) < 32 && self.is_first_lane(mask) {
+            return self.store(self.extract(value, 0), at, align);
+        }
         let intrinsic = Intrinsic::find("llvm.masked.store").expect("LLVM has masked stores");
         let function = intrinsic.get_declaration(&self.module, &[value.get_type(), self.ptr_type()]).expect("of every vector");
         let call = built(self.builder.build_call(function, &[value.into(), at.into(), mask.into()], ""));
         call.set_alignment_attribute(AttributeLoc::Param(1), align as u32);
+    }
+
+    /// Whether a mask is known and has the first lane only. LLVM 22 writes 32 bits for such a lane of a vector that was truncated to less.
+    fn is_first_lane(&self, mask: Value<'c>) -> bool {
+        let bit = |is_set: bool| self.cx.bool_type().const_int(is_set.into(), false);
+        let first: Vec<IntValue> = (0..self.lanes).map(|lane| bit(lane == 0)).collect();
+        mask.into_vector_value() == VectorType::const_vector(&first)
     }
 
     /// Loads `base[index]` lane by lane; zero in the lanes not in `mask`.

@@ -271,6 +271,8 @@ impl Machine<'_> {
             Op::PackHalves(ty) => packed_halves(ty, x[0], x[1]),
             Op::PackBrains => packed_brains(x[0], x[1]),
             Op::RoundBrain => brain_bits(x[0] as u32),
+            Op::AbsBrain => x[0] & 0x7fff,
+            Op::NegBrain => x[0] ^ 0x8000,
             Op::RoundTf32 => tf32(x[0]),
             other => return Err(format!("{other:?} is not of one thread")),
         };

@@ -140,6 +140,10 @@ pub(super) enum Op {
     PackBrains,
     /// An f32 as a bf16.
     RoundBrain,
+    /// A bf16 without its sign.
+    AbsBrain,
+    /// A bf16 with the other sign.
+    NegBrain,
     /// An f32 rounded to TF32, ties away from zero.
     RoundTf32,
     /// A copy from global to shared memory that arrives when it is waited for.
@@ -236,6 +240,8 @@ const TABLE: &[(&str, Form)] = &[
     ("cvt.rn.f16x2", Form::PackHalves),
     ("cvt.rn.bf16x2", Form::Plain(Op::PackBrains)),
     ("cvt.rn.bf16", Form::Plain(Op::RoundBrain)),
+    ("abs.bf16", Form::Plain(Op::AbsBrain)),
+    ("neg.bf16", Form::Plain(Op::NegBrain)),
     ("cvt.rna.tf32", Form::Plain(Op::RoundTf32)),
     ("cp.async.ca.shared.global", Form::Plain(Op::CopyAsync)),
     ("cp.async.cg.shared.global", Form::Plain(Op::CopyAsync)),
