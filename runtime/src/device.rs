@@ -133,8 +133,8 @@ impl Room {
     }
 }
 
-/// A GPU, or what stands in for one. All errors are [`Error::Resource`](crate::Error::Resource) or
-/// [`Error::Device`](crate::Error::Device).
+/// A GPU, or what stands in for one. All errors are [`Error::Resource`] or
+/// [`Error::Device`].
 pub trait Device: Send {
     /// What it is, for reports: `NVIDIA H100 80GB HBM3 (sm_90)`.
     fn name(&self) -> String;

@@ -3,7 +3,7 @@
 //! A kernel is cut into jobs, runs of thread blocks that do one thing each. Below them a thread is a point of the
 //! loops, so expressions, offsets and elementary functions are those of [`cpu`](crate::cpu), at scalar points and on
 //! pointers to global memory. **Invariant.** f32 means f32: every operation is rounded to nearest, multiply-add is fused
-//! only where the CPU fuses it, and nothing is approximate; products on tensor cores have [its accuracy](tensor).
+//! only where the CPU fuses it, and nothing is approximate; products on tensor cores have its accuracy.
 //!
 //! ```text
 //! map     a thread does 4 neighbours where rows of elements divide so (8 of 16 bits), else 1

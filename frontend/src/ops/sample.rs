@@ -383,7 +383,7 @@ enum Pooled {
     Max,
 }
 
-/// x: [n, c, h, w], rois: [r, 4] as corners in pixels over `spatial_scale`, the image of each: [r] -> [r, c, oh, ow]. Each bin of a region is
+/// `x: [n, c, h, w]`, `rois: [r, 4]` as corners in pixels over `spatial_scale`, the image of each: `[r]` -> `[r, c, oh, ow]`. Each bin of a region is
 /// sampled at a grid of points.
 pub(crate) fn roi_align(n: &mut Site) -> Outcome {
     let (x, rois, image) = (n.input(0)?, n.input(1)?, n.input(2)?);
