@@ -12,6 +12,7 @@ use egret_codegen::{Compiled, Options, Stage, Target};
 use egret_frontend::{Import, ImportOptions};
 use egret_ir::{Bindings, Graph, Tensor};
 use egret_passes::narrow::Storage;
+use egret_runtime::range::Range;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Compiler {
     dims: Bindings,
+    ranges: BTreeMap<String, Range>,
     shapes: BTreeMap<Arc<str>, Vec<usize>>,
     values: BTreeMap<Arc<str>, Tensor>,
     target: String,
@@ -52,6 +54,7 @@ impl Compiler {
     pub fn new() -> Compiler {
         Compiler {
             dims: Bindings::new(),
+            ranges: BTreeMap::new(),
             shapes: BTreeMap::new(),
             values: BTreeMap::new(),
             target: "native".to_string(),
@@ -69,6 +72,12 @@ impl Compiler {
     /// Fixes a free dimension. Code for known extents is faster than code for any.
     pub fn dim(mut self, name: &str, extent: i64) -> Compiler {
         self.dims.insert(name.into(), extent);
+        self
+    }
+
+    /// Limits a free dimension to a range: the artifact refuses others, and the most memory that it takes is known.
+    pub fn limited(mut self, name: &str, range: Range) -> Compiler {
+        self.ranges.insert(name.to_string(), range);
         self
     }
 
@@ -299,7 +308,7 @@ impl Compiler {
     /// As [`generate`](Compiler::generate).
     pub fn generate_with(&self, grouped: &Graph, progress: &dyn Fn(Stage, usize, usize)) -> Result<Compiled, Error> {
         let options = Options { threads: egret_runtime::default_threads(), progress };
-        Ok(egret_codegen::compile(grouped, &self.chosen_target()?, &options)?)
+        self.within_ranges(egret_codegen::compile(grouped, &self.chosen_target()?, &options)?)
     }
 
     /// Step 3 for each target.
@@ -310,7 +319,15 @@ impl Compiler {
     pub fn generate_all(&self, optimised: &[Optimised], progress: &dyn Fn(Stage, usize, usize)) -> Result<Compiled, Error> {
         let options = Options { threads: egret_runtime::default_threads(), progress };
         let work: Vec<(&Graph, &Target)> = optimised.iter().map(|one| (&one.graph, &one.target)).collect();
-        Ok(egret_codegen::compile_all(&work, &options)?)
+        self.within_ranges(egret_codegen::compile_all(&work, &options)?)
+    }
+
+    /// The same for the ranges that were chosen only.
+    fn within_ranges(&self, mut compiled: Compiled) -> Result<Compiled, Error> {
+        if !self.ranges.is_empty() {
+            compiled.programs.iter_mut().try_for_each(|program| program.plan.limit(&self.ranges)).map_err(Error::Usage)?;
+        }
+        Ok(compiled)
     }
 
     /// What has to be said of the precision on the chosen processors: that one has no instructions for it.

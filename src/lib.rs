@@ -89,7 +89,7 @@ pub use egret_frontend::{Choice, Code, Explanation, Import, ImportOptions, Part,
 pub use egret_ir::{self as ir, Bindings, DType, Dim, Graph, TensorType};
 pub use egret_runtime::artifact::{ProgramHeader, Section};
 pub use egret_runtime::gpu;
-pub use egret_runtime::{Device, Session, Tensor, TensorView, memory, npy, plan, profile};
+pub use egret_runtime::{Device, Session, Tensor, TensorView, memory, npy, plan, profile, range};
 
 /// Passes, pipelines and rewrite rules: the crate `egret-passes`.
 pub mod passes {

@@ -649,6 +649,30 @@ fn a_sequence_longer_than_its_table_of_positions_is_refused() {
 }
 
 #[test]
+fn free_dimensions_may_be_limited() {
+    let (graph, artifact) = (scratch("limited.egir"), scratch("limited.egret"));
+    let text = "graph g(x: f32[S, 2, H]) {
+        const table: f32[40, 2, 1] = random(1)
+        p = slice[start=[0, 0, 0], shape=[S, 2, 1], step=[1, 1, 1]](table)
+        y = add(x, p)
+        return y
+    }";
+    std::fs::write(&graph, text).unwrap();
+    let (model, file) = (graph.display(), artifact.display());
+    let ran = check(&format!("compile {model} -o {file} --dim S=2..8 --dim H=4..16"), &[]);
+    assert!(ran.err.contains("of scratch for S=2..8, H=4..16"), "{}", ran.err);
+    check(&format!("inspect {file}"), &["compiled for", "H=4..16, S=2..8", "within the ranges", "S = 2"]);
+    check(&format!("inspect {model} --dim S=2..8 --dim H=3"), &["S=2..8", "H = 3"]);
+    check(&format!("run {file} --dim S=8 --dim H=4"), &["f32[8, 2, 4]"]);
+    check(&format!("run {file}"), &["f32[2, 2, 4]"]);
+    fails(&format!("run {file} --dim S=9 --dim H=4"), 2, &["`S` is 9", "compiled for S=2..8"]);
+    fails(&format!("compile {model} -o {file} --dim S=1..50 --dim H=1..2"), 2, &["cannot run with S = 50, H = 2", "S <= 40"]);
+    fails(&format!("compile {model} -o {file} --dim T=1..5"), 2, &["no free dimension `T`"]);
+    fails(&format!("run {model} --dim S=1..5"), 2, &["--dim S=1..5", "S=1"]);
+    fails(&format!("compile {model} --dim S=5..1"), 2, &["ends at 1, before it begins at 5"]);
+}
+
+#[test]
 fn inputs_that_are_left_out_are_listed() {
     let graph = scratch("two.egir");
     std::fs::write(&graph, "graph g(a: f32[2], b: f32[2], c: i64[1]) { y = add(a, b) return y }").unwrap();

@@ -70,12 +70,11 @@ fn bind_error(plan: &Plan, symbols: &[i64], problem: String) -> Error {
     if symbols.is_empty() {
         return Error::Artifact { path: plan.model.clone(), problem: FileProblem::Plan(problem) };
     }
-    let values: Vec<String> = plan.symbols.iter().zip(symbols).map(|(name, value)| format!("{name} = {value}")).collect();
-    Error::Usage(format!("the model cannot run with {}: {problem}", values.join(", ")))
+    Error::Usage(format!("{} {problem}", plan.with(symbols)))
 }
 
 /// What the kernels rely on holds for these values.
-fn check_requirements(plan: &Plan, symbols: &[i64]) -> Result<(), String> {
+pub(crate) fn check_requirements(plan: &Plan, symbols: &[i64]) -> Result<(), String> {
     for requirement in &plan.requirements {
         let eval = |size: &crate::plan::Size| size.eval(symbols).map_err(|e| format!("{}: {e}", requirement.text));
         let (left, right) = (eval(&requirement.left)?, eval(&requirement.right)?);
@@ -153,9 +152,17 @@ pub(crate) fn bind_symbols<'v>(plan: &Plan, values: &mut [i64], input: impl Fn(u
                 return Err(conflict(plan, symbol, *bound, (index, axis, found)));
             }
             *bound = found;
+            check_range(plan, symbol, found, || format!(" in input `{}` (axis {axis})", port.name))?;
         }
     }
     Ok(())
+}
+
+/// The value of a symbol is one of those that the model was compiled for.
+pub(crate) fn check_range(plan: &Plan, symbol: u32, value: i64, place: impl Fn() -> String) -> Result<()> {
+    let Some(range) = plan.ranges.get(symbol as usize).filter(|range| !range.contains(value)) else { return Ok(()) };
+    let name = &plan.symbols[symbol as usize];
+    Err(Error::Usage(format!("dimension `{name}` is {value}{}; the model was compiled for {name}={range}", place())))
 }
 
 /// Marks a symbol that has no value yet; extents are never negative.

@@ -122,7 +122,10 @@ impl Plan {
                 format!("the free dimension `{symbol}` is not a dimension of any input, so nothing can bind it")
             })?;
         }
-        Ok(())
+        ensure(self.ranges.is_empty() || self.ranges.len() == self.symbols.len(), || {
+            format!("there are {} ranges for {} free dimensions", self.ranges.len(), self.symbols.len())
+        })?;
+        ensure(self.ranges.iter().all(|range| 0 <= range.low && range.low <= range.high), || "a range is empty".to_string())
     }
 
     fn check_requirements(&self) -> Check {

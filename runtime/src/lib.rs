@@ -42,6 +42,7 @@
 //! let plan = Plan {
 //!     model: "double".into(),
 //!     symbols: vec!["N".into()],
+//!     ranges: vec![],
 //!     inputs: vec![port("x", 0)],
 //!     outputs: vec![port("y", 1)],
 //!     buffers: vec![
@@ -111,6 +112,7 @@ mod pool;
 mod processor;
 pub mod profile;
 pub mod program;
+pub mod range;
 pub mod session;
 pub mod tensor;
 #[cfg(test)]

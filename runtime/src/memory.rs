@@ -30,9 +30,10 @@
 //! assert_eq!(map.arena_bytes, 2048 + 64);
 //! ```
 
+mod bound;
 mod by_size;
 
-use crate::plan::{ALIGN, Buffer, Place, Plan, SLACK, Step};
+use crate::plan::{ALIGN, Buffer, Place, Plan, SLACK, Size, SizeError, Step};
 use crate::pool;
 
 /// Largest arena that is planned: 1 TiB, far beyond any machine this runs on and far below any overflow.
@@ -106,16 +107,25 @@ impl MemoryMap {
     ///
     /// As [`of`](MemoryMap::of).
     pub fn aligned(plan: &Plan, symbols: &[i64], threads: usize, align: u64) -> Result<MemoryMap, String> {
-        let mut bytes = buffer_bytes(plan, symbols, threads)?;
-        if align > ALIGN as u64 {
-            // Skews are multiples of 256 bytes, so where all lengths are multiples of the alignment, all offsets are.
-            bytes.iter_mut().for_each(|bytes| *bytes = bytes.next_multiple_of(align));
-        }
-        let lifetimes = lifetimes(plan);
-        let (walked, sorted) = (walk(plan, &bytes, &lifetimes), by_size::place(plan, &bytes, &lifetimes));
-        let spans = if top(&sorted) <= top(&walked) / 100 * CLEARLY_FEWER { sorted } else { walked };
-        finish(&spans, live_bytes(plan, &bytes, &lifetimes))
+        let own = placed(plan, buffer_bytes(plan, symbols, threads)?, align)?;
+        Ok(match MemoryMap::bound(plan, threads, align) {
+            // Placements of smaller buffers may need more bytes: then each lies where its largest form would.
+            Some(bound) if bound.arena_bytes < own.arena_bytes => MemoryMap { live_bytes: own.live_bytes, ..bound },
+            _ => own,
+        })
     }
+}
+
+/// The arena for buffers of these lengths.
+fn placed(plan: &Plan, mut bytes: Vec<u64>, align: u64) -> Result<MemoryMap, String> {
+    if align > ALIGN as u64 {
+        // Skews are multiples of 256 bytes, so where all lengths are multiples of the alignment, all offsets are.
+        bytes.iter_mut().for_each(|bytes| *bytes = bytes.next_multiple_of(align));
+    }
+    let lifetimes = lifetimes(plan);
+    let (walked, sorted) = (walk(plan, &bytes, &lifetimes), by_size::place(plan, &bytes, &lifetimes));
+    let spans = if top(&sorted) <= top(&walked) / 100 * CLEARLY_FEWER { sorted } else { walked };
+    finish(&spans, live_bytes(plan, &bytes, &lifetimes))
 }
 
 /// The bytes of each buffer that has a lifetime, placed step by step.
@@ -149,12 +159,17 @@ fn finish(spans: &[Option<Span>], live_bytes: u64) -> Result<MemoryMap, String> 
 ///
 /// A sentence, if a length has no value, is negative or exceeds 1 TiB.
 pub fn buffer_bytes(plan: &Plan, symbols: &[i64], threads: usize) -> Result<Vec<u64>, String> {
+    lengths(plan, &step_parts(plan, symbols, threads)?, &|size| size.eval(symbols))
+}
+
+/// The length of each buffer in bytes where a step has so many parts and a size such a value.
+fn lengths(plan: &Plan, parts: &[u32], value: &dyn Fn(&Size) -> Result<i64, SizeError>) -> Result<Vec<u64>, String> {
     let mut copies = vec![1; plan.buffers.len()];
-    for (step, parts) in plan.steps.iter().zip(step_parts(plan, symbols, threads)?) {
+    for (step, &parts) in plan.steps.iter().zip(parts) {
         step.writes.iter().filter(|&&id| is_private(plan, id)).for_each(|&id| copies[id as usize] = i64::from(parts));
     }
     let length = |(buffer, copies): (&Buffer, i64)| {
-        let bytes = buffer.bytes.eval(symbols).map_err(|e| format!("buffer `{}`: {e}", buffer.name))?;
+        let bytes = value(&buffer.bytes).map_err(|e| format!("buffer `{}`: {e}", buffer.name))?;
         match bytes.checked_mul(copies).and_then(|all| u64::try_from(all).ok()) {
             Some(all) if all <= MAX_ARENA => Ok(all),
             _ => Err(format!("buffer `{}` would have {bytes} bytes", buffer.name)),
@@ -169,7 +184,11 @@ pub fn buffer_bytes(plan: &Plan, symbols: &[i64], threads: usize) -> Result<Vec<
 ///
 /// A sentence, if the number has no value.
 pub fn step_parts(plan: &Plan, symbols: &[i64], threads: usize) -> Result<Vec<u32>, String> {
-    let of_step = |step: &Step| match step.parts.eval(symbols) {
+    parts(plan, threads, &|size| size.eval(symbols))
+}
+
+fn parts(plan: &Plan, threads: usize, value: &dyn Fn(&Size) -> Result<i64, SizeError>) -> Result<Vec<u32>, String> {
+    let of_step = |step: &Step| match value(&step.parts) {
         Ok(useful) => Ok(pool::parts(threads, useful)),
         Err(problem) => Err(format!("step `{}`: {problem}", step.name)),
     };

@@ -39,8 +39,11 @@
 //! assert_eq!(bytes.eval(&[2]), Ok(6272));
 //! ```
 
+use crate::binding::check_requirements;
 use crate::program::Program;
+use crate::range::Range;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Alignment in bytes of every buffer a kernel sees: one cache line, one AVX-512 register.
@@ -310,7 +313,8 @@ fn eval_postfix(ops: &[SizeOp], symbols: &[i64]) -> Result<i64, SizeError> {
     }
 }
 
-fn apply(op: SizeOp, lhs: i64, rhs: i64) -> Result<i64, SizeError> {
+/// A binary operation on two numbers.
+pub(crate) fn apply(op: SizeOp, lhs: i64, rhs: i64) -> Result<i64, SizeError> {
     if rhs == 0 && matches!(op, SizeOp::FloorDiv | SizeOp::Mod) {
         return Err(SizeError::DivideByZero);
     }
@@ -341,6 +345,8 @@ pub struct Plan {
     pub model: String,
     /// Names of the free dimensions, in the order of [`SizeOp::Symbol`]. Each must be a bare dimension of some input.
     pub symbols: Vec<String>,
+    /// The values that each symbol may have; empty where none was limited.
+    pub ranges: Vec<Range>,
     /// The model's inputs, in the order of its graph.
     pub inputs: Vec<Port>,
     /// The model's outputs, in the order of its graph.
@@ -366,6 +372,28 @@ impl Plan {
     /// The plans whose steps are walked: this one, or the stages of its program.
     pub fn walked(&self) -> &[Plan] {
         self.program.as_ref().map_or(std::slice::from_ref(self), |program| &program.stages)
+    }
+
+    /// Limits free dimensions to these ranges, by their names; all others may have any value.
+    ///
+    /// # Errors
+    ///
+    /// A sentence, if every dimension has a range and the model cannot run at the lower or at the upper ends of all.
+    pub fn limit(&mut self, ranges: &BTreeMap<String, Range>) -> Result<(), String> {
+        self.ranges = self.symbols.iter().map(|name| ranges.get(name).copied().unwrap_or(Range::ANY)).collect();
+        if !self.ranges.iter().all(|range| range.is_bounded()) {
+            return Ok(());
+        }
+        [|range: &Range| range.low, |range: &Range| range.high].into_iter().try_for_each(|end| {
+            let symbols: Vec<i64> = self.ranges.iter().map(end).collect();
+            check_requirements(self, &symbols).map_err(|problem| format!("{} {problem}", self.with(&symbols)))
+        })
+    }
+
+    /// `the model cannot run with batch = 3:`.
+    pub(crate) fn with(&self, symbols: &[i64]) -> String {
+        let values: Vec<String> = self.symbols.iter().zip(symbols).map(|(name, value)| format!("{name} = {value}")).collect();
+        format!("the model cannot run with {}:", values.join(", "))
     }
 
     /// How many steps are walked in a run in which every stage runs once.

@@ -8,7 +8,7 @@
 //! has the steps walked: by the processor of this machine, or by a GPU ([`Session::on`]). All else is the same for both.
 
 use crate::artifact::{Artifact, WeightsCheck};
-use crate::binding::{Binding, bind_symbols, check_input, port_shape};
+use crate::binding::{Binding, bind_symbols, check_input, check_range, port_shape};
 use crate::cpu::{Code, KernelFn};
 use crate::device::{DEVICE_ALIGN, Device};
 use crate::error::{Error, FileProblem, Result};
@@ -521,7 +521,9 @@ fn named_symbols(plan: &Plan, dims: &[(&str, i64)]) -> Result<Vec<i64>> {
         let what = missing.join("`, `");
         return Err(Error::Usage(format!("the free dimensions `{what}` have no value; give one with --dim {}=N", missing[0])));
     }
-    Ok(plan.symbols.iter().filter_map(value).collect())
+    let values: Vec<i64> = plan.symbols.iter().filter_map(value).collect();
+    values.iter().enumerate().try_for_each(|(symbol, &value)| check_range(plan, symbol as u32, value, String::new))?;
+    Ok(values)
 }
 
 #[cfg(test)]

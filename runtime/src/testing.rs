@@ -132,5 +132,6 @@ fn chain_of(steps: u32, extent: Size, text: &str, symbols: Vec<String>) -> Plan 
         found: vec![],
         program: None,
         symbols,
+        ranges: vec![],
     }
 }

@@ -31,6 +31,7 @@ fn plan() -> Plan {
     Plan {
         model: "copy".into(),
         symbols: vec!["N".into()],
+        ranges: vec![],
         inputs: vec![port("a=b", 0)],
         outputs: vec![port("y", 1)],
         buffers: vec![buffer("a=b", Place::Input(0)), buffer("y", Place::Output(0))],

@@ -56,6 +56,7 @@ fn plan() -> Plan {
     Plan {
         model: "negate twice".into(),
         symbols: vec!["N".into()],
+        ranges: vec![],
         inputs: vec![port("x", 0)],
         outputs: vec![port("y", 2)],
         buffers: vec![buffer("x", Place::Input(0)), buffer("v", Place::Arena), buffer("y", Place::Output(0))],

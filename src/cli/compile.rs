@@ -19,6 +19,8 @@ use egret::codegen::cuda;
 use egret::codegen::interpret::kernels_text;
 use egret::codegen::plan;
 use egret::ir::text::{Options, print};
+use egret::memory::MemoryMap;
+use egret::plan::{ALIGN, Plan};
 use egret::{Compiler, Error, Graph, Target};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -105,7 +107,18 @@ fn summary(path: &Path, built: &Built, begin: Instant) -> String {
         [only] => plural(only.kernels.len(), "kernel"),
         all => all.iter().map(|p| format!("{} for {}", plural(p.kernels.len(), "kernel"), p.target)).collect::<Vec<_>>().join(", "),
     };
-    format!("{}: {kernels}, {}, {}, in {seconds:.1} s", path.display(), bytes(size), rules_words(built.weakest_rule()))
+    let most = most_memory(&built.compiled.programs[0].plan);
+    format!("{}: {kernels}, {}, {}{most}, in {seconds:.1} s", path.display(), bytes(size), rules_words(built.weakest_rule()))
+}
+
+/// `, at most 1.2 MiB of scratch for batch=1..32` on one thread, where free dimensions are limited.
+fn most_memory(plan: &Plan) -> String {
+    let named = plan.symbols.iter().zip(&plan.ranges).map(|(name, range)| format!("{name}={range}"));
+    let ranges: Vec<String> = named.collect();
+    match MemoryMap::bound(plan, 1, ALIGN as u64) {
+        Some(map) => format!(", at most {} of scratch for {}", bytes(map.arena_bytes), ranges.join(", ")),
+        None => String::new(),
+    }
 }
 
 /// A row for each phase, below the optimisation one for each pass, and the most memory that was in use.

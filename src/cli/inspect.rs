@@ -26,7 +26,7 @@ use super::report;
 use super::source::{Ready, named};
 use super::table::{Align, bytes, columns, count, milliseconds, plural};
 use egret::passes::rules::Class;
-use egret::plan::{Place, Plan, Port, Step};
+use egret::plan::{ALIGN, Place, Plan, Port, Step};
 use egret::{Artifact, Error, Graph, ProgramHeader, Summary, gpu, memory};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -71,6 +71,12 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     predicted_us: Option<f64>,
     scratch_bytes: u64,
+    /// The ranges of the free dimensions; absent where none was limited.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    ranges: BTreeMap<String, String>,
+    /// The most scratch memory for any extents within the ranges; absent where that has no bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    most_scratch_bytes: Option<u64>,
     kernels: Vec<Call>,
     memory: Vec<Placed>,
     /// Code for GPUs; absent if there is none.
@@ -204,7 +210,9 @@ impl Contents {
 impl Report {
     fn new(model: &str, artifact: &Artifact, graph: Option<Contents>, mut dims: BTreeMap<String, i64>) -> Result<Report, Error> {
         let (plan, header) = (artifact.plan(), artifact.header());
-        let symbols: Vec<i64> = plan.symbols.iter().map(|name| *dims.entry(name.clone()).or_insert(1)).collect();
+        let least = |symbol: usize| plan.ranges.get(symbol).map_or(1, |range| 1.clamp(range.low, range.high));
+        let named = plan.symbols.iter().enumerate();
+        let symbols: Vec<i64> = named.map(|(i, name)| *dims.entry(name.clone()).or_insert(least(i))).collect();
         let (mut kernels, mut memory, mut scratch_bytes) = (vec![], vec![], 0);
         for part in plan.walked() {
             // What data decides is shown as 1, like other dimensions that are not given.
@@ -227,6 +235,8 @@ impl Report {
             flops: kernels.iter().map(|call: &Call| call.flops).sum(),
             predicted_us: None,
             scratch_bytes,
+            ranges: plan.symbols.iter().cloned().zip(plan.ranges.iter().map(|range| range.to_string())).collect(),
+            most_scratch_bytes: memory::MemoryMap::bound(plan, THREADS, ALIGN as u64).map(|map| map.arena_bytes),
             memory,
             kernels,
             gpu: (0..header.programs.len()).filter_map(|program| Gpu::of(artifact, program, &symbols)).collect(),
@@ -272,6 +282,10 @@ impl Report {
         if !dims.is_empty() {
             rows.push(("dimensions", dims.join(", ")));
         }
+        if !self.ranges.is_empty() {
+            let ranges: Vec<String> = self.ranges.iter().map(|(name, range)| format!("{name}={range}")).collect();
+            rows.push(("compiled for", ranges.join(", ")));
+        }
         if let Some(graph) = &self.graph {
             let size = bytes(graph.parameter_bytes);
             rows.push(("parameters", format!("{} ({size})", count(graph.parameters as f64))));
@@ -286,7 +300,8 @@ impl Report {
         rows.extend(self.precision.map(|name| ("precision", name.to_string())));
         rows.push(("work", format!("{}FLOP", spaced(count(self.flops as f64)))));
         rows.extend(self.predicted_us.map(|us| ("predicted", format!("{} ms on one thread", milliseconds(us / 1e3)))));
-        rows.push(("scratch", bytes(self.scratch_bytes)));
+        let most = self.most_scratch_bytes.map(|most| format!(", at most {} within the ranges", bytes(most)));
+        rows.push(("scratch", bytes(self.scratch_bytes) + &most.unwrap_or_default()));
         rows.into_iter().map(|(name, value)| vec![name.to_string(), value]).collect()
     }
 

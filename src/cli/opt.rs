@@ -44,6 +44,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<(), Error> {
     let manager = PassManager::named(&args.passes).map_err(Error::Usage)?;
     check_shown(&args.print_ir_after, &manager)?;
+    args.dims.numbers()?;
     let compiler = args.rules.choose(args.dims.bind(Compiler::new()));
     let context = compiler.context()?;
     let graph = read(&args, &compiler)?;

@@ -6,22 +6,53 @@
 use super::report;
 use clap::Args;
 use egret::passes::rules::{Class, Rule};
+use egret::range::Range;
 use egret::{Compiler, DeviceName, Error, Precision};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Extents of free dimensions.
 #[derive(Args, Clone, Debug)]
 pub struct DimOptions {
-    /// Fix a free dimension, such as batch=1; may be given several times
-    #[arg(long = "dim", value_name = "NAME=N", value_parser = parse_dim)]
-    pub dims: Vec<(String, i64)>,
+    /// Fix a free dimension, such as batch=1, or limit it where code for all of its extents is made, such as batch=1..32; may be
+    /// given several times
+    #[arg(long = "dim", value_name = "NAME=N|LOW..HIGH", value_parser = parse_dim)]
+    pub dims: Vec<(String, Range)>,
 }
 
 impl DimOptions {
+    /// These extents and no others.
+    pub fn of(fixed: Vec<(String, i64)>) -> DimOptions {
+        DimOptions { dims: fixed.into_iter().map(|(name, extent)| (name, Range::new(extent, extent))).collect() }
+    }
+
+    /// The dimensions that have one extent.
+    pub fn fixed(&self) -> Vec<(String, i64)> {
+        let is_fixed = |range: &Range| range.low == range.high;
+        self.dims.iter().filter(|(_, range)| is_fixed(range)).map(|(name, range)| (name.clone(), range.low)).collect()
+    }
+
+    /// The dimensions that are limited and free.
+    pub fn limited(&self) -> BTreeMap<String, Range> {
+        self.dims.iter().filter(|(_, range)| range.low != range.high).cloned().collect()
+    }
+
+    /// The extents, where each has to be a number.
+    pub fn numbers(&self) -> Result<Vec<(String, i64)>, Error> {
+        match self.limited().first_key_value() {
+            None => Ok(self.fixed()),
+            Some((name, range)) => Err(Error::Usage(format!(
+                "--dim {name}={range} is no extent to run with; `egret compile` takes ranges, here give one number, such as {name}={}",
+                range.low
+            ))),
+        }
+    }
+
     /// The compiler with these extents.
     pub fn bind(&self, compiler: Compiler) -> Compiler {
-        self.dims.iter().fold(compiler, |compiler, (name, extent)| compiler.dim(name, *extent))
+        let compiler = self.fixed().iter().fold(compiler, |compiler, (name, extent)| compiler.dim(name, *extent));
+        self.limited().iter().fold(compiler, |compiler, (name, range)| compiler.limited(name, *range))
     }
 }
 
@@ -197,12 +228,15 @@ pub fn parse_threads(text: &str) -> Result<usize, String> {
 /// Longest extent that is accepted: no tensor with a longer axis fits a memory.
 const MAX_EXTENT: i64 = 1 << 40;
 
-/// `NAME=N`, split at the last `=`.
-fn parse_dim(text: &str) -> Result<(String, i64), String> {
+/// `NAME=N` or `NAME=LOW..HIGH`, split at the last `=`.
+fn parse_dim(text: &str) -> Result<(String, Range), String> {
     let (name, extent) = split_assignment(text, "NAME=N, such as batch=1")?;
-    match extent.parse() {
-        Ok(extent) if (0..=MAX_EXTENT).contains(&extent) => Ok((name, extent)),
-        _ => Err(format!("the extent of `{name}` is `{extent}`, expected a whole number from 0")),
+    let number = |text: &str| text.parse().ok().filter(|extent| (0..=MAX_EXTENT).contains(extent));
+    let (low, high) = extent.split_once("..").unwrap_or((extent, extent));
+    match (number(low), number(high)) {
+        (Some(low), Some(high)) if low <= high => Ok((name, Range::new(low, high))),
+        (Some(low), Some(high)) => Err(format!("the range of `{name}` ends at {high}, before it begins at {low}")),
+        _ => Err(format!("the extent of `{name}` is `{extent}`, expected a whole number from 0, or a range such as 1..32")),
     }
 }
 
@@ -244,7 +278,9 @@ mod tests {
     #[test]
     fn assignments_are_split_at_the_last_sign() {
         assert_eq!(parse_input("a=b=c.npy"), Ok(("a=b".into(), "c.npy".into())));
-        assert_eq!(parse_dim("N=2=3"), Ok(("N=2".into(), 3)));
+        assert_eq!(parse_dim("N=2=3"), Ok(("N=2".into(), Range::new(3, 3))));
+        assert_eq!(parse_dim("N=1..32"), Ok(("N".into(), Range::new(1, 32))));
+        assert!(parse_dim("N=4..3").unwrap_err().contains("ends at 3, before it begins at 4"));
         for wrong in ["batch", "=1", "batch=", "batch=-1", "batch=x", "batch=99999999999999"] {
             assert!(parse_dim(wrong).is_err(), "{wrong}");
         }

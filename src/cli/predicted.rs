@@ -11,8 +11,9 @@
 use egret::ir::Bindings;
 use egret::passes::cost::{self, Machine};
 use egret::plan::{Plan, Step};
+use egret::range::Range;
 use egret::{Error, Graph};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Picoseconds of a microsecond.
@@ -63,10 +64,11 @@ impl Predicted {
 /// The most that a free dimension is shown as.
 const MOST_SHOWN: i64 = 1 << 12;
 
-/// Extents to look at a graph with: those that are given, and for all others the least power of two with which it runs. A model
+/// Extents to look at a graph with: those that are given, and for all others the least power of two with which it runs, kept within the limits that it has. A model
 /// may not run with extents of 1, such as one that halves an image five times and adds what it doubles again.
-pub fn shown(grouped: &Graph, given: &Bindings, free: &[Arc<str>]) -> Bindings {
-    let with = |extent: i64| -> Bindings { free.iter().map(|name| (name.clone(), extent)).chain(given.clone()).collect() };
+pub fn shown(grouped: &Graph, given: &Bindings, free: &[Arc<str>], limited: &BTreeMap<String, Range>) -> Bindings {
+    let within = |name: &str, extent: i64| limited.get(name).map_or(extent, |range| extent.clamp(range.low, range.high));
+    let with = |extent: i64| -> Bindings { free.iter().map(|name| (name.clone(), within(name, extent))).chain(given.clone()).collect() };
     let powers = std::iter::successors(Some(1), |extent| Some(extent * 2)).take_while(|&extent| extent <= MOST_SHOWN);
     powers.map(with).find(|dims| grouped.bind(dims).is_ok()).unwrap_or_else(|| with(1))
 }
@@ -115,7 +117,7 @@ mod tests {
         let text = "graph g(x: f32[N, H], y: f32[N, M]) { a = slice[start=[0, 6], shape=[N, 2], step=[1, 1]](x) return a, y }";
         let graph = egret::parse_text("test", text).unwrap();
         let free: Vec<Arc<str>> = ["N", "H", "M"].map(Arc::from).to_vec();
-        let shown = shown(&graph, &[("M".into(), 3)].into(), &free);
+        let shown = shown(&graph, &[("M".into(), 3)].into(), &free, &BTreeMap::new());
         assert_eq!(shown, [("N".into(), 8), ("H".into(), 8), ("M".into(), 3)].into());
     }
 

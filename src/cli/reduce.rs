@@ -138,11 +138,12 @@ fn whole(args: &Args) -> Result<Whole, Error> {
         return Err(Error::Usage(format!("{} is no .onnx model; only such a model can be cut into parts", args.model.display())));
     };
     let declared = Source::Onnx(path.clone()).declared()?;
-    super::source::check_dims(&args.free.dims, &declared)?;
+    super::source::check_dims(&args.free, &declared)?;
+    let fixed = args.free.numbers()?;
     let given = inputs::read(&args.inputs, &declared)?;
     let dims = match &given {
-        Some(given) => inputs::bind(&declared, given, &args.free.dims)?,
-        None => super::source::with_defaults(&args.free.dims, &declared),
+        Some(given) => inputs::bind(&declared, given, &fixed)?,
+        None => super::source::with_defaults(&fixed, &declared, &[]),
     };
     let tensors = match given {
         Some(given) => given.into_iter().map(|given| given.tensor).collect(),

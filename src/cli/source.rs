@@ -15,6 +15,7 @@ use super::progress::{Built, Progress};
 use super::{freeze, report};
 use egret::passes::Report;
 use egret::passes::rules::Class;
+use egret::range::Range;
 use egret::{Artifact, Bindings, Compiler, DeviceName, Error, Graph, Import, Precision, Session, Summary, Target, Tensor, TensorView};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// A file that can be run, by its content.
 pub enum Source {
@@ -75,8 +77,17 @@ impl Source {
         Ok((declared, compiler))
     }
 
+    /// The ranges of the free dimensions that a compiled file was made for, in the order of the names.
+    fn ranges(&self) -> Vec<(String, Range)> {
+        match self {
+            Source::Artifact(artifact) => artifact.plan().symbols.iter().cloned().zip(artifact.plan().ranges.iter().copied()).collect(),
+            Source::Onnx(_) | Source::Text(_) => vec![],
+        }
+    }
+
     fn bound(&self, compiler: &Compiler, free: &DimOptions, frozen: &FreezeOptions) -> Result<Option<Graph>, Error> {
-        let (_, compiler) = self.settled(frozen, &mut free.dims.clone(), compiler.clone())?;
+        check_dims(free, &self.declared()?)?;
+        let (_, compiler) = self.settled(frozen, &mut free.fixed(), compiler.clone())?;
         Ok(self.graph(&compiler)?.map(|(graph, _)| graph))
     }
 
@@ -145,14 +156,15 @@ impl Ready {
         check_target(&source, &options, device)?;
         options.compiler(true).context()?;
         source.announce(&options)?;
-        check_dims(&options.free.dims, &source.declared()?)?;
-        let (declared, compiler) = source.settled(&options.freeze, &mut options.free.dims, Compiler::new())?;
+        check_dims(&options.free, &source.declared()?)?;
+        let mut fixed = options.free.numbers()?;
+        let (declared, compiler) = source.settled(&options.freeze, &mut fixed, Compiler::new())?;
         let given = inputs::read(inputs, &declared)?;
         let dims = match &given {
-            Some(given) => inputs::bind(&declared, given, &options.free.dims)?,
-            None => with_defaults(&options.free.dims, &declared),
+            Some(given) => inputs::bind(&declared, given, &fixed)?,
+            None => with_defaults(&fixed, &declared, &source.ranges()),
         };
-        options.free.dims = dims.iter().map(|(name, extent)| (name.to_string(), *extent)).collect();
+        options.free = DimOptions::of(dims.iter().map(|(name, extent)| (name.to_string(), *extent)).collect());
         let (graph, summary) = source.graph(&options.free.bind(compiler))?.unzip();
         Ok(Ready {
             name: path.display().to_string(),
@@ -174,10 +186,14 @@ impl Ready {
         let source = Source::open(path)?;
         options.compiler(true).context()?;
         source.announce(options)?;
-        check_dims(&options.free.dims, &source.declared()?)?;
+        check_dims(&options.free, &source.declared()?)?;
         let mut options = options.clone();
-        let (declared, compiler) = source.settled(&options.freeze, &mut options.free.dims, Compiler::new())?;
-        let dims = options.free.dims.iter().map(|(name, extent)| (name.as_str().into(), *extent)).collect();
+        let mut fixed = options.free.fixed();
+        let (declared, compiler) = source.settled(&options.freeze, &mut fixed, Compiler::new())?;
+        let dims = fixed.iter().map(|(name, extent)| (name.as_str().into(), *extent)).collect();
+        let limited = options.free.limited();
+        options.free = DimOptions::of(fixed);
+        options.free.dims.extend(limited);
         let (graph, summary) = source.graph(&options.free.bind(compiler))?.unzip();
         Ok(Ready {
             name: path.display().to_string(),
@@ -257,7 +273,7 @@ impl Ready {
 
     /// The extents of all free dimensions; those that were left free are [`shown`](predicted::shown) with.
     pub fn extents(&self, grouped: &Graph) -> Bindings {
-        predicted::shown(grouped, &self.dims, &inputs::free_dims(&self.declared))
+        predicted::shown(grouped, &self.dims, &inputs::free_dims(&self.declared), &self.options.free.limited())
     }
 
     /// The weakest class of the rules that were applied to whatever was compiled so far.
@@ -365,9 +381,9 @@ fn check_target(source: &Source, options: &CompileOptions, device: DeviceName) -
 }
 
 /// Refuses a `--dim` that the model does not have.
-pub fn check_dims(fixed: &[(String, i64)], declared: &[Declared]) -> Result<(), Error> {
+pub fn check_dims(given: &DimOptions, declared: &[Declared]) -> Result<(), Error> {
     let free = inputs::free_dims(declared);
-    let Some((name, _)) = fixed.iter().find(|(name, _)| free.iter().all(|symbol| **symbol != **name)) else {
+    let Some((name, _)) = given.dims.iter().find(|(name, _)| free.iter().all(|symbol| **symbol != **name)) else {
         return Ok(());
     };
     let meant = did_you_mean(name, free.iter().map(|symbol| &**symbol));
@@ -377,21 +393,19 @@ pub fn check_dims(fixed: &[(String, i64)], declared: &[Declared]) -> Result<(), 
     }))
 }
 
-/// The extents given by `--dim`, and 1 for all other free dimensions.
-pub fn with_defaults(fixed: &[(String, i64)], declared: &[Declared]) -> Bindings {
+/// The extents given by `--dim`, and for all other free dimensions 1, or what is nearest to it of the ranges that they have.
+pub fn with_defaults(fixed: &[(String, i64)], declared: &[Declared], ranges: &[(String, Range)]) -> Bindings {
     let mut dims: Bindings = fixed.iter().map(|(name, extent)| (name.as_str().into(), *extent)).collect();
-    let free = inputs::free_dims(declared);
-    let chosen: Vec<String> = free.iter().filter(|name| !dims.contains_key(*name)).map(|name| name.to_string()).collect();
-    match chosen.as_slice() {
-        [] => {}
-        [one] => report::note(format_args!("the free dimension {one} is 1; choose with --dim {one}=N")),
-        [first, ..] => {
-            let all = chosen.join(", ");
-            report::note(format_args!("the free dimensions {all} are 1; choose with --dim {first}=N"));
-        }
+    let least = |name: &str| ranges.iter().find(|(limited, _)| limited == name).map_or(1, |(_, range)| 1.clamp(range.low, range.high));
+    let free = inputs::free_dims(declared).into_iter().filter(|name| !dims.contains_key(name));
+    let chosen: Vec<(Arc<str>, i64)> = free.map(|name| (name.clone(), least(&name))).collect();
+    if let Some((first, _)) = chosen.first() {
+        let (noun, verb) = if chosen.len() == 1 { ("dimension", "is") } else { ("dimensions", "are") };
+        let names: Vec<&str> = chosen.iter().map(|(name, _)| &**name).collect();
+        let mut extents: Vec<String> = chosen.iter().map(|(_, extent)| extent.to_string()).collect();
+        extents.dedup();
+        report::note(format_args!("the free {noun} {} {verb} {}; choose with --dim {first}=N", names.join(", "), extents.join(", ")));
     }
-    free.into_iter().for_each(|name| {
-        dims.entry(name).or_insert(1);
-    });
+    dims.extend(chosen);
     dims
 }
