@@ -36,6 +36,8 @@ pub(crate) struct Builder {
     named: HashSet<ValueId>,
     /// Names of extents that data decides.
     found: BTreeSet<Arc<str>>,
+    /// Names of extents of the graphs around.
+    around: BTreeSet<Arc<str>>,
     known: HashMap<ValueId, Known>,
     small: HashMap<ValueId, Arc<Tensor>>,
     /// What the graph has of that around it, if it is a region.
@@ -59,6 +61,7 @@ impl Builder {
             fresh_from: 0,
             named: HashSet::new(),
             found: BTreeSet::new(),
+            around: BTreeSet::new(),
             known: HashMap::new(),
             small: HashMap::new(),
             captures: Captures::default(),
@@ -206,7 +209,7 @@ impl Builder {
     pub(crate) fn fresh_symbol(&mut self, name: &str) -> Dim {
         let own: Vec<Arc<str>> = self.graph.params().iter().flat_map(|&p| &self.graph.ty(p).dims).flat_map(Dim::symbols).collect();
         let mut names = std::iter::once(name.to_string()).chain((1..).map(|i| format!("{name}.{i}")));
-        let free = names.find(|name| !own.iter().chain(&self.found).any(|taken| **taken == **name));
+        let free = names.find(|name| !own.iter().chain(&self.found).chain(&self.around).any(|taken| **taken == **name));
         let free: Arc<str> = free.unwrap_or_default().into();
         self.found.insert(free.clone());
         Dim::symbol(free)

@@ -62,7 +62,7 @@ impl Builder {
     pub(crate) fn open_region(&mut self, params: &[(&str, TensorType)]) -> Vec<ValueId> {
         let captures = Captures { names: self.journal.len(), ..Captures::default() };
         let around = self.graph.params().iter().flat_map(|&p| &self.graph.ty(p).dims).flat_map(Dim::symbols);
-        self.found.extend(around.collect::<Vec<_>>());
+        self.around.extend(around.collect::<Vec<_>>());
         self.enter(Frame { captures, origin: self.origin.clone(), stem: self.stem.clone(), ..Frame::default() });
         let param = |(name, ty): &(&str, TensorType)| {
             let name = self.unique(name);
