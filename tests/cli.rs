@@ -649,6 +649,33 @@ fn a_sequence_longer_than_its_table_of_positions_is_refused() {
 }
 
 #[test]
+fn steps_of_loops_and_stages_are_profiled() {
+    let (graph, trace) = (scratch("profiled.egir"), scratch("profiled.json"));
+    let text = "graph g(x: f32[8]) {
+        const three: i64[] = 3
+        const yes: bool[] = true
+        const half: f32[8] = [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
+        y = repeat r0[carried = 1, found = []](i = three, going = yes, z: f32[8] = x) : f32[8] {
+            t = add(z, z)
+            return going, t
+        }
+        m = lt(half, y)
+        k = non_zero[count = K](m)
+        return k
+    }";
+    std::fs::write(&graph, text).unwrap();
+    let words = format!("profile {} --min-time 5ms --json --trace {}", graph.display(), trace.display());
+    let report: serde_json::Value = serde_json::from_str(&check(&words, &[]).out).unwrap();
+    let steps = report["steps"].as_array().unwrap();
+    let calls = |computes: &str| steps.iter().find(|row| row["computes"] == computes).unwrap()["calls"].as_u64();
+    assert_eq!((calls("add"), calls("non_zero")), (Some(3), Some(1)), "{report}");
+    assert_eq!(steps.iter().find(|row| row["computes"] == "add").unwrap()["flops"], 24.0);
+    let events: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&trace).unwrap()).unwrap();
+    let adds = events["traceEvents"].as_array().unwrap().iter().filter(|event| event["cat"] == "add");
+    assert_eq!(adds.count(), 3);
+}
+
+#[test]
 fn free_dimensions_may_be_limited() {
     let (graph, artifact) = (scratch("limited.egir"), scratch("limited.egret"));
     let text = "graph g(x: f32[S, 2, H]) {

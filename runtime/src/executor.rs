@@ -137,7 +137,7 @@ impl Executor {
         let times = self.device.timed(run)?;
         let (mut begin, thread) = (Duration::ZERO, std::thread::current().id());
         let timed = |(&step, time): (&usize, &Duration)| {
-            let span = Timed { step, part: 0, thread, begin, end: begin + *time };
+            let span = Timed { turn: 0, step, part: 0, thread, begin, end: begin + *time };
             begin = span.end;
             span
         };

@@ -199,7 +199,7 @@ fn profiles_have_a_span_for_each_kernel_that_was_started() {
     let mut steps = |n: usize| {
         let x = Tensor::random(DType::F32, &[n], 1).unwrap();
         let mut outputs = session.allocate_outputs(&[("x", x.view())]).unwrap();
-        let spans = session.run_profiled(&[("x", x.view())], &mut outputs).unwrap();
+        let spans = session.run_profiled(&[("x", x.view())], &mut outputs).unwrap().spans;
         assert_eq!(outputs[0].as_slice::<f32>().unwrap(), expected(&x, 3));
         spans.iter().map(|span| (span.step, (span.end - span.begin).as_micros())).collect::<Vec<_>>()
     };

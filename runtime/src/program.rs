@@ -23,6 +23,7 @@ use crate::cpu::Code;
 use crate::error::{Error, Result};
 use crate::plan::{DType, Plan, Size};
 use crate::pool::Pool;
+use crate::profile::Log;
 use crate::session::{Model, Session, match_names};
 use crate::tensor::{Tensor, TensorView};
 use serde::{Deserialize, Serialize};
@@ -124,7 +125,31 @@ pub struct Row {
     pub dims: Vec<Size>,
 }
 
+impl Program {
+    /// The calls that are neither stages nor loops or branches: what is computed between stages, body by body.
+    pub fn operations(&self) -> impl Iterator<Item = (&Body, &Call)> {
+        let of = |body| Body::operations(body).map(move |call| (body, call));
+        self.bodies.iter().flat_map(of)
+    }
+
+    /// The index of a call among the operations.
+    fn operation(&self, call: &Call) -> usize {
+        self.operations().take_while(|(_, other)| !std::ptr::eq(*other, call)).count()
+    }
+}
+
 impl What {
+    /// The name of an operation, as the compiler's ops are called; `None` for stages, loops and branches.
+    pub fn operation(&self) -> Option<&'static str> {
+        match self {
+            What::Stage(_) | What::Repeat(_) | What::Branch { .. } => None,
+            What::NonZero => Some("non_zero"),
+            What::Unique { .. } => Some("unique"),
+            What::NonMaxSuppression { .. } => Some("non_max_suppression"),
+            What::Extents { .. } => Some("extents"),
+        }
+    }
+
     /// How many values it reads and writes; `None` for what says so itself: stages and bodies.
     fn arity(&self) -> Option<(usize, usize)> {
         match self {
@@ -137,6 +162,10 @@ impl What {
 }
 
 impl Body {
+    fn operations(&self) -> impl Iterator<Item = &Call> {
+        self.calls.iter().filter(|call| call.what.operation().is_some())
+    }
+
     /// Per call, the values that nothing reads later.
     fn dead_after(&self) -> Vec<Vec<u32>> {
         let mut needed = vec![false; self.values.len()];
@@ -215,9 +244,10 @@ impl Runner {
         program: &Program,
         pool: &mut Pool,
         inputs: &[(&str, TensorView<'_>)],
+        log: Option<&mut Log>,
     ) -> Result<Vec<Tensor>> {
         let given = checked(plan, inputs)?.into_iter().map(Value::Given).collect();
-        let made = Run { runner: self, program, pool }.body(0, given);
+        let made = Run { runner: self, program, pool, log }.body(0, given);
         self.spare.clear();
         made?.into_iter().map(Value::owned).collect()
     }
@@ -242,6 +272,7 @@ struct Run<'r> {
     runner: &'r mut Runner,
     program: &'r Program,
     pool: &'r mut Pool,
+    log: Option<&'r mut Log>,
 }
 
 impl Run<'_> {
@@ -252,7 +283,7 @@ impl Run<'_> {
         values.resize_with(body.values.len(), || None);
         for (number, call) in body.calls.iter().enumerate() {
             let views: Vec<TensorView> = call.reads.iter().filter_map(|&v| values[v as usize].as_ref().map(Value::view)).collect();
-            let made = self.call(&call.what, &views)?;
+            let made = self.call(call, &views)?;
             call.writes.iter().zip(made).for_each(|(&v, tensor)| values[v as usize] = Some(Value::Made(tensor)));
             for &dead in &self.runner.dead_after[index][number] {
                 self.runner.spare.keep(values[dead as usize].take());
@@ -267,11 +298,12 @@ impl Run<'_> {
         Ok(outputs.into_iter().flatten().collect())
     }
 
-    fn call(&mut self, what: &What, reads: &[TensorView<'_>]) -> Result<Vec<Tensor>> {
-        match what {
+    fn call(&mut self, call: &Call, reads: &[TensorView<'_>]) -> Result<Vec<Tensor>> {
+        match &call.what {
             What::Stage(index) => {
-                let stage = &mut self.runner.stages[*index as usize];
-                stage.run_stage(self.pool, reads, &mut self.runner.spare)
+                let index = *index as usize;
+                let log = self.log.as_deref_mut().map(|log| (log, index));
+                self.runner.stages[index].run_stage(self.pool, reads, &mut self.runner.spare, log)
             }
             What::Repeat(repeat) => self.repeat(repeat, reads),
             What::Branch { then, otherwise } => {
@@ -279,7 +311,10 @@ impl Run<'_> {
                 let made = self.body(*taken as usize, reads.iter().map(|&view| Value::Given(view)).collect())?;
                 made.into_iter().map(Value::owned).collect()
             }
-            what => builtin::run(what, reads),
+            what => match &mut self.log {
+                Some(log) => log.operation(self.program.operation(call), || builtin::run(what, reads)),
+                None => builtin::run(what, reads),
+            },
         }
     }
 

@@ -16,7 +16,7 @@ use crate::executor::{self, Executor};
 use crate::plan::{ALIGN, Plan, Port, SLACK};
 use crate::pool::{Pool, default_threads};
 use crate::processor::Processor;
-use crate::profile::{Recorder, Span};
+use crate::profile::{Log, Profile, Recorder, Turn};
 use crate::program::{Runner, Spare};
 use crate::tensor::{AlignedBytes, Tensor, TensorView, type_text};
 use std::path::Path;
@@ -239,20 +239,33 @@ impl Session {
     }
 
     /// Runs a stage on the threads of the whole session; its inputs are in the order of its plan, its outputs are written into spare tensors.
-    pub(crate) fn run_stage(&mut self, pool: &mut Pool, views: &[TensorView<'_>], spare: &mut Spare) -> Result<Vec<Tensor>> {
+    /// With a log, it writes down when each part ran, as the stage with that index.
+    pub(crate) fn run_stage(
+        &mut self,
+        pool: &mut Pool,
+        views: &[TensorView<'_>],
+        spare: &mut Spare,
+        log: Option<(&mut Log, usize)>,
+    ) -> Result<Vec<Tensor>> {
         self.exchange_pool(pool);
-        let outputs = self.run_in_order(views, spare);
+        let outputs = self.run_in_order(views, spare, log);
         self.exchange_pool(pool);
         outputs
     }
 
-    fn run_in_order(&mut self, views: &[TensorView<'_>], spare: &mut Spare) -> Result<Vec<Tensor>> {
+    fn run_in_order(&mut self, views: &[TensorView<'_>], spare: &mut Spare, log: Option<(&mut Log, usize)>) -> Result<Vec<Tensor>> {
         let index = self.prepare_in_order(|index| views[index])?;
         let (ports, shapes) = (&self.model.plan().outputs, &self.bindings[index].output_shapes);
         let mut outputs = ports.iter().zip(shapes).map(|(port, shape)| spare.take(port.dtype, shape)).collect::<Result<Vec<Tensor>>>()?;
         self.note_use(index);
         if let Engine::Processor(processor) = &mut self.engine {
-            processor.run(self.model.weights(), &self.bindings[index], |index| views[index], &mut outputs, None)?;
+            let binding = &self.bindings[index];
+            let mut walk =
+                |recorder: Option<&Recorder>| processor.run(self.model.weights(), binding, |index| views[index], &mut outputs, recorder);
+            match log {
+                Some((log, stage)) => log.walk(stage, binding, |recorder| walk(Some(recorder)))?,
+                None => walk(None)?,
+            }
         }
         Ok(outputs)
     }
@@ -310,7 +323,7 @@ impl Session {
     ///
     /// [`Error::Usage`] if the inputs do not fit the model, [`Error::Resource`] if memory is lacking.
     pub fn run(&mut self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<Tensor>> {
-        if let Some(outputs) = self.run_program(inputs) {
+        if let Some(outputs) = self.run_program(inputs, None) {
             return outputs;
         }
         let mut outputs = self.allocate_outputs(inputs)?;
@@ -319,10 +332,10 @@ impl Session {
     }
 
     /// Runs the program, where dimensions depend on data.
-    fn run_program(&mut self, inputs: &[(&str, TensorView<'_>)]) -> Option<Result<Vec<Tensor>>> {
+    fn run_program(&mut self, inputs: &[(&str, TensorView<'_>)], log: Option<&mut Log>) -> Option<Result<Vec<Tensor>>> {
         let (runner, plan) = (self.runner.as_mut()?, self.model.plan());
         let Engine::Processor(processor) = &mut self.engine else { return None };
-        Some(runner.run(plan, plan.program.as_ref()?, processor.pool(), inputs))
+        Some(runner.run(plan, plan.program.as_ref()?, processor.pool(), inputs, log))
     }
 
     /// Runs the model into tensors that exist already, one per output in the order of the model's outputs; see
@@ -332,10 +345,8 @@ impl Session {
     ///
     /// As for [`run`](Session::run), and [`Error::Usage`] if the outputs have not the right types and shapes.
     pub fn run_into(&mut self, inputs: &[(&str, TensorView<'_>)], outputs: &mut [Tensor]) -> Result<()> {
-        if let Some(made) = self.run_program(inputs) {
-            self.check_count(outputs)?;
-            made?.into_iter().zip(outputs).for_each(|(made, output)| *output = made);
-            return Ok(());
+        if self.runner.is_some() {
+            return self.run_program_into(inputs, outputs, None);
         }
         let binding = self.prepare(inputs)?;
         self.check_outputs(binding, outputs)?;
@@ -345,6 +356,13 @@ impl Session {
             Engine::Device(executor) => executor.run(binding, input, outputs),
             Engine::Processor(processor) => processor.run(self.model.weights(), &self.bindings[binding], input, outputs, None),
         }
+    }
+
+    fn run_program_into(&mut self, inputs: &[(&str, TensorView<'_>)], outputs: &mut [Tensor], log: Option<&mut Log>) -> Result<()> {
+        self.check_count(outputs)?;
+        let made = self.run_program(inputs, log).unwrap_or_else(|| Ok(vec![]))?;
+        made.into_iter().zip(outputs).for_each(|(made, output)| *output = made);
+        Ok(())
     }
 
     fn note_use(&mut self, binding: usize) {
@@ -357,23 +375,27 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// As for [`run_into`](Session::run_into), and [`Error::Usage`] for a model in which dimensions depend on data.
-    pub fn run_profiled(&mut self, inputs: &[(&str, TensorView<'_>)], outputs: &mut [Tensor]) -> Result<Vec<Span>> {
+    /// As for [`run_into`](Session::run_into).
+    pub fn run_profiled(&mut self, inputs: &[(&str, TensorView<'_>)], outputs: &mut [Tensor]) -> Result<Profile> {
         if self.runner.is_some() {
-            return Err(Error::Usage(
-                "steps of a model in which dimensions, loops or branches depend on data cannot be timed one by one".to_string(),
-            ));
+            let mut log = Log::new(self.model.plan());
+            self.run_program_into(inputs, outputs, Some(&mut log))?;
+            return Ok(log.finish());
         }
         let binding = self.prepare(inputs)?;
         self.check_outputs(binding, outputs)?;
         self.note_use(binding);
         let input = |index: usize| inputs[self.order[index]].1;
+        let at = &self.bindings[binding];
         match &mut self.engine {
-            Engine::Device(executor) => executor.run_timed(binding, input, outputs),
+            Engine::Device(executor) => {
+                let turns = vec![Turn { plan: 0, symbols: at.symbols.clone() }];
+                Ok(Profile { spans: executor.run_timed(binding, input, outputs)?, turns })
+            }
             Engine::Processor(processor) => {
-                let recorder = Recorder::new(&self.bindings[binding].parts);
-                processor.run(self.model.weights(), &self.bindings[binding], input, outputs, Some(&recorder))?;
-                Ok(recorder.into_spans())
+                let mut log = Log::new(self.model.plan());
+                log.walk(0, at, |recorder| processor.run(self.model.weights(), at, input, outputs, Some(recorder)))?;
+                Ok(log.finish())
             }
         }
     }

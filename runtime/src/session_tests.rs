@@ -330,7 +330,7 @@ fn profiles_say_when_each_part_ran() {
         let mut session = session(chain(5), threads);
         let x = Tensor::zeros(DType::F32, &[4]).unwrap();
         let mut outputs = session.allocate_outputs(&[("x", x.view())]).unwrap();
-        let spans = session.run_profiled(&[("x", x.view())], &mut outputs).unwrap();
+        let spans = session.run_profiled(&[("x", x.view())], &mut outputs).unwrap().spans;
         assert_eq!(floats(&outputs[0]), expected(&[0.0; 4], 5));
         let ids: Vec<(usize, u32)> = spans.iter().map(|span| (span.step, span.part)).collect();
         assert!(ids.is_sorted() && ids.iter().map(|id| id.0).collect::<BTreeSet<_>>().len() == 5, "{ids:?}");

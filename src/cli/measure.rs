@@ -4,7 +4,7 @@
 //! before, files and conversions are out of it. Two sides are measured in turns, run by run, so that whatever
 //! changes on the machine changes for both.
 
-use egret::profile::Span;
+use egret::profile::Profile;
 use egret::{Error, Session, Tensor, TensorView};
 use std::time::{Duration, Instant};
 
@@ -50,8 +50,8 @@ impl<'a> Side<'a> {
 
     fn profile(&mut self) -> Result<Profiled, Error> {
         let begin = Instant::now();
-        let spans = self.session.run_profiled(&self.inputs, &mut self.outputs)?;
-        Ok(Profiled { time: begin.elapsed(), spans })
+        let run = self.session.run_profiled(&self.inputs, &mut self.outputs)?;
+        Ok(Profiled { time: begin.elapsed(), run })
     }
 
     fn warm_up(&mut self) -> Result<(), Error> {
@@ -69,8 +69,8 @@ impl<'a> Side<'a> {
 pub struct Profiled {
     /// How long it took.
     pub time: Duration,
-    /// When its parts ran.
-    pub spans: Vec<Span>,
+    /// What it did, and when.
+    pub run: Profile,
 }
 
 /// Plain runs and profiled ones in turns, for `min_time` or longer: the times of the plain ones, and the profiles.

@@ -3,8 +3,8 @@
 //! ```text
 //! $ egret profile examples/models/digits_cnn.onnx --dim batch=1
 //! examples/models/digits_cnn.onnx, znver4, 1 thread, 2000 runs
-//! step     us   predicted   share   GFLOP/s   GB/s   roof   parts   kernel   computes                  from
-//!    3   3.42        5.95    27 %      87.9   53.0   74 %       1   k3       conv · add · add · relu   node__...
+//! step     us   predicted   share   GFLOP/s   GB/s   roof   calls   parts   kernel   computes                  from
+//!    3   3.42        5.95    27 %      87.9   53.0   74 %       1       1   k3       conv · add · add · relu   node__...
 //! ...
 //! the steps are 100 % of the latency: 0.0129 of 0.0129 ms; ...
 //! ```
@@ -15,7 +15,8 @@
 //! from the level that holds the step's. Where that would be more than the step took, the step uses only some of its buffers'
 //! bytes, as a gather does, and nothing is said. The
 //! operations of a convolution in Winograd's form are those of that form. `predicted` is the time in the cost model by which kernels
-//! are chosen, on one thread.
+//! are chosen, on one thread. `calls` is how often a step ran: steps of a loop run several times, and their figures are those of all calls
+//! together. What a model computes between stages, such as which boxes to keep, has rows without a kernel.
 
 use super::measure::{self, Profiled, Side};
 use super::options::{CompileOptions, DeviceOption, InputOptions, JsonOption, parse_duration, parse_threads};
@@ -25,15 +26,15 @@ use super::stats::Latency;
 use super::table::{Align, columns, milliseconds, plural};
 use super::{progress::Progress, report, trace};
 use clap::ValueEnum;
-use egret::hw::{Machine, Traffic};
-use egret::memory::buffer_bytes;
-use egret::plan::{Place, Plan, Step};
+use egret::hw::Machine;
 use egret::profile::step_times;
 use egret::{DeviceName, Error};
 use serde::Serialize;
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
+use work::{Amount, Entry, Work, entries};
+
+pub mod work;
 
 /// The arguments of `egret profile`.
 #[derive(clap::Args)]
@@ -116,6 +117,8 @@ struct Row {
     bytes: f64,
     /// The least time that the machine needs; none where not all bytes of the buffers were used.
     floor_us: Option<f64>,
+    /// How often it ran; more than once in a loop.
+    calls: usize,
     parts: usize,
     origins: Vec<String>,
 }
@@ -136,8 +139,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     let (latencies, profiles) = measure::profiled(&mut side, args.min_time)?;
     drop(progress);
     let plan = side.session().plan();
-    let symbols: Vec<i64> = plan.symbols.iter().map(|name| ready.dims().get(name).copied().unwrap_or(1)).collect();
-    let work = Work { plan, symbols: &symbols, machine: machine.as_ref(), threads: args.threads };
+    let work = Work { plan, machine: machine.as_ref(), threads: args.threads };
     let mut report = Report {
         schema: "egret.profile/1",
         model: ready.name().to_string(),
@@ -151,14 +153,14 @@ pub fn run(args: Args) -> Result<(), Error> {
         busy: median(profiles.iter().map(|profile| busy(profile, args.threads))),
         floor_us: None,
         predicted_us: predicted.as_ref().map(|predicted| predicted.total_us),
-        steps: work.rows(&profiles)?,
+        steps: rows(&work, &profiles)?,
     };
     if let Some(predicted) = &predicted {
         report.steps.iter_mut().zip(predicted.steps(plan)).for_each(|(row, us)| row.predicted_us = us);
     }
     report.add_up(args.sort);
     if let Some(path) = &args.trace {
-        trace::write(path, plan, &typical(profiles).spans)?;
+        trace::write(path, plan, &typical(profiles).run.spans)?;
     }
     if !args.json.takes_stdout() {
         report::result(report.text())?;
@@ -182,13 +184,13 @@ fn typical(mut profiles: Vec<Profiled>) -> Profiled {
 }
 
 fn busy(profile: &Profiled, threads: usize) -> f64 {
-    let parts: Duration = profile.spans.iter().map(|span| span.end - span.begin).sum();
+    let parts: Duration = profile.run.spans.iter().map(|span| span.end - span.begin).sum();
     parts.as_secs_f64() / (profile.time.as_secs_f64() * threads as f64)
 }
 
 /// The median time of each step, in microseconds.
 pub fn medians_us(profiles: &[Profiled], steps: usize) -> Vec<f64> {
-    let times: Vec<Vec<Duration>> = profiles.iter().map(|profile| step_times(&profile.spans, steps)).collect();
+    let times: Vec<Vec<Duration>> = profiles.iter().map(|profile| step_times(&profile.run.spans, steps)).collect();
     (0..steps).map(|i| median(times.iter().map(|times| times[i].as_secs_f64() * 1e6))).collect()
 }
 
@@ -201,51 +203,34 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 /// A floor above this many times the measured time is none: the figures of the machine are good to some percent.
 const ABOVE_FLOOR: f64 = 1.2;
 
-/// What each step of a plan has to do, and what it takes on a machine.
-struct Work<'a> {
-    plan: &'a Plan,
-    symbols: &'a [i64],
-    machine: Option<&'a Machine>,
-    threads: usize,
-}
-
-impl Work<'_> {
-    fn rows(&self, profiles: &[Profiled]) -> Result<Vec<Row>, Error> {
-        let bytes = buffer_bytes(self.plan, self.symbols, self.threads).map_err(Error::Usage)?;
-        let weights = |buffer: &usize| matches!(self.plan.buffers[*buffer].place, Place::Weights { .. });
-        // Working memory stays in the nearest cache: it is made and used up within the step.
-        let moves = |buffer: &usize| self.plan.buffers[*buffer].place != Place::Private;
-        let all_weights: u64 = (0..bytes.len()).filter(weights).map(|buffer| bytes[buffer]).sum();
-        let times: Vec<Vec<Duration>> = profiles.iter().map(|profile| step_times(&profile.spans, self.plan.steps.len())).collect();
-        let row = |(i, step): (usize, &Step)| {
-            let touched: BTreeSet<usize> = step.reads.iter().chain(&step.writes).map(|&buffer| buffer as usize).filter(moves).collect();
-            let (kept, passing): (Vec<usize>, Vec<usize>) = touched.iter().copied().partition(|buffer| weights(buffer));
-            let sum = |buffers: &[usize]| buffers.iter().map(|&buffer| bytes[buffer]).sum::<u64>() as f64;
-            let (kept, passing) = (sum(&kept), sum(&passing));
-            let traffic = [Traffic { bytes: kept, footprint: all_weights as f64 }, Traffic { bytes: passing, footprint: kept + passing }];
-            let flops = step.flops.eval(self.symbols).unwrap_or(0) as f64;
-            let kernel = &self.plan.kernels[step.kernel as usize];
-            let each = || times.iter().map(|times| times[i].as_secs_f64() * 1e6);
-            let us = median(each());
-            let floor = self.machine.map(|machine| machine.floor(self.threads, flops, &traffic) * 1e6);
-            Row {
-                step: i,
-                kernel: kernel.name.clone(),
-                computes: kernel.text.clone(),
-                value: step.name.clone(),
-                us,
-                shortest_us: each().fold(f64::INFINITY, f64::min),
-                predicted_us: None,
-                share: 0.0,
-                flops,
-                bytes: kept + passing,
-                floor_us: floor.filter(|floor| *floor <= us * ABOVE_FLOOR),
-                parts: profiles.first().map_or(0, |profile| profile.spans.iter().filter(|span| span.step == i).count()),
-                origins: step.origins.clone(),
-            }
-        };
-        Ok(self.plan.steps.iter().enumerate().map(row).collect())
-    }
+/// A row for each entry: what it does, and how long that took in the runs.
+fn rows(work: &Work, profiles: &[Profiled]) -> Result<Vec<Row>, Error> {
+    let (entries, Some(run)) = (entries(work.plan), profiles.first()) else { return Ok(vec![]) };
+    let times: Vec<Vec<Duration>> = profiles.iter().map(|profile| step_times(&profile.run.spans, entries.len())).collect();
+    let row = |(i, (entry, amount)): (usize, (&Entry, Amount))| {
+        let each = || times.iter().map(|times| times[i].as_secs_f64() * 1e6);
+        let us = median(each());
+        let spans = run.run.spans.iter().filter(|span| span.step == i).count();
+        Row {
+            step: i,
+            kernel: entry.kernel.to_string(),
+            computes: entry.computes.to_string(),
+            value: entry.value.to_string(),
+            us,
+            shortest_us: each().fold(f64::INFINITY, f64::min),
+            predicted_us: None,
+            share: 0.0,
+            flops: amount.flops,
+            bytes: amount.bytes,
+            floor_us: amount.floor_us.filter(|floor| *floor <= us * ABOVE_FLOOR),
+            calls: amount.calls,
+            parts: spans / amount.calls.max(1),
+            origins: entry.origins.to_vec(),
+        }
+    };
+    let all = entries.iter().zip(work.amounts(&run.run)?).enumerate().map(row);
+    // A branch that was not taken took no time.
+    Ok(all.filter(|row| row.calls > 0).collect())
 }
 
 impl Report {
@@ -260,7 +245,7 @@ impl Report {
     }
 
     fn text(&self) -> String {
-        let right = ["step", "us", "predicted", "share", "GFLOP/s", "GB/s", "roof", "parts"].map(|name| (name, Align::Right));
+        let right = ["step", "us", "predicted", "share", "GFLOP/s", "GB/s", "roof", "calls", "parts"].map(|name| (name, Align::Right));
         let left = ["kernel", "computes", "from"].map(|name| (name, Align::Left));
         let header = [&right[..], &left[..]].concat();
         let table = columns(&header, self.steps.iter().map(Row::cells));
@@ -298,6 +283,7 @@ impl Row {
             rate(self.flops),
             rate(self.bytes),
             self.floor_us.map_or("-".to_string(), |floor| percent(floor / self.us)),
+            self.calls.to_string(),
             self.parts.to_string(),
         ];
         numbers.into_iter().chain([self.kernel.clone(), self.computes.clone(), self.origins.join(" ")]).collect()

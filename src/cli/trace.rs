@@ -7,6 +7,7 @@
 //! {"name": "y", "cat": "matmul · relu", "ph": "X", "pid": 1, "tid": 0, "ts": 12.4, "dur": 3.1, "args": {...}}
 //! ```
 
+use super::profile::work::{Entry, entries};
 use egret::Error;
 use egret::plan::Plan;
 use egret::profile::Span;
@@ -21,18 +22,17 @@ pub fn write(path: &Path, plan: &Plan, spans: &[Span]) -> Result<(), Error> {
 }
 
 fn events(plan: &Plan, spans: &[Span]) -> Value {
-    let threads = threads(spans);
+    let (threads, entries) = (threads(spans), entries(plan));
     let name = |track: usize| if track == 0 { "caller".to_string() } else { format!("worker {track}") };
     let named =
         (0..threads.len()).map(|track| json!({"name": "thread_name", "ph": "M", "pid": 1, "tid": track, "args": {"name": name(track)}}));
     let slice = |span: &Span| {
-        let step = &plan.steps[span.step];
-        let kernel = &plan.kernels[step.kernel as usize];
+        let Entry { kernel, computes, value, origins } = &entries[span.step];
         json!({
-            "name": step.name, "cat": kernel.text, "ph": "X", "pid": 1,
+            "name": value, "cat": computes, "ph": "X", "pid": 1,
             "tid": threads.iter().position(|thread| *thread == span.thread),
             "ts": microseconds(span.begin), "dur": microseconds(span.end - span.begin),
-            "args": {"step": span.step, "part": span.part, "kernel": kernel.name, "computes": kernel.text, "from": step.origins},
+            "args": {"step": span.step, "part": span.part, "turn": span.turn, "kernel": kernel, "computes": computes, "from": origins},
         })
     };
     json!({"displayTimeUnit": "ns", "traceEvents": named.chain(spans.iter().map(slice)).collect::<Vec<_>>()})
@@ -65,7 +65,7 @@ mod tests {
         let artifact = Compiler::new().generate(&Compiler::new().optimise(&graph).unwrap()).unwrap();
         let (here, us) = (std::thread::current().id(), Duration::from_micros);
         let other = std::thread::spawn(|| std::thread::current().id()).join().unwrap();
-        let span = |part, thread, begin, end| Span { step: 0, part, thread, begin: us(begin), end: us(end) };
+        let span = |part, thread, begin, end| Span { turn: 0, step: 0, part, thread, begin: us(begin), end: us(end) };
         let events = events(artifact.plan(), &[span(0, other, 1, 3), span(1, here, 2, 6)]);
         let all = events["traceEvents"].as_array().unwrap();
         let tracks: Vec<_> = all.iter().map(|event| (event["ph"].as_str().unwrap(), event["tid"].as_u64().unwrap())).collect();

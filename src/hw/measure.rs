@@ -130,7 +130,7 @@ impl Bench {
         // Pages that were never written would all be one page of zeros.
         let fill = Call { probe: Probe::Write, repetitions: 1, share: call.share };
         let mut session = self.session(threads, &[fill, call])?;
-        let times = repeat(|| Ok(step_times(&session.run_profiled(&[], &mut [])?, 2)[1]))?;
+        let times = repeat(|| Ok(step_times(&session.run_profiled(&[], &mut [])?.spans, 2)[1]))?;
         Ok(times.first().map_or(f64::NAN, Duration::as_secs_f64))
     }
 
