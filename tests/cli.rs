@@ -649,7 +649,7 @@ fn a_sequence_longer_than_its_table_of_positions_is_refused() {
 }
 
 #[test]
-fn steps_of_loops_and_stages_are_profiled() {
+fn loops_and_stages_are_profiled_and_explained() {
     let (graph, trace) = (scratch("profiled.egir"), scratch("profiled.json"));
     let text = "graph g(x: f32[8]) {
         const three: i64[] = 3
@@ -673,6 +673,8 @@ fn steps_of_loops_and_stages_are_profiled() {
     let events: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&trace).unwrap()).unwrap();
     let adds = events["traceEvents"].as_array().unwrap().iter().filter(|event| event["cat"] == "add");
     assert_eq!(adds.count(), 3);
+    check(&format!("explain {}", graph.display()), &["r0.s0/k0   add", "no kernel   non_zero", "not predicted"]);
+    check(&format!("explain {} --measure", graph.display()), &["us measured"]);
 }
 
 #[test]

@@ -503,6 +503,11 @@ impl Op {
         matches!(self, Op::non_zero { .. } | Op::unique { .. } | Op::non_max_suppression { .. } | Op::extents { .. }) || self.is_control()
     }
 
+    /// Whether it is a part of a graph between what data decides.
+    pub fn is_stage(&self) -> bool {
+        matches!(self, Op::stage { .. })
+    }
+
     /// Whether data of its operands decides what is computed, and how often.
     pub fn is_control(&self) -> bool {
         matches!(self, Op::repeat { .. } | Op::branch { .. })

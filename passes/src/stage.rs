@@ -36,7 +36,21 @@ fn staged(graph: &Graph, prefix: &str) -> Result<Graph, String> {
 
 /// Whether data decides over extents of a graph that has no stages yet.
 pub fn needs_stages(graph: &Graph) -> bool {
-    graph.nodes().iter().any(|node| node.op.finds_extents()) && !graph.nodes().iter().any(is_stage)
+    graph.nodes().iter().any(|node| node.op.finds_extents()) && !has_stages(graph)
+}
+
+/// Whether a graph consists of stages.
+pub fn has_stages(graph: &Graph) -> bool {
+    graph.nodes().iter().any(|node| node.op.is_stage() || node.op.is_control() && node.regions().any(|region| has_stages(region)))
+}
+
+/// The graphs that passes see: the stages, those of loops and branches in their place, or a graph that has none.
+pub fn seen(graph: &Graph) -> Vec<&Graph> {
+    if !graph.nodes().iter().any(|node| node.op.is_stage() || node.op.finds_extents()) {
+        return vec![graph];
+    }
+    let regions = graph.nodes().iter().flat_map(|node| node.regions().map(move |region| (node.op.is_stage(), region)));
+    regions.flat_map(|(is_stage, region)| if is_stage { vec![&**region] } else { seen(region) }).collect()
 }
 
 /// Runs a pass on every stage of a graph, those in loops and branches too, or on the graph itself where data decides over nothing.
@@ -44,7 +58,7 @@ pub fn needs_stages(graph: &Graph) -> bool {
 /// # Errors
 /// Those of the pass.
 pub fn inside(graph: &Graph, pass: &dyn Fn(&Graph) -> Result<Graph, String>) -> Result<Graph, String> {
-    if !graph.nodes().iter().any(|node| is_stage(node) || node.op.finds_extents()) {
+    if !graph.nodes().iter().any(|node| node.op.is_stage() || node.op.finds_extents()) {
         return pass(graph);
     }
     let mut copy = Copy::new(graph, TensorType::clone);
@@ -65,10 +79,6 @@ pub fn nodes(graph: &Graph) -> usize {
         _ => 1,
     };
     graph.nodes().iter().map(inner).sum()
-}
-
-fn is_stage(node: &Node) -> bool {
-    matches!(node.op, Op::stage { .. })
 }
 
 /// Where every node of a graph goes.

@@ -22,18 +22,21 @@ use super::options::{CompileOptions, JsonOption};
 use super::predicted::Predicted;
 use super::source::Ready;
 use super::table::plural;
-use super::{inputs, profile, progress::Progress, report};
-use egret::ir::{Node, NodeId, ValueId};
+use super::{inputs, predicted, profile, progress::Progress, report};
+use egret::ir::{Bindings, Def, Node, NodeId, ValueId};
 use egret::passes::explain::{Proofs, Step, explain};
 use egret::passes::group::{Neighbours, neighbours};
 use egret::passes::rules::{self, Rule};
-use egret::passes::{Context, PassManager};
+use egret::passes::{Context, PassManager, stage};
 use egret::{Error, Graph};
 use serde::Serialize;
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// What is said in place of a kernel's name of what has no code of its own: views, and what is computed between stages.
+const NO_KERNEL: &str = "no kernel";
 
 /// Runs go on this long: enough for a steady median of kernels of milliseconds.
 const MEASURED: Duration = Duration::from_secs(1);
@@ -83,6 +86,9 @@ struct Explanation {
     /// The nodes of the graph as imported.
     nodes: Vec<Imported>,
     kernels: Vec<Kernel>,
+    /// What is said in place of a predicted time.
+    #[serde(skip)]
+    unpredicted: &'static str,
 }
 
 /// A node of the graph as imported.
@@ -103,6 +109,9 @@ struct Kernel {
     name: String,
     ops: Vec<&'static str>,
     value: String,
+    /// All values that it makes.
+    #[serde(skip)]
+    values: Vec<String>,
     #[serde(rename = "type")]
     ty: String,
     /// The values of other kernels that it reads.
@@ -148,21 +157,18 @@ pub fn run(args: Args) -> Result<(), Error> {
     let progress = Progress::start("Importing");
     let ready = Ready::unbound(&args.model, &args.compile)?;
     let graph = ready.graph("explain kernels")?;
-    if graph.nodes().iter().any(|node| node.op.finds_extents()) {
-        return Err(Error::Unsupported(
-            "kernels of a model in which data decides over dimensions or steps are not explained; `egret opt` shows them".to_string(),
-        ));
-    }
     progress.phase("Explaining");
     let stages = Stages::of(&ready, graph)?;
     let mut explanation = stages.explanation(ready.name(), graph)?;
-    let predicted = Predicted::of(&stages.grouped, &ready.extents(&stages.grouped))?;
-    if !ready.compiler(true).chosen_target()?.is_cuda() {
+    let dims = ready.extents(&stages.grouped);
+    // Of stages it is not known how often they run, and on which extents.
+    if !stage::has_stages(&stages.grouped) && !ready.compiler(true).chosen_target()?.is_cuda() {
+        let predicted = Predicted::of(&stages.grouped, &dims)?;
         explanation.kernels.iter_mut().zip(&predicted.nodes_us).for_each(|(kernel, us)| kernel.predicted_us = Some(*us));
     }
     if args.measure {
         progress.phase("Measuring");
-        explanation.measure(&ready, &stages.grouped, &predicted)?;
+        explanation.measure(&ready, &stages.grouped, &dims)?;
     }
     drop(progress);
     if let Some(path) = &args.html {
@@ -208,29 +214,41 @@ impl Stages {
     }
 
     fn explanation(&self, model: &str, imported: &Graph) -> Result<Explanation, Error> {
-        let proofs = match &self.rewritten {
-            Some((old, new)) => explain(old, new, &self.context).map_err(Error::Bug)?,
-            None => Proofs::new(),
-        };
         let known: HashMap<&str, &Rule> = rules::all().iter().chain(&self.context.rules).map(|rule| (rule.name, rule)).collect();
-        let kernels: Vec<Kernel> = self.grouped.nodes().iter().map(|node| Kernel::of(&self.grouped, node, &proofs, &known)).collect();
+        let proofs = self.proofs()?;
         let mut explanation = Explanation {
             schema: "egret.explain/1",
             model: model.to_string(),
             weakest_rule: self.weakest.map(rules::Class::name),
-            nodes: imported.nodes().iter().map(|node| Imported::of(imported, node)).collect(),
-            kernels,
+            nodes: Imported::all(imported),
+            kernels: Kernel::all(&self.grouped, &proofs, &known),
+            unpredicted: if stage::has_stages(&self.grouped) {
+                "not predicted, since data decides over it"
+            } else {
+                "not predicted for a GPU"
+            },
         };
-        let between = self.ungrouped.as_ref().map_or(Ok(vec![]), neighbours).map_err(Error::Bug)?;
-        between.iter().for_each(|between| explanation.add(between));
+        for ungrouped in self.ungrouped.iter().flat_map(stage::seen) {
+            neighbours(ungrouped).map_err(Error::Bug)?.iter().for_each(|between| explanation.add(between));
+        }
         Ok(explanation)
+    }
+
+    /// The proofs of the values of all stages; no two stages have values of the same name.
+    fn proofs(&self) -> Result<Proofs, Error> {
+        let Some((old, new)) = &self.rewritten else { return Ok(Proofs::new()) };
+        let pairs = stage::seen(old).into_iter().zip(stage::seen(new));
+        let proofs = pairs.map(|(old, new)| explain(old, new, &self.context).map_err(Error::Bug));
+        Ok(proofs.collect::<Result<Vec<Proofs>, Error>>()?.into_iter().flatten().collect())
     }
 }
 
-/// What a node reads of other nodes, each value once; a node of several results goes by the first.
+/// What a node reads of other nodes, each value once; a node of several results goes by the first. What a stage or a region reads from
+/// around it goes by its name there.
 fn reads(graph: &Graph, node: &Node) -> Vec<String> {
     let makers: BTreeSet<NodeId> = node.operands.iter().filter_map(|&v| graph.producer(v)).collect();
-    makers.into_iter().map(|maker| name(graph, graph.node(maker).results[0])).collect()
+    let around = node.operands.iter().filter(|&&v| matches!(graph.value(v).def, Def::Param)).map(|&v| name(graph, v));
+    makers.into_iter().map(|maker| name(graph, graph.node(maker).results[0])).chain(around).collect()
 }
 
 fn name(graph: &Graph, value: ValueId) -> String {
@@ -247,6 +265,15 @@ fn proof_of<'a>(proofs: &'a Proofs, value: &str) -> Option<&'a Option<Vec<Step>>
 }
 
 impl Imported {
+    /// The nodes of a graph and of its regions.
+    fn all(graph: &Graph) -> Vec<Imported> {
+        let of_node = |node: &Node| -> Vec<Imported> {
+            let inner = node.regions().flat_map(|region| Imported::all(region));
+            inner.chain([Imported::of(graph, node)]).collect()
+        };
+        graph.nodes().iter().flat_map(of_node).collect()
+    }
+
     fn of(graph: &Graph, node: &Node) -> Imported {
         Imported {
             value: name(graph, node.results[0]),
@@ -259,13 +286,36 @@ impl Imported {
 }
 
 impl Kernel {
+    /// The kernels of a graph, of its stages and of the regions of loops and branches, in order, and what is computed between them.
+    fn all(graph: &Graph, proofs: &Proofs, known: &HashMap<&str, &Rule>) -> Vec<Kernel> {
+        let of_node = |node: &Node| -> Vec<Kernel> {
+            if !node.op.is_stage() && !node.op.is_control() {
+                return vec![Kernel::of(graph, node, proofs, known)];
+            }
+            let of_region = |region: &Graph| {
+                let mut kernels = Kernel::all(region, proofs, known);
+                let own = kernels.iter_mut().filter(|kernel| node.op.is_stage() && kernel.has_code());
+                own.for_each(|kernel| kernel.name = format!("{}/{}", region.name, kernel.name));
+                kernels
+            };
+            node.regions().flat_map(|region| of_region(region)).collect()
+        };
+        graph.nodes().iter().flat_map(of_node).collect()
+    }
+
+    /// Whether it is a function that is called.
+    fn has_code(&self) -> bool {
+        self.name != NO_KERNEL
+    }
+
     fn of(graph: &Graph, node: &Node, proofs: &Proofs, known: &HashMap<&str, &Rule>) -> Kernel {
         let members = node.region.as_ref().map_or(std::slice::from_ref(node), |region| region.nodes());
         let inside = node.region.as_deref().unwrap_or(graph);
         let mut kernel = Kernel {
-            name: node.region.as_ref().map_or_else(|| "no kernel".to_string(), |region| region.name.clone()),
+            name: node.region.as_ref().map_or_else(|| NO_KERNEL.to_string(), |region| region.name.clone()),
             ops: members.iter().map(|member| member.op.name()).collect(),
             value: name(graph, node.results[0]),
+            values: node.results.iter().map(|&result| name(graph, result)).collect(),
             ty: graph.ty(node.results[0]).to_string(),
             reads: reads(graph, node),
             origins: strings(&node.origin),
@@ -299,11 +349,11 @@ impl Kernel {
         }
     }
 
-    /// `5.10 us predicted, 5.22 us measured`; of a kernel for a GPU nothing is predicted.
-    fn time(&self) -> String {
+    /// `5.10 us predicted, 5.22 us measured`, or what is said without either.
+    fn time(&self, unpredicted: &str) -> String {
         let said = |us: Option<f64>, how: &str| us.map(|us| format!("{us:.2} us {how}"));
         let times: Vec<String> = [said(self.predicted_us, "predicted"), said(self.measured_us, "measured")].into_iter().flatten().collect();
-        if times.is_empty() { "not predicted for a GPU".to_string() } else { times.join(", ") }
+        if times.is_empty() { unpredicted.to_string() } else { times.join(", ") }
     }
 
     fn title(&self) -> String {
@@ -323,14 +373,17 @@ impl Explanation {
     }
 
     /// Compiles the kernels, runs them, and notes how long each took.
-    fn measure(&mut self, ready: &Ready, grouped: &Graph, predicted: &Predicted) -> Result<(), Error> {
+    fn measure(&mut self, ready: &Ready, grouped: &Graph, dims: &Bindings) -> Result<(), Error> {
         let artifact = ready.compiler(true).generate(grouped)?;
         let session = artifact.session(1)?;
-        let inputs = ready.inputs_of(&session, &predicted.dims)?;
+        let inputs = ready.inputs_of(&session, dims)?;
         let (_, profiles) = measure::profiled(&mut Side::new(session, ready.named(&inputs))?, MEASURED)?;
         let plan = artifact.plan();
-        for (us, node) in profile::medians_us(&profiles, plan.steps.len()).into_iter().zip(predicted.nodes(plan)) {
-            if let Some(kernel) = node.and_then(|node| self.kernels.get_mut(node)) {
+        let made = self.kernels.iter().enumerate().flat_map(|(i, kernel)| kernel.values.iter().map(move |value| (value.clone(), i)));
+        let makers = made.collect();
+        let kernels: Vec<Option<usize>> = plan.walked().iter().flat_map(|walked| predicted::nodes(walked, &makers)).collect();
+        for (us, kernel) in profile::medians_us(&profiles, plan).into_iter().zip(kernels) {
+            if let Some(kernel) = kernel.and_then(|kernel| self.kernels.get_mut(kernel)) {
                 *kernel.measured_us.get_or_insert(0.0) += us;
             }
         }
@@ -367,7 +420,7 @@ impl Explanation {
             text += &format!("{}\n", kernel.title());
             if !only_neighbours {
                 text += &format!("  from     {}\n", list(&kernel.origins));
-                text += &format!("  time     {}\n", kernel.time());
+                text += &format!("  time     {}\n", kernel.time(self.unpredicted));
                 text += &kernel.rules_text(detailed);
             }
             if detailed || only_neighbours {

@@ -43,13 +43,7 @@ impl Predicted {
 
     /// The node that each step of a plan is for: that of the value it writes, or, if it only prepares, of the step after it.
     pub fn nodes(&self, plan: &Plan) -> Vec<Option<usize>> {
-        let name = |&buffer: &u32| plan.buffers[buffer as usize].name.as_str();
-        let written = |step: &Step| step.writes.iter().find_map(|buffer| self.makers.get(name(buffer)).copied());
-        let mut nodes: Vec<Option<usize>> = plan.steps.iter().map(written).collect();
-        for i in (1..nodes.len()).rev() {
-            nodes[i - 1] = nodes[i - 1].or(nodes[i]);
-        }
-        nodes
+        nodes(plan, &self.makers)
     }
 
     /// Microseconds of each step of a plan. A node that takes several calls, such as one that brings an operand into another
@@ -59,6 +53,17 @@ impl Predicted {
         let is_last = |i: usize| nodes.get(i + 1).is_none_or(|next| *next != nodes[i]);
         (0..nodes.len()).map(|i| nodes[i].filter(|_| is_last(i)).map(|node| self.nodes_us[node])).collect()
     }
+}
+
+/// The number of what each step of a plan is for, by the values that each number makes.
+pub fn nodes(plan: &Plan, makers: &HashMap<String, usize>) -> Vec<Option<usize>> {
+    let name = |&buffer: &u32| plan.buffers[buffer as usize].name.as_str();
+    let written = |step: &Step| step.writes.iter().find_map(|buffer| makers.get(name(buffer)).copied());
+    let mut nodes: Vec<Option<usize>> = plan.steps.iter().map(written).collect();
+    for i in (1..nodes.len()).rev() {
+        nodes[i - 1] = nodes[i - 1].or(nodes[i]);
+    }
+    nodes
 }
 
 /// The most that a free dimension is shown as.

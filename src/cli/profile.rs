@@ -27,6 +27,7 @@ use super::table::{Align, columns, milliseconds, plural};
 use super::{progress::Progress, report, trace};
 use clap::ValueEnum;
 use egret::hw::Machine;
+use egret::plan::Plan;
 use egret::profile::step_times;
 use egret::{DeviceName, Error};
 use serde::Serialize;
@@ -188,10 +189,11 @@ fn busy(profile: &Profiled, threads: usize) -> f64 {
     parts.as_secs_f64() / (profile.time.as_secs_f64() * threads as f64)
 }
 
-/// The median time of each step, in microseconds.
-pub fn medians_us(profiles: &[Profiled], steps: usize) -> Vec<f64> {
-    let times: Vec<Vec<Duration>> = profiles.iter().map(|profile| step_times(&profile.run.spans, steps)).collect();
-    (0..steps).map(|i| median(times.iter().map(|times| times[i].as_secs_f64() * 1e6))).collect()
+/// The median time of each entry of a plan, in microseconds.
+pub fn medians_us(profiles: &[Profiled], plan: &Plan) -> Vec<f64> {
+    let entries = entries(plan).len();
+    let times: Vec<Vec<Duration>> = profiles.iter().map(|profile| step_times(&profile.run.spans, entries)).collect();
+    (0..entries).map(|i| median(times.iter().map(|times| times[i].as_secs_f64() * 1e6))).collect()
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

@@ -163,7 +163,8 @@ mod tests {
     #[test]
     fn names_of_a_model_cannot_break_the_page() {
         let node = Imported { value: "a<b>".into(), op: "relu", ty: "f32[2]".into(), reads: vec![], origins: vec!["</script>\"&".into()] };
-        let explanation = Explanation { schema: "", model: "<m>".into(), weakest_rule: None, nodes: vec![node], kernels: vec![] };
+        let explanation =
+            Explanation { schema: "", model: "<m>".into(), weakest_rule: None, nodes: vec![node], kernels: vec![], unpredicted: "" };
         let page = page(&explanation);
         assert!(page.contains("&lt;m&gt;") && page.contains("a&lt;b&gt;") && !page.contains("<m>"));
         assert_eq!(page.matches("</script>").count(), 2, "{page}");
