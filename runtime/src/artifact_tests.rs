@@ -1,7 +1,11 @@
 //! The file format: what is written is read, and damage of every kind is found.
 
+use super::sum::{BYTES_PER_THREAD, QuickSum};
 use super::*;
+use crate::cpu::HUGE_PAGE;
+use crate::plan::SLACK;
 use crate::testing::{Random, chain, dynamic_chain, gpu_target, host_target, image, written};
+use std::borrow::Cow;
 
 /// A small artifact, for this processor and a GPU, with weights that nothing reads.
 fn sample() -> Vec<u8> {
