@@ -16,6 +16,7 @@
 //! of the definition, so that an algorithm that needs fewer may exceed the peak. GB/s counts what goes in and out.
 
 use egret::hw::Machine;
+use egret::plan::Unit;
 use egret::profile::step_times;
 use egret::{Artifact, Compiler, Error, Tensor, TensorView, parse_text};
 use std::time::{Duration, Instant};
@@ -47,7 +48,7 @@ fn main() -> Result<(), Error> {
     println!("{:12} {:34} {:>9} {:>9} {:>11} {:>7}", "class", "kernel", "us", "GFLOP/s", "% of peak", "GB/s");
     for case in cases().iter().filter(|case| format!("{} {}", case.class, case.name).contains(&filter)) {
         let seconds = shortest(case, threads, &target)?;
-        println!("{}", row(case, seconds, machine.peak(threads)));
+        println!("{}", row(case, seconds, machine.peak(threads, Unit::F32)));
     }
     Ok(())
 }
@@ -86,7 +87,7 @@ fn arguments() -> Result<Arguments, Error> {
 fn title(machine: &Machine, target: &str, threads: usize) -> String {
     let levels: Vec<String> = machine.levels.iter().map(|level| format!("{} {:.0}", level.name, level.read.one)).collect();
     let plural = if threads == 1 { "" } else { "s" };
-    let (processor, peak) = (&machine.processor, machine.peak(threads));
+    let (processor, peak) = (&machine.processor, machine.peak(threads, Unit::F32));
     format!("{processor}, {target} code, {threads} thread{plural}: peak {peak:.1} GFLOP/s; one core reads {} GB/s", levels.join(", "))
 }
 

@@ -209,7 +209,7 @@ fn ensure(holds: bool, problem: impl FnOnce() -> String) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{KernelInfo, SizeOp};
+    use crate::plan::{KernelInfo, SizeOp, Unit};
     use crate::testing::chain;
 
     /// Damages a good plan and expects the given words in the problem.
@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn a_kernel_may_start_at_the_last_byte_only() {
         let mut plan = chain(1);
-        plan.kernels.push(KernelInfo { name: "k9".into(), offset: 2, text: String::new(), hash: [0; 32] });
+        plan.kernels.push(KernelInfo { name: "k9".into(), offset: 2, text: String::new(), hash: [0; 32], unit: Unit::F32 });
         assert_eq!(plan.check(3, 64), Ok(()));
     }
 }

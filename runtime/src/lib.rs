@@ -19,7 +19,7 @@
 //! in full. It doubles a vector of any length and is made by hand, with a Rust function in the place of compiled code:
 //!
 //! ```
-//! use egret_runtime::plan::{Buffer, DType, KernelInfo, Place, Plan, Port, Size, SizeOp, Step};
+//! use egret_runtime::plan::{Buffer, DType, KernelInfo, Place, Plan, Port, Size, SizeOp, Step, Unit};
 //! use egret_runtime::{Options, Session, Tensor};
 //!
 //! // A kernel finds its buffers, its size arguments, and which part of the work is its own.
@@ -53,7 +53,7 @@
 //!         name: "y".into(), kernel: 0, reads: vec![0], writes: vec![1], sizes: vec![n.clone()],
 //!         parts: n, in_place: None, flops: Size::symbol(0), origins: vec!["/Mul".into()],
 //!     }],
-//!     kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "mul".into(), hash: [0; 32] }],
+//!     kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "mul".into(), hash: [0; 32], unit: Unit::F32 }],
 //!     fused: false,
 //!     requirements: vec![],
 //!     found: vec![],

@@ -501,6 +501,18 @@ pub struct KernelInfo {
     pub text: String,
     /// Hash of its kernel program: equal hash, equal code.
     pub hash: [u8; 32],
+    /// What its operations are counted in.
+    pub unit: Unit,
+}
+
+/// The instructions that most operations of a kernel run on, each with a peak of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Unit {
+    /// Multiply-adds of f32.
+    #[default]
+    F32,
+    /// Dot products of pairs of bf16, summed in f32.
+    Bf16Pairs,
 }
 
 #[cfg(test)]

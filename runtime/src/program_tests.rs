@@ -1,7 +1,7 @@
 //! Programs made by hand: twice the places of what holds; numbers doubled until a count ends it, or not at all.
 
 use super::*;
-use crate::plan::{Buffer, DType, KernelInfo, Place, Port, Size, SizeOp, Step};
+use crate::plan::{Buffer, DType, KernelInfo, Place, Port, Size, SizeOp, Step, Unit};
 use crate::{Options, Session};
 
 /// Doubles i64 numbers.
@@ -68,7 +68,7 @@ fn plan() -> Plan {
         inputs: vec![port("x", DType::Bool, &given, 0)],
         outputs: vec![port("y", DType::I64, &found, 1), port("same", DType::Bool, &given, 2)],
         buffers: vec![buffer("x", Place::Input(0)), buffer("y", Place::Output(0)), buffer("same", Place::Output(1))],
-        kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "mul".into(), hash: [0; 32] }],
+        kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "mul".into(), hash: [0; 32], unit: Unit::F32 }],
         found: vec!["K".into()],
         program: Some(program),
         ..Plan::default()
@@ -154,7 +154,7 @@ fn repeating() -> Plan {
             buffer("all", bytes(8), Place::Output(1)),
             buffer("z", bytes(8), Place::Output(2)),
         ],
-        kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "mul".into(), hash: [0; 32] }],
+        kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "mul".into(), hash: [0; 32], unit: Unit::F32 }],
         found: vec!["steps".into()],
         program: Some(Program { bodies, stages: vec![doubling()] }),
         ..Plan::default()

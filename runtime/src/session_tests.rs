@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::artifact::{self, Program, TargetInfo};
-use crate::plan::{Buffer, DType, KernelInfo, Place, Requirement, Size, SizeOp, Step};
+use crate::plan::{Buffer, DType, KernelInfo, Place, Requirement, Size, SizeOp, Step, Unit};
 use crate::profile::step_times;
 use crate::testing::{Random, chain, dynamic_chain, gpu_target, host_target, image, port, step, written};
 use std::borrow::Cow;
@@ -363,7 +363,7 @@ const COPY: &[u8] = &[0x01, 0x08, 0x40, 0xa9, 0x20, 0x00, 0xc0, 0x3d, 0x40, 0x00
 
 fn copying_artifact(target: &TargetInfo) -> Vec<u8> {
     let mut plan = chain(3);
-    plan.kernels.push(KernelInfo { name: "k1".into(), offset: 0, text: "copy".into(), hash: [1; 32] });
+    plan.kernels.push(KernelInfo { name: "k1".into(), offset: 0, text: "copy".into(), hash: [1; 32], unit: Unit::F32 });
     plan.steps.iter_mut().for_each(|step| step.parts = Size::Const(1));
     written(&plan, COPY, target, [Cow::from(vec![7u8; 1000])]).unwrap()
 }

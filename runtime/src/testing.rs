@@ -3,7 +3,7 @@
 use crate::artifact::{self, Program, TargetInfo};
 use crate::cpu::host_features;
 use crate::gpu::{Image, Launch};
-use crate::plan::{Buffer, DType, KernelInfo, Place, Plan, Port, Size, SizeOp, Step};
+use crate::plan::{Buffer, DType, KernelInfo, Place, Plan, Port, Size, SizeOp, Step, Unit};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
@@ -126,7 +126,7 @@ fn chain_of(steps: u32, extent: Size, text: &str, symbols: Vec<String>) -> Plan 
         outputs: vec![port("y", &[(extent.clone(), text)], steps)],
         buffers: (0..=steps).map(buffer).collect(),
         steps: (0..steps).map(chained).collect(),
-        kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "add".into(), hash: [0; 32] }],
+        kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "add".into(), hash: [0; 32], unit: Unit::F32 }],
         fused: false,
         requirements: vec![],
         found: vec![],

@@ -2,7 +2,7 @@
 #![cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 
 use egret_runtime::artifact::{self, Program};
-use egret_runtime::plan::{Buffer, DType, KernelInfo, Place, Plan, Port, Size, SizeOp, Step};
+use egret_runtime::plan::{Buffer, DType, KernelInfo, Place, Plan, Port, Size, SizeOp, Step, Unit};
 use egret_runtime::{TargetInfo, Tensor, npy};
 use std::path::PathBuf;
 use std::process::Command;
@@ -46,7 +46,7 @@ fn plan() -> Plan {
             flops: 0.into(),
             origins: vec![],
         }],
-        kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "copy".into(), hash: [0; 32] }],
+        kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "copy".into(), hash: [0; 32], unit: Unit::F32 }],
         fused: false,
         requirements: vec![],
         found: vec![],

@@ -1,6 +1,6 @@
 //! A run after the first allocates nothing: counted by an allocator of its own.
 
-use egret_runtime::plan::{Buffer, DType, KernelInfo, Place, Plan, Port, Size, SizeOp, Step};
+use egret_runtime::plan::{Buffer, DType, KernelInfo, Place, Plan, Port, Size, SizeOp, Step, Unit};
 use egret_runtime::{Options, Session, Tensor, TensorView};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -61,7 +61,7 @@ fn plan() -> Plan {
         outputs: vec![port("y", 2)],
         buffers: vec![buffer("x", Place::Input(0)), buffer("v", Place::Arena), buffer("y", Place::Output(0))],
         steps: vec![step(0, 1), step(1, 2)],
-        kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "neg".into(), hash: [0; 32] }],
+        kernels: vec![KernelInfo { name: "k0".into(), offset: 0, text: "neg".into(), hash: [0; 32], unit: Unit::F32 }],
         fused: false,
         requirements: vec![],
         found: vec![],

@@ -185,9 +185,10 @@ fn text(outputs: &[Compared]) -> String {
     let is_number = |name: &str| matches!(name, "largest error" | "over std" | "relative");
     let header = header.map(|name| (name, if is_number(name) { Align::Right } else { Align::Left }));
     let row = |output: &Compared| {
-        let errors = [output.max_abs_error, output.error_over_std, output.relative_error];
+        let over_std = Some(output.error_over_std).filter(|_| !output.constant);
+        let errors = [Some(output.max_abs_error), over_std, Some(output.relative_error)];
         let mut cells = vec![output.name.clone(), output.ty.clone(), fusion(output.fused).to_string()];
-        cells.extend(errors.map(|error| format!("{error:.2e}")));
+        cells.extend(errors.map(|error| error.map_or("-".to_string(), |error| format!("{error:.2e}"))));
         cells.push(if output.passed { "ok" } else { "FAILED" }.to_string());
         cells
     };

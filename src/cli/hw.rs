@@ -119,6 +119,7 @@ fn text(machine: &Machine) -> String {
         vec![name, format!("{:.digits$}", rate.one), format!("{:.digits$}", rate.all), note]
     };
     let mut rows = vec![row("f32 GFLOP/s".into(), machine.gflops, 1, String::new())];
+    rows.extend(machine.pairs_gflops.map(|rate| row("bf16 GFLOP/s".into(), rate, 1, String::new())));
     for level in &machine.levels {
         rows.push(row(format!("{} read GB/s", level.name), level.read, 1, about(level)));
         rows.push(row(format!("{} write GB/s", level.name), level.write, 1, String::new()));

@@ -11,7 +11,7 @@
 //!
 //! Times are medians over runs that alternate with runs that are not profiled, whose median is the latency. `GB/s` counts
 //! the buffers that a step reads and writes, each once. `roof` is the least time the machine needs for the step's operations and
-//! bytes in percent of its time; bytes of weights come from the level of the memory that holds all of the model's, others
+//! bytes in percent of its time, where products of bf16 have the peak of their dot products; bytes of weights come from the level of the memory that holds all of the model's, others
 //! from the level that holds the step's. Where that would be more than the step took, the step uses only some of its buffers'
 //! bytes, as a gather does, and nothing is said. The
 //! operations of a convolution in Winograd's form are those of that form. `predicted` is the time in the cost model by which kernels

@@ -7,7 +7,7 @@ use crate::error::Error;
 use egret_codegen::Target;
 use egret_codegen::cpu::CompiledCode;
 use egret_codegen::cpu::probe::{self, BLOCK, Probe};
-use egret_runtime::plan::{Buffer, KernelInfo, Place, Plan, Size, Step};
+use egret_runtime::plan::{Buffer, KernelInfo, Place, Plan, Size, Step, Unit};
 use egret_runtime::profile::step_times;
 use egret_runtime::{Options, Session, TargetInfo, WeightsCheck, artifact, default_threads};
 use std::time::{Duration, Instant};
@@ -52,13 +52,14 @@ impl Machine {
     ///
     /// As [`measure`](Machine::measure), and [`Error::Usage`] if this machine cannot run such code.
     pub fn measure_as(target: Target) -> Result<Machine, Error> {
-        let bench = Bench::new(target)?;
+        let bench = Bench::new(target.with_dots().unwrap_or(target))?;
         let levels: Vec<Option<Cache>> = caches().into_iter().map(Some).chain([None]).collect();
         Ok(Machine {
             schema: SCHEMA.to_string(),
             processor: processor()?,
             threads: bench.threads,
-            gflops: bench.both(|threads| bench.gflops(threads))?,
+            gflops: bench.both(|threads| bench.gflops(threads, Probe::MultiplyAdd))?,
+            pairs_gflops: bench.target.dots.then(|| bench.both(|threads| bench.gflops(threads, Probe::DotPairs))).transpose()?,
             levels: levels.iter().map(|cache| bench.level(*cache, &levels)).collect::<Result<_, _>>()?,
             step_us: bench.both(|threads| bench.step_us(threads))?,
         })
@@ -94,8 +95,8 @@ impl Bench {
         Ok(Rate { one: measure(1)?, all: measure(self.threads)? })
     }
 
-    fn gflops(&self, threads: usize) -> Result<f64, Error> {
-        let call = Call { probe: Probe::MultiplyAdd, repetitions: REPETITIONS_OF_MULTIPLY_ADD, share: BLOCK };
+    fn gflops(&self, threads: usize, probe: Probe) -> Result<f64, Error> {
+        let call = Call { probe, repetitions: REPETITIONS_OF_MULTIPLY_ADD, share: BLOCK };
         let seconds = self.shortest(threads, call)?;
         let operations = threads * call.repetitions * call.probe.operations(&self.target);
         Ok(operations as f64 / seconds * 1e-9)
@@ -153,13 +154,14 @@ impl Bench {
             offset: *offset,
             text: format!("{probe:?}"),
             hash: [0; 32],
+            unit: Unit::F32,
         };
         let bytes = threads * calls.iter().map(|call| call.share).max().unwrap_or(0);
         let plan = Plan {
             model: "probe".to_string(),
             buffers: vec![Buffer { name: "memory".to_string(), bytes: Size::Const(bytes as i64), place: Place::Arena }],
             steps: calls.iter().map(|call| call.step(threads)).collect(),
-            kernels: Probe::ALL.iter().zip(&self.code.entries).map(kernel).collect(),
+            kernels: Probe::all(&self.target).iter().zip(&self.code.entries).map(kernel).collect(),
             ..Plan::default()
         };
         let Target { arch, tune, .. } = &self.target;
@@ -182,10 +184,9 @@ struct Call {
 impl Call {
     fn step(self, threads: usize) -> Step {
         let sizes = [self.repetitions, self.share].map(|size| Size::Const(size as i64));
-        let kernel = Probe::ALL.iter().position(|probe| *probe == self.probe).unwrap_or(0);
         Step {
             name: format!("{:?}", self.probe),
-            kernel: kernel as u32,
+            kernel: self.probe as u32,
             reads: vec![],
             writes: vec![0],
             sizes: sizes.into(),

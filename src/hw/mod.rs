@@ -7,7 +7,7 @@
 //! ```no_run
 //! let machine = egret::hw::Machine::measure()?;
 //! // The least time in which two threads can do 4 GFLOP on 1 MB that both have in their caches.
-//! let seconds = machine.floor(2, 4e9, &[egret::hw::Traffic { bytes: 1e6, footprint: 1e6 }]);
+//! let seconds = machine.floor(2, egret::plan::Unit::F32, 4e9, &[egret::hw::Traffic { bytes: 1e6, footprint: 1e6 }]);
 //! # Ok::<(), egret::Error>(())
 //! ```
 
@@ -16,6 +16,7 @@ mod measure;
 mod store;
 
 use egret_passes::cost;
+use egret_runtime::plan::Unit;
 use serde::{Deserialize, Serialize};
 
 pub use egret_codegen::cpu::probe::Probe;
@@ -23,7 +24,7 @@ pub use egret_codegen::cpu::probe::Probe;
 /// What was measured of a machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
-    /// `egret.hw/1`.
+    /// `egret.hw/2`.
     pub schema: String,
     /// The processor, as the system and LLVM call it: `AMD EPYC (znver4)`.
     pub processor: String,
@@ -31,6 +32,8 @@ pub struct Machine {
     pub threads: usize,
     /// Multiply-adds of `f32`, in 10^9 operations per second; a multiply-add is two.
     pub gflops: Rate,
+    /// Dot products of pairs of bf16, likewise, each four operations; none where the processor has no such instruction.
+    pub pairs_gflops: Option<Rate>,
     /// The levels of the memory, nearest first; the last is the main memory.
     pub levels: Vec<Level>,
     /// What a step costs that does nothing, in microseconds: handing it to all threads and waiting for the last.
@@ -89,10 +92,10 @@ impl Level {
 }
 
 impl Machine {
-    /// The least number of seconds in which `threads` threads can do so many floating-point operations and move these bytes: the
+    /// The least number of seconds in which `threads` threads can do so many operations on these instructions and move these bytes: the
     /// roofline. Arithmetic and memory overlap; bytes come from the nearest level that holds their footprint.
-    pub fn floor(&self, threads: usize, operations: f64, traffic: &[Traffic]) -> f64 {
-        let arithmetic = operations / (self.gflops.on(threads, self.threads) * 1e9);
+    pub fn floor(&self, threads: usize, unit: Unit, operations: f64, traffic: &[Traffic]) -> f64 {
+        let arithmetic = operations / (self.peak(threads, unit) * 1e9);
         let memory: f64 = traffic.iter().map(|traffic| traffic.bytes / (self.bandwidth(threads, traffic.footprint) * 1e9)).sum();
         arithmetic.max(memory)
     }
@@ -122,9 +125,13 @@ impl Machine {
         }
     }
 
-    /// The peak on so many threads, in 10^9 floating-point operations per second.
-    pub fn peak(&self, threads: usize) -> f64 {
-        self.gflops.on(threads, self.threads)
+    /// The peak on so many threads, in 10^9 operations per second.
+    pub fn peak(&self, threads: usize, unit: Unit) -> f64 {
+        let rate = match unit {
+            Unit::F32 => self.gflops,
+            Unit::Bf16Pairs => self.pairs_gflops.unwrap_or(self.gflops),
+        };
+        rate.on(threads, self.threads)
     }
 }
 
@@ -141,6 +148,7 @@ pub(crate) mod tests {
             processor: "example".into(),
             threads: 4,
             gflops: rate(100.0, 400.0),
+            pairs_gflops: Some(rate(200.0, 800.0)),
             levels: vec![
                 level("L1", Some(1000), 1, rate(200.0, 800.0)),
                 level("L2", Some(10_000), 4, rate(100.0, 150.0)),
@@ -154,9 +162,10 @@ pub(crate) mod tests {
     fn the_slower_of_arithmetic_and_memory_is_the_floor() {
         let machine = example();
         let near = Traffic { bytes: 1000.0, footprint: 1000.0 };
-        assert_eq!(machine.floor(1, 1e9, &[near]), 0.01);
-        assert_eq!(machine.floor(1, 0.0, &[near, near]), 1e-8);
-        assert_eq!(machine.floor(4, 1e9, &[]), 0.0025);
+        assert_eq!(machine.floor(1, Unit::F32, 1e9, &[near]), 0.01);
+        assert_eq!(machine.floor(1, Unit::F32, 0.0, &[near, near]), 1e-8);
+        assert_eq!(machine.floor(4, Unit::F32, 1e9, &[]), 0.0025);
+        assert_eq!(machine.floor(4, Unit::Bf16Pairs, 1e9, &[]), 0.00125);
     }
 
     #[test]

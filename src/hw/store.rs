@@ -8,7 +8,7 @@ use crate::error::Error;
 use std::path::{Path, PathBuf};
 
 /// The form of the file; one of another form is measured anew.
-pub(super) const SCHEMA: &str = "egret.hw/1";
+pub(super) const SCHEMA: &str = "egret.hw/2";
 
 impl Machine {
     /// The file for this machine: `egret/hw-PROCESSOR-THREADS.json` in `$XDG_CACHE_HOME` or `~/.cache`.

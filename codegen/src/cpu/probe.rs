@@ -41,16 +41,22 @@ pub enum Probe {
     Read,
     /// Writes its share of the buffer.
     Write,
+    /// Dot products of pairs of bf16 on registers, where the target has them.
+    DotPairs,
 }
 
 impl Probe {
-    /// Every probe, in the order of the entries that [`compile`] gives.
-    pub const ALL: [Probe; 3] = [Probe::MultiplyAdd, Probe::Read, Probe::Write];
+    /// The probes of a target, in the order of the entries that [`compile`] gives.
+    pub fn all(target: &Target) -> Vec<Probe> {
+        let dots = target.dots.then_some(Probe::DotPairs);
+        [Probe::MultiplyAdd, Probe::Read, Probe::Write].into_iter().chain(dots).collect()
+    }
 
     /// Floating-point operations of one repetition.
     pub fn operations(self, target: &Target) -> usize {
         match self {
             Probe::MultiplyAdd => 2 * accumulators(target) * target.lanes,
+            Probe::DotPairs => 4 * accumulators(target) * target.lanes,
             Probe::Read | Probe::Write => 0,
         }
     }
@@ -67,7 +73,8 @@ fn accumulators(target: &Target) -> usize {
 pub fn compile(target: &Target) -> Result<CompiledCode, CompileError> {
     prepare();
     let machine = machine(target)?;
-    let objects = Probe::ALL.iter().enumerate().map(|(i, probe)| {
+    let probes = Probe::all(target);
+    let objects = probes.iter().enumerate().map(|(i, probe)| {
         let context = Context::create();
         let kernel = loops();
         let e = Emit::new(&context, target, &entry_name(i), &machine.get_target_data());
@@ -77,7 +84,7 @@ pub fn compile(target: &Target) -> Result<CompiledCode, CompileError> {
         written_module(&emitter.e, &kernel, &machine, FileType::Object)
     });
     let objects = objects.collect::<Result<Vec<_>, _>>()?;
-    link(&[(); Probe::ALL.len()].map(|()| loops()), &objects)
+    link(&vec![loops(); probes.len()], &objects)
 }
 
 /// The loops and the buffer of a probe, as a kernel that computes nothing.
@@ -99,10 +106,11 @@ impl<'c> Gen<'_, 'c> {
         let load = |g: &Self, base: PointerValue<'c>, i: usize| g.e.load(register, at(g, base, i), 64);
         let zeros = |g: &Self, count: usize| vec![g.e.zero(register); count];
         match probe {
-            Probe::MultiplyAdd => {
+            Probe::MultiplyAdd | Probe::DotPairs => {
                 let (x, y) = (load(self, share, 0), load(self, share, 1));
                 let sums = zeros(self, accumulators(target));
-                let sums = self.times(repetitions, 1, sums, |g, _, sums| sums.into_iter().map(|sum| g.e.fma(sum, x, y)).collect());
+                let next = |g: &Self, sum| if probe == Probe::DotPairs { g.e.dot(x, y, sum) } else { g.e.fma(sum, x, y) };
+                let sums = self.times(repetitions, 1, sums, |g, _, sums| sums.into_iter().map(|sum| next(g, sum)).collect());
                 self.keep(sums, share);
             }
             Probe::Read => {
@@ -196,10 +204,18 @@ mod tests {
     }
 
     #[test]
+    fn dot_products_are_measured_where_they_are_asked_for() {
+        let target = Target::named("znver4").unwrap().with_dots().unwrap();
+        let dots = assembly(Probe::DotPairs, &target);
+        assert_eq!(dots.matches("vdpbf16ps").count(), accumulators(&target), "{dots}");
+        assert!(!dots.contains("(%rsp)"), "{dots}");
+    }
+
+    #[test]
     fn probes_become_one_image_on_every_target() {
         for name in ["x86-64-v4", "x86-64-v3", "aarch64"] {
             let code = compile(&Target::named(name).unwrap()).unwrap();
-            assert_eq!(code.entries.len(), Probe::ALL.len());
+            assert_eq!(code.entries.len(), 3);
         }
     }
 }

@@ -90,8 +90,12 @@ struct Made {
 impl Made {
     fn program(self, mut plan: Plan) -> Program {
         let kernels = self.kernels.into_iter().enumerate();
-        let (kernels, infos) =
-            kernels.map(|(i, (hash, (kernel, text)))| (kernel, KernelInfo { name: format!("k{i}"), offset: 0, text, hash })).unzip();
+        let (kernels, infos) = kernels
+            .map(|(i, (hash, (kernel, text)))| {
+                let unit = work::unit(&kernel);
+                (kernel, KernelInfo { name: format!("k{i}"), offset: 0, text, hash, unit })
+            })
+            .unzip();
         plan.kernels = infos;
         Program { plan, kernels, weights: self.weights }
     }

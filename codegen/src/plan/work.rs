@@ -1,10 +1,11 @@
 //! How much a kernel does: what decides into how many parts it is worth dividing.
 
-use crate::kernel::{Axis, Block, Body, BufferId, Contract, Expr, ExprKind, Kernel};
+use crate::kernel::{Axis, Block, Body, BufferId, Contract, Expr, ExprKind, Kernel, Panels};
 use crate::lower::visit_shared;
 use crate::winograd::{OUTPUTS, PRODUCTS};
 use egret_ir::Dim;
 use egret_ir::scalar::{BinOp, UnOp};
+use egret_runtime::plan::Unit;
 
 /// Operations of one part: below about 5 us of work, waking another thread costs more than it saves. A core does 10^6
 /// multiply-adds and additions in that time, or moves 256 KiB.
@@ -15,6 +16,14 @@ const OPERATIONS_PER_BYTE: i64 = 4;
 
 /// What exp, tanh and their like take, in operations.
 const OPERATIONS_OF_FUNCTION: i64 = 20;
+
+/// What the operations of a kernel run on.
+pub fn unit(kernel: &Kernel) -> Unit {
+    match &kernel.body {
+        Body::Contract(contracts) if contracts.iter().any(|c| matches!(c.b, Panels::Paired(..))) => Unit::Bf16Pairs,
+        _ => Unit::F32,
+    }
+}
 
 /// The work of a kernel, for one run of it.
 #[derive(Clone, Debug)]

@@ -109,7 +109,8 @@ impl Work<'_> {
         let (kept, passing) = (sum(true), sum(false));
         let traffic = [Traffic { bytes: kept, footprint: all_weights }, Traffic { bytes: passing, footprint: kept + passing }];
         let flops = step.flops.eval(symbols).unwrap_or(0) as f64;
-        let floor_us = self.machine.map(|machine| machine.floor(self.threads, flops, &traffic) * 1e6);
+        let unit = self.plan.kernels[step.kernel as usize].unit;
+        let floor_us = self.machine.map(|machine| machine.floor(self.threads, unit, flops, &traffic) * 1e6);
         Amount { calls: 1, flops, bytes: kept + passing, floor_us }
     }
 
