@@ -60,8 +60,16 @@ pub fn run_case(folder: &Path, target: &str, fuse: bool, tolerance: Tolerance) -
     let mut fixed = BTreeSet::new();
     for set in &case.sets {
         let verdict = match compiled(&case, set, &compiler, fuse) {
-            Ok((artifact, names)) => {
-                let wrong = run(&artifact, set, &names, tolerance);
+            Ok((artifact, Imported { fixed: names, draws, .. })) => {
+                let wrong = run(
+                    &artifact,
+                    set,
+                    &names,
+                    |right, found| if draws { other_type(right, found) } else { difference(right, found, tolerance) },
+                );
+                if draws && wrong.is_none() {
+                    return Ok(Verdict::Unsupported(DRAWN.to_string()));
+                }
                 fixed.extend(names.iter().map(|name| name.to_string()));
                 wrong
             }
@@ -75,24 +83,40 @@ pub fn run_case(folder: &Path, target: &str, fuse: bool, tolerance: Tolerance) -
     Ok(Verdict::Passed(fixed.into_iter().collect()))
 }
 
-/// The compiled model for the shapes of a data set, and the inputs that are constants of it.
-fn compiled(case: &Case, set: &DataSet, compiler: &Compiler, fuse: bool) -> Result<(Artifact, BTreeSet<Arc<str>>), Error> {
-    let (graph, fixed) = imported(case, set)?;
+/// Why the outputs of a model that draws random numbers are not compared: no two implementations draw the same ones.
+const DRAWN: &str = "its outputs are drawn at random, those of the case by numpy; types and shapes are right";
+
+/// A case's model as a graph.
+struct Imported {
+    graph: Graph,
+    /// The inputs that are constants of it.
+    fixed: BTreeSet<Arc<str>>,
+    /// Whether it draws random numbers.
+    draws: bool,
+}
+
+/// The compiled model for the shapes of a data set.
+fn compiled(case: &Case, set: &DataSet, compiler: &Compiler, fuse: bool) -> Result<(Artifact, Imported), Error> {
+    let imported = imported(case, set)?;
+    let Imported { graph, fixed, .. } = &imported;
     let pipeline = if fuse { FUSED } else { UNFUSED };
     let pipeline: Vec<&str> = pipeline.split(", ").filter(|pass| fixed.is_empty() || *pass != "fold").collect();
     let passes = PassManager::named(&pipeline.join(", ")).map_err(Error::Usage)?;
-    let (grouped, _) = passes.run(&graph, &Context::default(), |_, _| ()).map_err(Error::Unsupported)?;
-    Ok((compiler.generate(&grouped)?, fixed))
+    let (grouped, _) = passes.run(graph, &Context::default(), |_, _| ()).map_err(Error::Unsupported)?;
+    Ok((compiler.generate(&grouped)?, imported))
 }
 
 /// The graph of the case for the shapes of a data set. Inputs whose data decides over shapes are made constants, as few as
 /// will do.
-fn imported(case: &Case, set: &DataSet) -> Result<(Graph, BTreeSet<Arc<str>>), Error> {
+fn imported(case: &Case, set: &DataSet) -> Result<Imported, Error> {
     let shapes = set.inputs.iter().map(|(name, tensor)| (name.clone(), tensor.shape().to_vec())).collect();
-    let mut options = ImportOptions { shapes, ..ImportOptions::default() };
+    let mut options = ImportOptions { shapes, dims: set.lengths.clone(), ..ImportOptions::default() };
     loop {
         let problems = match egret_frontend::import(&case.model, &options) {
-            Ok(import) => return Ok((import.graph, options.values.into_keys().collect())),
+            Ok(import) => {
+                let fixed = options.values.into_keys().collect();
+                return Ok(Imported { graph: import.graph, fixed, draws: import.draws > 0 });
+            }
             Err(ImportError::Unsupported(problems)) => problems,
             Err(error) => return Err(error.into()),
         };
@@ -105,8 +129,13 @@ fn imported(case: &Case, set: &DataSet) -> Result<(Graph, BTreeSet<Arc<str>>), E
     }
 }
 
-/// Runs the model on a data set; a sentence on the first output that is wrong.
-fn run(artifact: &Artifact, set: &DataSet, fixed: &BTreeSet<Arc<str>>, tolerance: Tolerance) -> Option<String> {
+/// Runs the model on a data set; a sentence on the first output that `compare` finds wrong.
+fn run(
+    artifact: &Artifact,
+    set: &DataSet,
+    fixed: &BTreeSet<Arc<str>>,
+    compare: impl Fn(&Tensor, &Tensor) -> Option<String>,
+) -> Option<String> {
     let given = set.inputs.iter().filter(|(name, _)| !fixed.contains(name));
     let outputs = given.map(|(name, tensor)| Ok((name, graph::from_ir(tensor)?))).collect::<Result<Vec<_>, Error>>().and_then(|given| {
         let given: Vec<_> = given.iter().map(|(name, tensor)| (&***name, tensor.view())).collect();
@@ -116,16 +145,24 @@ fn run(artifact: &Artifact, set: &DataSet, fixed: &BTreeSet<Arc<str>>, tolerance
         Ok(outputs) => outputs,
         Err(error) => return Some(error.to_string()),
     };
-    let differences =
-        set.outputs.iter().zip(&outputs).map(|((name, right), found)| (name, difference(right, &graph::to_ir(found), tolerance)));
+    let names: Vec<&str> = artifact.plan().outputs.iter().map(|port| port.name.as_str()).collect();
+    if !set.outputs.iter().map(|(name, _)| &**name).eq(names.iter().copied()) {
+        return Some(format!("has the outputs {names:?}, expected {} of them", set.outputs.len()));
+    }
+    let differences = set.outputs.iter().zip(&outputs).map(|((name, right), found)| (name, compare(right, &graph::to_ir(found))));
     let (name, difference) = differences.into_iter().find_map(|(name, difference)| Some((name, difference?)))?;
     Some(format!("output `{name}` {difference}"))
 }
 
+/// What is wrong about a tensor's type, if it is.
+fn other_type(right: &Tensor, found: &Tensor) -> Option<String> {
+    (right.ty() != found.ty()).then(|| format!("is {}, expected {}", found.ty(), right.ty()))
+}
+
 /// What is wrong about a tensor, if it is.
 fn difference(right: &Tensor, found: &Tensor, tolerance: Tolerance) -> Option<String> {
-    if right.ty() != found.ty() {
-        return Some(format!("is {}, expected {}", found.ty(), right.ty()));
+    if let Some(other) = other_type(right, found) {
+        return Some(other);
     }
     let relative = tolerance.relative.max(2.0 * resolution(right.dtype()));
     // Sums round at the size of what is summed, which the result need not show where it is near 0.

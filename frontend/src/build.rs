@@ -6,6 +6,7 @@
 //! Invariant: the name of an ONNX value of the main graph is given to no other value.
 
 use crate::error::Code;
+use crate::scope::Operand;
 use crate::site::{Fault, Stop, dim_help};
 use egret_ir::{DType, Def, Dim, Element, Graph, Known, Op, Tensor, TensorType, ValueId, known};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -48,6 +49,19 @@ pub(crate) struct Builder {
     journal: Vec<(Arc<str>, Option<usize>)>,
     /// Loops and branches so far.
     controls: usize,
+    /// Nodes that draw random numbers so far.
+    draws: u64,
+    /// The steps of the loops whose bodies are being imported, each with how many regions are open around it.
+    turns: Vec<(Turn, usize)>,
+}
+
+/// The step of a loop.
+#[derive(Clone, Copy)]
+pub(crate) enum Turn {
+    /// One of a loop that is unrolled.
+    Known(i64),
+    /// Any: the number of the step, i64[].
+    Run(ValueId),
 }
 
 impl Builder {
@@ -68,6 +82,8 @@ impl Builder {
             outer: vec![],
             journal: vec![],
             controls: 0,
+            draws: 0,
+            turns: vec![],
         }
     }
 
@@ -79,12 +95,31 @@ impl Builder {
     }
 
     /// Gives a value that was made for the current node the name it has in ONNX; others keep theirs.
-    pub(crate) fn name_output(&mut self, value: ValueId, name: &str, reserved: bool) {
+    fn name_output(&mut self, value: ValueId, name: &str, reserved: bool) {
         if value.index() < self.fresh_from || !self.named.insert(value) {
             return;
         }
         let name = if reserved { name.into() } else { self.unique(name) };
         self.graph.rename(value, &name);
+    }
+
+    /// The same for all values of an output; those of a sequence are numbered.
+    pub(crate) fn name_outputs(&mut self, output: &Operand, name: &str, reserved: bool) {
+        match output {
+            Operand::Tensor(value) => self.name_output(*value, name, reserved),
+            Operand::Nothing | Operand::List(_) => {
+                output.values().iter().enumerate().for_each(|(i, &value)| self.name_output(value, &format!("{name}.{i}"), false));
+            }
+        }
+    }
+
+    /// Reserves a name; false if something has it.
+    pub(crate) fn reserve(&mut self, name: &str) -> bool {
+        let is_free = !self.names.contains_key(name);
+        if is_free {
+            self.give(name.into(), 1);
+        }
+        is_free
     }
 
     /// Adds a parameter under its reserved name.
@@ -193,6 +228,36 @@ impl Builder {
             None => dim_help(&symbols),
         };
         Fault { code, message, attribute: None, data: data.into(), help }.into()
+    }
+
+    /// Counts a node that draws random numbers; its number, from 1.
+    pub(crate) fn next_draw(&mut self) -> u64 {
+        self.draws += 1;
+        self.draws
+    }
+
+    /// How many nodes draw random numbers.
+    pub(crate) fn draws(&self) -> u64 {
+        self.draws
+    }
+
+    /// What follows belongs to a step of a loop, until [`end_turn`](Builder::end_turn).
+    pub(crate) fn begin_turn(&mut self, turn: Turn) {
+        self.turns.push((turn, self.depth()));
+    }
+
+    /// Ends what was begun last.
+    pub(crate) fn end_turn(&mut self) {
+        self.turns.pop();
+    }
+
+    /// The steps of the loops around, the outermost first.
+    pub(crate) fn turns(&mut self) -> Vec<Turn> {
+        let here = |builder: &mut Builder, turn, depth| match turn {
+            Turn::Run(step) => Turn::Run(builder.captured(step, depth)),
+            Turn::Known(_) => turn,
+        };
+        self.turns.clone().into_iter().map(|(turn, depth)| here(self, turn, depth)).collect()
     }
 
     /// A rank-0 constant.

@@ -150,9 +150,10 @@ impl Code {
             Code::ValueKind => (
                 "E0110",
                 "value that is not a dense tensor",
-                "Values of compiled models are dense tensors. Sequences, maps, optional values and sparse tensors are not.",
-                "Export the model with tensors only. A list of known length is as many tensors, a sparse tensor can be stored as a dense \
-                 one.",
+                "Values of compiled models are dense tensors. A sequence is so many of them, an optional value one or none, where that is \
+                 known when the model is compiled. Maps and sparse tensors are not compiled.",
+                "If an input is a sequence or optional, say how long it is or whether it is given: `--dim NAME.length=N`, `--dim \
+                 NAME.given=1`. Otherwise export the model with tensors only: a sparse tensor can be stored as a dense one.",
             ),
             Code::Function => (
                 "E0111",
@@ -164,8 +165,8 @@ impl Code {
             Code::ControlFlow => (
                 "E0112",
                 "branch or loop that depends on data",
-                "Branches and loops are compiled whatever data decides, but a value has one element type and one number of axes: here the \
-                 branches of a condition, or the steps of a loop, give different ones for the same value.",
+                "Branches and loops are compiled whatever data decides, but a value has one element type and one number of axes, and a \
+                 sequence one length: here the branches of a condition, or the steps of a loop, give different ones for the same value.",
                 "If the condition comes from an input, make that a constant with `--freeze INPUT=VALUE`; if it comes from a free \
                  dimension, give it as a number with `--dim NAME=N`. Otherwise export the model so that both branches, and all steps, \
                  give tensors of the same type and number of axes.",

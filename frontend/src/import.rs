@@ -4,21 +4,22 @@
 //! broken, and the import goes on, so that a user sees all problems at once and none twice.
 
 use crate::build::Builder;
-use crate::error::{Code, FileError, ImportError, Place, Problem, Warning, did_you_mean, listed};
-use crate::inputs::{self, Declared, contradiction};
+use crate::error::{Code, FileError, ImportError, Place, Problem, Warning, counted, did_you_mean, listed};
+use crate::inputs::{self, Declared, Form, contradiction};
 use crate::limits::{MAX_GRAPHS, MAX_NODES, MAX_PROBLEMS};
 use crate::model::{Model, TensorError};
 use crate::order::{Order, order, reads};
-use crate::scope::{Binding, Scope, Scopes, domain, opsets};
+use crate::scope::{Binding, Operand, Scope, Scopes, domain, opsets};
 use crate::site::{BREAKS_SPECIFICATION, Fault, Outcome, Site, Stop, fault, malformed};
 use crate::table::{self, NEWEST_OPSET, OLDEST_OPSET};
 use crate::{Import, ImportOptions, Summary};
-use egret_ir::{Graph, TensorType, ValueId};
-use onnx_protobuf::{AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto};
+use egret_ir::{Bindings, Graph, TensorType, ValueId};
+use onnx_protobuf::{AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 mod control;
+pub(crate) mod sequence;
 
 /// The inputs of a model that has been read.
 pub(crate) fn inputs(model: &Model) -> Result<Vec<(Arc<str>, TensorType)>, ImportError> {
@@ -63,7 +64,7 @@ pub(crate) fn values(model: &Model, options: &ImportOptions) -> Result<Graph, Im
     let names: Vec<&str> = made.filter(|name| read.contains(name)).collect();
     importer.nodes(&graph.node, &names).map_err(|e| ImportError::File(*e))?;
     for name in names {
-        if let Some((&Binding::Value(value), _)) = importer.scopes.find(name) {
+        if let Some((&Binding::Is(Operand::Tensor(value)), _)) = importer.scopes.find(name) {
             importer.build.graph.add_result(value, name);
         }
     }
@@ -87,8 +88,8 @@ struct Importer<'m> {
     warned: HashSet<(String, String)>,
 }
 
-/// What the inputs of a node stand for; `None` when one of them is broken or stands for nothing.
-type Operands = Option<Vec<Option<ValueId>>>;
+/// What the inputs of a node stand for; `None` when one of them is broken.
+type Operands = Option<Vec<Operand>>;
 
 impl<'m> Importer<'m> {
     fn new(model: &'m Model, graph: &'m GraphProto) -> Importer<'m> {
@@ -177,35 +178,63 @@ impl<'m> Importer<'m> {
 
     /// Adds the inputs that are no initializers.
     fn parameters(&mut self, graph: &'m GraphProto, options: &ImportOptions) -> Result<(), ImportError> {
-        let (declared, faults) = inputs::declared(graph);
-        let bindings = inputs::bindings(&declared, options).map_err(ImportError::Options)?;
+        let inputs::Ports { forms, tensors: declared, faults } = inputs::ports(graph, options);
+        let bindings = inputs::bindings(graph, &declared, options).map_err(ImportError::Options)?;
         if let Some(name) = options.values.keys().find(|name| declared.iter().all(|input| *input.name != ***name)) {
             return Err(ImportError::Options(format!("the model has no input `{name}` to be fixed")));
         }
-        let fitting = |(input, ty): (&Declared, TensorType)| match options.values.get(input.name) {
+        let fitting = |(input, ty): (&Declared, TensorType)| match options.values.get(&*input.name) {
             Some(data) if !inputs::fits(&ty, data) => {
                 Err(ImportError::Options(format!("the input `{}` is {ty} in the model, found {} for it", input.name, data.ty())))
             }
             _ => Ok(()),
         };
         declared.iter().filter_map(|input| Some((input, input.ty(options, &bindings).ok()?))).try_for_each(fitting)?;
-        let broken = declared.iter().filter_map(|input| match input.ty(options, &bindings) {
-            Ok(ty) => {
-                let value = match options.values.get(input.name) {
-                    Some(data) => self.build.named_constant(input.name, data.clone(), true),
-                    None => self.build.param(input.name, ty),
-                };
-                self.scopes.top_mut().names.insert(input.name, Binding::Value(value));
-                None
-            }
-            Err(fault) => Some((input.name, fault)),
-        });
-        let broken: Vec<(&str, Fault)> = broken.collect();
-        for (name, fault) in faults.into_iter().chain(broken) {
+        for (name, fault) in faults {
             self.fault(fault, None);
             self.scopes.top_mut().names.insert(name, Binding::Broken);
         }
+        let mut tensors = declared.iter();
+        for (name, form) in forms {
+            let binding = match form {
+                Form::Nothing => Binding::Is(Operand::Nothing),
+                Form::Tensor => {
+                    let value = tensors.next().and_then(|input| self.parameter(input, options, &bindings));
+                    value.map_or(Binding::Broken, |value| Binding::Is(Operand::Tensor(value)))
+                }
+                Form::List(length) => {
+                    // All of them, so that all problems are seen.
+                    let values: Vec<Option<ValueId>> =
+                        tensors.by_ref().take(length).map(|input| self.element(name, input, options, &bindings)).collect();
+                    let values: Option<Vec<ValueId>> = values.into_iter().collect();
+                    values.map_or(Binding::Broken, |values| Binding::Is(Operand::List(values)))
+                }
+            };
+            self.scopes.top_mut().names.insert(name, binding);
+        }
         Ok(())
+    }
+
+    /// The value of an input; nothing if there can be none, which is noted.
+    fn parameter(&mut self, input: &Declared, options: &ImportOptions, bindings: &Bindings) -> Option<ValueId> {
+        match (input.ty(options, bindings), options.values.get(&*input.name)) {
+            (Ok(_), Some(data)) => Some(self.build.named_constant(&input.name, data.clone(), true)),
+            (Ok(ty), None) => Some(self.build.param(&input.name, ty)),
+            (Err(fault), _) => {
+                self.fault(fault, None);
+                None
+            }
+        }
+    }
+
+    /// The same for an element of the sequence `of`, whose name is not in the model.
+    fn element(&mut self, of: &str, input: &Declared, options: &ImportOptions, bindings: &Bindings) -> Option<ValueId> {
+        if !self.build.reserve(&input.name) {
+            let message = format!("`{}` names an element of the input `{of}` and another value", input.name);
+            self.problem(Code::Name, message, "give the other value another name");
+            return None;
+        }
+        self.parameter(input, options, bindings)
     }
 
     // ---- nodes
@@ -268,9 +297,8 @@ impl<'m> Importer<'m> {
         let mut values = vec![];
         let mut whole = true;
         for name in &nodes[index].input {
-            match if name.is_empty() { Read::Nothing } else { self.read(name)? } {
-                Read::Value(value) => values.push(Some(value)),
-                Read::Nothing => values.push(None),
+            match if name.is_empty() { Read::Is(Operand::Nothing) } else { self.read(name)? } {
+                Read::Is(operand) => values.push(operand),
                 Read::Broken => whole = false,
                 Read::Fault(fault) => {
                     whole = false;
@@ -288,8 +316,10 @@ impl<'m> Importer<'m> {
             Read::Fault(Fault { code, message, attribute: None, data: Box::default(), help: help.into() })
         };
         Ok(match self.scopes.find(name) {
-            Some((&Binding::Value(value), depth)) => Read::Value(self.brought_in(name, value, depth)),
-            Some((Binding::LeftOut, _)) => Read::Nothing,
+            Some((Binding::Is(operand), depth)) => {
+                let operand = operand.clone();
+                Read::Is(self.brought_in(name, operand, depth))
+            }
             Some((Binding::Broken, _)) => Read::Broken,
             Some((&Binding::Initializer(tensor), depth)) => self.initializer(name, tensor, depth)?,
             Some((Binding::NotProvided(maker), _)) => {
@@ -304,13 +334,13 @@ impl<'m> Importer<'m> {
         })
     }
 
-    /// What stands for a value in the region that is open.
-    fn brought_in(&mut self, name: &'m str, value: ValueId, depth: usize) -> ValueId {
+    /// What stands for values in the region that is open.
+    fn brought_in(&mut self, name: &'m str, operand: Operand, depth: usize) -> Operand {
         if depth == self.build.depth() {
-            return value;
+            return operand;
         }
-        let inner = self.build.captured(value, depth);
-        self.scopes.bind_in_region(name, Binding::Value(inner));
+        let inner = operand.map(|value| self.build.captured(value, depth));
+        self.scopes.bind_in_region(name, Binding::Is(inner.clone()));
         inner
     }
 
@@ -320,11 +350,12 @@ impl<'m> Importer<'m> {
             Ok(tensor) => {
                 let (ir_name, reserved) = self.scopes.ir_name(name);
                 let value = self.build.named_constant(&ir_name, tensor, reserved);
+                let operand = Operand::Tensor(value);
                 match depth == self.build.depth() {
-                    true => self.scopes.replace(name, Binding::Value(value)),
-                    false => self.scopes.bind_in_region(name, Binding::Value(value)),
+                    true => self.scopes.replace(name, Binding::Is(operand.clone())),
+                    false => self.scopes.bind_in_region(name, Binding::Is(operand.clone())),
                 }
-                Ok(Read::Value(value))
+                Ok(Read::Is(operand))
             }
             Err(TensorError::File(error)) => Err(error.into()),
             Err(TensorError::ElementType(message)) => {
@@ -353,6 +384,7 @@ impl<'m> Importer<'m> {
             "Loop" => return Ok(How::Loop),
             "Scan" => return Ok(How::Scan),
             "ai.onnx.preview::FlexAttention" => return Ok(How::Flex),
+            other if sequence::OPERATORS.contains(&other) => return Ok(How::Sequence),
             _ => {}
         }
         if let Some(importer) = table::importer(&operator) {
@@ -378,20 +410,22 @@ impl<'m> Importer<'m> {
         how: How<'m>,
         node: &'m NodeProto,
         index: usize,
-        operands: &[Option<ValueId>],
+        given: &[Operand],
         read: &HashSet<&'m str>,
     ) -> Result<Vec<Binding<'m>>, Stop> {
         let wanted: Vec<bool> = node.output.iter().map(|o| read.contains(o.as_str())).collect();
         let attributes = self.attributes(node);
+        if let How::Function(function) = how {
+            return self.call(function, node, index, given, &wanted, attributes);
+        }
+        let operands: Vec<Option<ValueId>> = given.iter().map(Operand::tensor).collect();
         match how {
-            How::Table(importer) => {
-                let values = self.by_table(importer, node, index, operands, wanted, attributes)?;
-                Ok(values.into_iter().map(Binding::Value).collect())
+            How::Table(importer) if operator(node) != "Identity" || operands.iter().all(Option::is_some) => {
+                only_tensors(node, given)?;
+                let values = self.by_table(importer, node, index, &operands, wanted, attributes)?;
+                Ok(values.into_iter().map(|value| Binding::Is(Operand::Tensor(value))).collect())
             }
-            How::Function(function) => self.call(function, node, index, operands, &wanted, attributes),
-            How::If | How::Loop | How::Scan | How::Flex => {
-                self.holder(&how, &control::Holder { node, index, operands, wanted: &wanted, attributes })
-            }
+            _ => self.holder(&how, &control::Holder { node, index, operands: &operands, given, wanted: &wanted, attributes }),
         }
     }
 
@@ -452,7 +486,7 @@ impl<'m> Importer<'m> {
         function: &'m FunctionProto,
         node: &'m NodeProto,
         index: usize,
-        operands: &[Option<ValueId>],
+        operands: &[Operand],
         wanted: &[bool],
         given: HashMap<&'m str, &'m AttributeProto>,
     ) -> Result<Vec<Binding<'m>>, Stop> {
@@ -472,7 +506,7 @@ impl<'m> Importer<'m> {
         }
         let mut attributes: HashMap<&str, &AttributeProto> = function.attribute_proto.iter().map(|a| (a.name.as_str(), a)).collect();
         attributes.extend(given);
-        let binding = |value: Option<&Option<ValueId>>| value.copied().flatten().map_or(Binding::LeftOut, Binding::Value);
+        let binding = |operand: Option<&Operand>| Binding::Is(operand.cloned().unwrap_or(Operand::Nothing));
         let names = function.input.iter().enumerate().map(|(i, name)| (name.as_str(), binding(operands.get(i)))).collect();
         let pairs = || {
             function
@@ -513,10 +547,9 @@ impl<'m> Importer<'m> {
         let mut results = vec![];
         for name in outputs {
             results.push(match name.is_empty() {
-                true => Binding::LeftOut,
+                true => Binding::Is(Operand::Nothing),
                 false => match self.read(name).map_err(Stop::File)? {
-                    Read::Value(value) => Binding::Value(value),
-                    Read::Nothing => Binding::LeftOut,
+                    Read::Is(operand) => Binding::Is(operand),
                     Read::Broken => Binding::Broken,
                     Read::Fault(fault) => return Err(fault.into()),
                 },
@@ -544,9 +577,9 @@ impl<'m> Importer<'m> {
                 Some(binding) => binding.clone(),
                 None => Binding::NotProvided(format!("node {} ({})", self.label_quoted(node, index), operator(node))),
             };
-            if let Binding::Value(value) = binding {
+            if let Binding::Is(operand) = &binding {
                 let (ir_name, reserved) = self.scopes.ir_name(name);
-                self.build.name_output(value, &ir_name, reserved);
+                self.build.name_outputs(operand, &ir_name, reserved);
             }
             self.scopes.top_mut().names.insert(name, binding);
         }
@@ -567,10 +600,10 @@ impl<'m> Importer<'m> {
     }
 
     /// A node as messages show it.
-    fn place(&self, nodes: &[NodeProto], index: usize, operands: &[Option<ValueId>]) -> Place {
+    fn place(&self, nodes: &[NodeProto], index: usize, operands: &[Operand]) -> Place {
         let node = &nodes[index];
         let domain = domain(&node.domain);
-        let ty = |i: usize| operands.get(i).copied().flatten().map(|v| self.build.graph.ty(v).clone());
+        let ty = |i: usize| operands.get(i).and_then(Operand::tensor).map(|v| self.build.graph.ty(v).clone());
         let words = |i: usize| format!("{} ({})", label(&nodes[i], i), operator(&nodes[i]));
         let first = node.input.iter().find(|i| !i.is_empty());
         let before = first.map(|name| nodes.iter().position(|n| n.output.contains(name)).map_or_else(|| name.clone(), words));
@@ -598,7 +631,7 @@ impl<'m> Importer<'m> {
         }
         let mut seen = HashSet::new();
         for output in &graph.output {
-            if !seen.insert(output.name.as_str()) {
+            if !seen.insert(output.name.clone()) {
                 self.problem(Code::Name, format!("output `{}` is named twice", output.name), "give every output its own name");
             }
             if output.name.is_empty() {
@@ -606,18 +639,37 @@ impl<'m> Importer<'m> {
                 continue;
             }
             match self.read(&output.name)? {
-                Read::Value(value) => {
-                    self.build.graph.add_result(value, &output.name);
-                    if let Some(message) = contradiction(&output.type_, &output.name, self.build.graph.ty(value)) {
-                        self.warnings.push(Warning { message });
-                    }
-                }
-                Read::Nothing => self.problem(Code::Name, format!("output `{}` is not made", output.name), BREAKS_SPECIFICATION),
+                Read::Is(operand) => self.result(output, &operand, &mut seen),
                 Read::Broken => {}
                 Read::Fault(fault) => self.fault(fault, None),
             }
         }
         Ok(())
+    }
+
+    /// An output of the model: a tensor, or those of a sequence under names of their own.
+    fn result(&mut self, output: &ValueInfoProto, operand: &Operand, seen: &mut HashSet<String>) {
+        let name = &output.name;
+        match operand {
+            Operand::Tensor(value) => {
+                self.build.graph.add_result(*value, name);
+                let message = contradiction(&output.type_, name, self.build.graph.ty(*value));
+                self.warnings.extend(message.map(|message| Warning { message }));
+            }
+            Operand::List(values) => {
+                for (value, name) in values.iter().zip(inputs::elements(name)) {
+                    if !seen.insert(name.clone()) {
+                        self.problem(Code::Name, format!("two outputs are named `{name}`"), "give every output its own name");
+                    }
+                    self.build.graph.add_result(*value, &name);
+                }
+            }
+            Operand::Nothing if inputs::is_optional(&output.type_) => {
+                self.warnings
+                    .push(Warning { message: format!("the optional output `{name}` is empty, and no output of what is compiled") });
+            }
+            Operand::Nothing => self.problem(Code::Name, format!("output `{name}` is not made"), BREAKS_SPECIFICATION),
+        }
     }
 
     fn finish(self, graph: &'m GraphProto) -> Result<Import, ImportError> {
@@ -636,15 +688,22 @@ impl<'m> Importer<'m> {
             ops,
             parameters: graph.initializer.iter().map(elements).sum(),
         };
-        Ok(Import { graph: self.build.graph, warnings: self.warnings, summary })
+        let draws = self.build.draws();
+        let mut warnings = self.warnings;
+        if draws > 0 {
+            let nodes = counted(draws as usize, "node");
+            let message = format!(
+                "random numbers are drawn by {nodes}: compiled code draws the same ones in every run, by their seeds or a fixed one"
+            );
+            warnings.push(Warning { message });
+        }
+        Ok(Import { graph: self.build.graph, warnings, summary, draws })
     }
 }
 
 /// What a name stands for when it is read.
 enum Read {
-    Value(ValueId),
-    /// An optional input that was left out.
-    Nothing,
+    Is(Operand),
     /// The result of something that has been reported.
     Broken,
     /// Something to report.
@@ -659,6 +718,18 @@ enum How<'m> {
     Loop,
     Scan,
     Flex,
+    Sequence,
+}
+
+/// An operator of tensors takes no sequences.
+fn only_tensors(node: &NodeProto, given: &[Operand]) -> Result<(), Stop> {
+    match given.iter().position(|operand| matches!(operand, Operand::List(_))) {
+        Some(input) => {
+            let message = format!("input {input} of `{}` (counted from 0) is {}, expected a tensor", node.op_type, given[input]);
+            Err(malformed(Code::ValueKind, message))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The operator with its domain, unless that is the standard one.

@@ -6,24 +6,54 @@
 //! dim_param: "2*s0"            an expression, if `s0` stands alone elsewhere
 //! dim_param: "?", dim_value: -1, nothing     a symbol of its own, named after input and axis: `x.0`
 //! ```
+//!
+//! Inputs that are no tensors are taken for so many tensors. How many has to be known, and is said like a free extent; the name of
+//! that extent is the input's, with an ending that no extent of a tensor has:
+//!
+//! ```text
+//! sequence xs, --dim xs.length=2             the tensors `xs.0` and `xs.1`
+//! optional x, --dim x.given=1                the tensor `x`; nothing, and no input, for 0
+//! ```
 
 use crate::ImportOptions;
 use crate::error::{Code, did_you_mean};
+use crate::import::sequence::MOST_ELEMENTS;
 use crate::limits::MAX_EXTENT;
 use crate::model::dtype;
 use crate::site::Fault;
 use egret_ir::expr::Cursor;
 use egret_ir::{Bindings, DType, Dim, TensorType};
 use onnx_protobuf::tensor_shape_proto::Dimension;
-use onnx_protobuf::tensor_shape_proto::dimension::Value::{DimParam, DimValue};
+use onnx_protobuf::tensor_shape_proto::dimension::Value::{self as Extent, DimParam, DimValue};
 use onnx_protobuf::type_proto::Value::{MapType, OptionalType, SequenceType, SparseTensorType, TensorType as Tensor};
 use onnx_protobuf::{GraphProto, TypeProto, ValueInfoProto};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-/// An input as the model declares it.
+/// The inputs of a graph that are no initializers.
+pub(crate) struct Ports<'m> {
+    /// What each is, in their order.
+    pub(crate) forms: Vec<(&'m str, Form)>,
+    /// The tensors of all of them.
+    pub(crate) tensors: Vec<Declared<'m>>,
+    /// The inputs that can be none, each with the reason.
+    pub(crate) faults: Vec<(&'m str, Fault)>,
+}
+
+/// What an input is.
+#[derive(Clone, Copy)]
+pub(crate) enum Form {
+    Tensor,
+    /// A sequence of so many tensors.
+    List(usize),
+    /// An optional that is not given.
+    Nothing,
+}
+
+/// A tensor as the model declares it.
 pub(crate) struct Declared<'m> {
-    pub(crate) name: &'m str,
+    pub(crate) name: Cow<'m, str>,
     dtype: DType,
     /// None when the model does not say its rank.
     dims: Option<Vec<Dim>>,
@@ -35,42 +65,109 @@ pub(crate) fn fed(graph: &GraphProto) -> impl Iterator<Item = &ValueInfoProto> {
     graph.input.iter().filter(move |i| !constants.contains(i.name.as_str()))
 }
 
-/// The inputs that are no initializers; a fault for each that is no tensor the IR has, with the input's name.
-pub(crate) fn declared(graph: &GraphProto) -> (Vec<Declared<'_>>, Vec<(&str, Fault)>) {
+/// The inputs that are no initializers, for lengths of sequences and shapes of their elements that are given. An element's shape stands in
+/// for the one that is declared: exporters declare that of the first for all.
+pub(crate) fn ports<'m>(graph: &'m GraphProto, options: &ImportOptions) -> Ports<'m> {
     let inputs: Vec<&ValueInfoProto> = fed(graph).collect();
     let plain = plain_symbols(&inputs);
     let mut taken = plain.clone();
-    let (mut found, mut faults) = (vec![], vec![]);
+    let mut ports = Ports { forms: vec![], tensors: vec![], faults: vec![] };
     for input in inputs {
-        let read = tensor_type(&input.type_, &input.name).and_then(|(element, dims)| {
-            let help = "convert the input in the model before the export";
-            let dtype = dtype(element).map_err(|message| wrong(Code::ElementType, format!("input `{}`: {message}", input.name), help))?;
-            if let Some(DimValue(large)) =
-                dims.into_iter().flatten().filter_map(|d| d.value.as_ref()).find(|v| matches!(v, DimValue(d) if *d > MAX_EXTENT))
-            {
-                return Err(wrong(
-                    Code::Shape,
-                    format!("input `{}` has an extent of {large}, expected at most {MAX_EXTENT}", input.name),
-                    help,
-                ));
-            }
-            Ok((dtype, dims))
+        let name = input.name.as_str();
+        let read = form(&input.type_, name, &options.dims).and_then(|(form, ty)| match form {
+            Form::Nothing => Ok((form, None)),
+            Form::Tensor | Form::List(_) => Ok((form, Some(element(ty, name)?))),
         });
-        match read {
-            Err(fault) => faults.push((input.name.as_str(), fault)),
-            Ok((dtype, dims)) => {
-                let mut dim = |(axis, d): (usize, &Dimension)| extent(d, &format!("{}.{axis}", input.name), &plain, &mut taken);
-                found.push(Declared { name: &input.name, dtype, dims: dims.map(|d| d.iter().enumerate().map(&mut dim).collect()) });
+        let (form, declared) = match read {
+            Err(fault) => {
+                ports.faults.push((name, fault));
+                continue;
             }
-        }
+            Ok(read) => read,
+        };
+        ports.forms.push((name, form));
+        let names: Vec<Cow<str>> = match form {
+            Form::Nothing => vec![],
+            Form::Tensor => vec![name.into()],
+            Form::List(length) => elements(name).take(length).map(Cow::from).collect(),
+        };
+        let Some((dtype, dims)) = declared else { continue };
+        ports.tensors.extend(names.into_iter().map(|name| {
+            let mut dim = |(axis, d): (usize, &Dimension)| extent(d, &format!("{name}.{axis}"), &plain, &mut taken);
+            let replaced = matches!(form, Form::List(_)) && options.shapes.contains_key(&*name);
+            let dims = dims.filter(|_| !replaced).map(|d| d.iter().enumerate().map(&mut dim).collect());
+            Declared { name, dtype, dims }
+        }));
     }
-    (found, faults)
+    ports
+}
+
+/// The names of the tensors that stand for a sequence: `xs.0`, `xs.1`, ...
+pub(crate) fn elements(name: &str) -> impl Iterator<Item = String> {
+    (0..).map(move |i| format!("{name}.{i}"))
+}
+
+/// Whether a value may be left out.
+pub(crate) fn is_optional(ty: &TypeProto) -> bool {
+    matches!(ty.value, Some(OptionalType(_)))
+}
+
+/// The extents that say how many tensors an input is, with what they say.
+fn lengths(ty: &TypeProto, name: &str) -> Vec<(String, String)> {
+    match &ty.value {
+        Some(OptionalType(optional)) => {
+            let inner = lengths(&optional.elem_type, name);
+            [(format!("{name}.given"), format!("1 if `{name}` is given, else 0"))].into_iter().chain(inner).collect()
+        }
+        Some(SequenceType(_)) => vec![(format!("{name}.length"), format!("the length of `{name}`"))],
+        _ => vec![],
+    }
+}
+
+/// What an input is, and the type of its tensors.
+fn form<'m>(ty: &'m TypeProto, name: &str, given: &Bindings) -> Result<(Form, &'m TypeProto), Fault> {
+    let asked = |what: &str, ending: &str, most: i64| match given.get(format!("{name}.{ending}").as_str()) {
+        Some(&count) if (0..=most).contains(&count) => Ok(count),
+        found => {
+            let found = found.map_or(String::new(), |count| format!(", found {count}"));
+            let message = format!("the input `{name}` is {what} must be known when the model is compiled{found}");
+            Err(wrong(
+                Code::ValueKind,
+                message,
+                &format!("say it as a number from 0 to {most}, like a free extent: --dim {name}.{ending}=..."),
+            ))
+        }
+    };
+    match &ty.value {
+        Some(OptionalType(optional)) => match asked("optional; whether it is given (1) or not (0)", "given", 1)? {
+            0 => Ok((Form::Nothing, ty)),
+            _ => form(&optional.elem_type, name, given),
+        },
+        Some(SequenceType(sequence)) => {
+            let length = asked("a sequence, whose length", "length", MOST_ELEMENTS)?;
+            Ok((Form::List(length as usize), &sequence.elem_type))
+        }
+        _ => Ok((Form::Tensor, ty)),
+    }
+}
+
+/// The element type and the extents of a tensor, if the IR has them.
+fn element<'m>(ty: &'m TypeProto, name: &str) -> Result<(DType, Option<&'m [Dimension]>), Fault> {
+    let (element, dims) = tensor_type(ty, name)?;
+    let help = "convert the input in the model before the export";
+    let dtype = dtype(element).map_err(|message| wrong(Code::ElementType, format!("input `{name}`: {message}"), help))?;
+    let too_large = |v: &&Extent| matches!(v, DimValue(d) if *d > MAX_EXTENT);
+    if let Some(DimValue(large)) = dims.into_iter().flatten().filter_map(|d| d.value.as_ref()).find(too_large) {
+        let message = format!("input `{name}` has an extent of {large}, expected at most {MAX_EXTENT}");
+        return Err(wrong(Code::Shape, message, help));
+    }
+    Ok((dtype, dims))
 }
 
 impl Declared<'_> {
     /// Its type, with the numbers of some symbols.
     pub(crate) fn ty(&self, options: &ImportOptions, bindings: &Bindings) -> Result<TensorType, Fault> {
-        match (&self.dims, options.shapes.get(self.name)) {
+        match (&self.dims, options.shapes.get(&*self.name)) {
             (Some(dims), _) => Ok(TensorType::new(self.dtype, dims.clone()).bind(bindings)),
             (None, Some(given)) => Ok(TensorType::new(self.dtype, given.iter().copied())),
             (None, None) => Err(wrong(
@@ -96,7 +193,7 @@ pub(crate) fn plain_type(value: &ValueInfoProto) -> Option<egret_ir::TensorType>
 }
 
 /// The numbers of symbols: those given for symbols, and those that follow from the shapes given for inputs.
-pub(crate) fn bindings(inputs: &[Declared], options: &ImportOptions) -> Result<Bindings, String> {
+pub(crate) fn bindings(graph: &GraphProto, inputs: &[Declared], options: &ImportOptions) -> Result<Bindings, String> {
     let mut symbols: BTreeMap<Arc<str>, String> = BTreeMap::new();
     for input in inputs {
         for (axis, dim) in input.dims.iter().flatten().enumerate() {
@@ -105,11 +202,14 @@ pub(crate) fn bindings(inputs: &[Declared], options: &ImportOptions) -> Result<B
             }
         }
     }
-    check_bindings(&options.dims, &symbols)?;
+    let lengths: BTreeMap<Arc<str>, String> =
+        fed(graph).flat_map(|input| lengths(&input.type_, &input.name)).map(|(name, what)| (name.into(), what)).collect();
+    check_bindings(&options.dims, &symbols, &lengths)?;
     let mut bindings = options.dims.clone();
+    bindings.retain(|name, _| !lengths.contains_key(name));
     for (name, shape) in &options.shapes {
         let input = inputs.iter().find(|i| *i.name == **name).ok_or_else(|| {
-            let near = did_you_mean(name, inputs.iter().map(|i| i.name)).map(|s| format!("; did you mean `{s}`?")).unwrap_or_default();
+            let near = did_you_mean(name, inputs.iter().map(|i| &*i.name)).map(|s| format!("; did you mean `{s}`?")).unwrap_or_default();
             format!("the model has no input `{name}`{near}")
         })?;
         settle(input, shape, &mut bindings)?;
@@ -159,12 +259,21 @@ fn wrong(code: Code, message: String, help: &str) -> Fault {
 
 /// The names that stand alone as an extent of an input.
 fn plain_symbols(inputs: &[&ValueInfoProto]) -> BTreeSet<String> {
-    let dims = inputs.iter().filter_map(|i| tensor_type(&i.type_, &i.name).ok()?.1).flatten();
+    let dims = inputs.iter().filter_map(|i| tensor_type(innermost(&i.type_), &i.name).ok()?.1).flatten();
     dims.filter_map(|d| match &d.value {
         Some(DimParam(name)) if is_symbol(name) => Some(name.clone()),
         _ => None,
     })
     .collect()
+}
+
+/// The type of the tensors that an input is made of.
+fn innermost(ty: &TypeProto) -> &TypeProto {
+    match &ty.value {
+        Some(OptionalType(optional)) => innermost(&optional.elem_type),
+        Some(SequenceType(sequence)) => innermost(&sequence.elem_type),
+        _ => ty,
+    }
 }
 
 fn is_symbol(name: &str) -> bool {
@@ -216,12 +325,14 @@ fn symbol_name(text: &str) -> String {
     if name.starts_with(char::is_alphabetic) { name } else { format!("_{name}") }
 }
 
-/// Checks the numbers given for symbols against the symbols that there are.
-fn check_bindings(bindings: &Bindings, symbols: &BTreeMap<Arc<str>, String>) -> Result<(), String> {
-    for (name, value) in bindings {
+/// Checks the numbers given for symbols against the symbols that there are; those of lengths have been.
+fn check_bindings(bindings: &Bindings, symbols: &BTreeMap<Arc<str>, String>, lengths: &BTreeMap<Arc<str>, String>) -> Result<(), String> {
+    for (name, value) in bindings.iter().filter(|(name, _)| !lengths.contains_key(*name)) {
         if !symbols.contains_key(name) {
-            let near = did_you_mean(name, symbols.keys().map(|s| &**s)).map(|s| format!("; did you mean `{s}`?")).unwrap_or_default();
-            let list: Vec<String> = symbols.iter().map(|(s, place)| format!("{s} ({place})")).collect();
+            let near = did_you_mean(name, symbols.keys().chain(lengths.keys()).map(|s| &**s))
+                .map(|s| format!("; did you mean `{s}`?"))
+                .unwrap_or_default();
+            let list: Vec<String> = symbols.iter().chain(lengths).map(|(s, place)| format!("{s} ({place})")).collect();
             let list = if list.is_empty() { "all its extents are numbers".to_string() } else { format!("it has: {}", list.join(", ")) };
             return Err(format!("--dim {name}={value}: the model has no free extent `{name}`{near}\n  {list}"));
         }

@@ -25,6 +25,9 @@
 //! - Shapes are computed at import. `Shape` becomes the op `dims`, and integer arithmetic on it is followed symbolically, so
 //!   that `Reshape`, `Slice` and their kin get their extents as expressions such as `2*N + 1`.
 //! - Functions of the model are inlined, and `If` is replaced by the branch that its condition chooses.
+//! - A sequence is as many values, an optional one or none: their lengths are known at import, those of inputs by
+//!   [`ImportOptions::dims`], and no node is left of them.
+//! - Random numbers are arithmetic on the positions of elements, so that every run draws the same.
 //!
 //! To support another operator: one line in `table.rs`, and a function in `ops/` unless an op of the IR means the same.
 
@@ -61,7 +64,8 @@ use std::sync::Arc;
 /// What may be said about a model when it is imported.
 #[derive(Clone, Debug, Default)]
 pub struct ImportOptions {
-    /// Numbers for free extents, by name: `--dim batch=1`.
+    /// Numbers for free extents, by name: `--dim batch=1`. So is said how long an input sequence is, `xs.length`, and whether an
+    /// optional input is given, `x.given` (1 or 0).
     pub dims: Bindings,
     /// Shapes of inputs, by name: what free extents are settled by, in all inputs, and what stands in for a shape that the
     /// model does not declare.
@@ -80,6 +84,8 @@ pub struct Import {
     pub warnings: Vec<Warning>,
     /// What the file says about itself.
     pub summary: Summary,
+    /// How many nodes draw random numbers; compiled code draws the same ones in every run.
+    pub draws: u64,
 }
 
 /// What a file says about itself.

@@ -145,11 +145,10 @@ fn tensor(path: &Path, proto: &TensorProto, raw: impl FnOnce(usize) -> Result<Op
     })
 }
 
-/// The tensor of a file that holds nothing else (`.pb`).
-pub(crate) fn tensor_file(path: &Path) -> Result<Tensor, TensorError> {
+/// The tensor of a message with its data in it, from the file `path`.
+pub(crate) fn tensor_message(path: &Path, message: &[u8]) -> Result<Tensor, TensorError> {
     let wrong = |found: String| TensorError::File(FileError { path: path.into(), found, help: "an ONNX tensor is expected".into() });
-    let bytes = std::fs::read(path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
-    let mut proto = TensorProto::parse_from_bytes(&bytes).map_err(|e| wrong(format!("not an ONNX tensor: {e}")))?;
+    let mut proto = TensorProto::parse_from_bytes(message).map_err(|e| wrong(format!("not an ONNX tensor: {e}")))?;
     let raw = std::mem::take(&mut proto.raw_data);
     tensor(path, &proto, |_| Ok((!raw.is_empty()).then(|| Bytes::from(raw).into())))
 }

@@ -5,15 +5,62 @@ use onnx_protobuf::{AttributeProto, OperatorSetIdProto, TensorProto};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// What an input of a node stands for, or an output.
+#[derive(Clone, PartialEq)]
+pub(crate) enum Operand {
+    /// It was left out, or is an optional that is empty.
+    Nothing,
+    Tensor(ValueId),
+    /// A sequence.
+    List(Vec<ValueId>),
+}
+
+impl Operand {
+    pub(crate) fn tensor(&self) -> Option<ValueId> {
+        if let Operand::Tensor(value) = self { Some(*value) } else { None }
+    }
+
+    /// Its tensors.
+    pub(crate) fn values(&self) -> &[ValueId] {
+        match self {
+            Operand::Nothing => &[],
+            Operand::Tensor(value) => std::slice::from_ref(value),
+            Operand::List(values) => values,
+        }
+    }
+
+    /// The same with other tensors.
+    pub(crate) fn map(&self, mut other: impl FnMut(ValueId) -> ValueId) -> Operand {
+        match self {
+            Operand::Nothing => Operand::Nothing,
+            Operand::Tensor(value) => Operand::Tensor(other(*value)),
+            Operand::List(values) => Operand::List(values.iter().copied().map(other).collect()),
+        }
+    }
+
+    /// Whether both are the same but for their tensors.
+    pub(crate) fn is_like(&self, other: &Operand) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other) && self.values().len() == other.values().len()
+    }
+}
+
+impl std::fmt::Display for Operand {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Operand::Nothing => write!(f, "nothing"),
+            Operand::Tensor(_) => write!(f, "a tensor"),
+            Operand::List(values) => write!(f, "a sequence of {}", crate::error::counted(values.len(), "tensor")),
+        }
+    }
+}
+
 /// What a name stands for.
 #[derive(Clone)]
 pub(crate) enum Binding<'m> {
-    /// A value of the graph.
-    Value(ValueId),
+    /// Values of the graph, or none of them.
+    Is(Operand),
     /// A constant that becomes a value when it is first read.
     Initializer(&'m TensorProto),
-    /// An optional input that the caller of a function left out.
-    LeftOut,
     /// The result of a node that could not be imported, which has been reported.
     Broken,
     /// An output that the importer of its node does not provide; holds the node's label and operator.

@@ -8,9 +8,10 @@
 //! One entry serves all versions of an operator from opset 7 on; where versions differ, its function asks for
 //! [`Site::opset`](crate::site::Site). Operator sets newer than [`NEWEST_OPSET`] are read by the newest rules.
 
+use crate::import::sequence;
 use crate::ops::{
-    attention, conv, elementwise, found, gather, generate, loss, matmul, microsoft, ml, norm, pool, quantize, recurrent, reduce, resize,
-    sample, shape, signal, slice, state, training,
+    attention, conv, elementwise, found, gather, generate, loss, matmul, microsoft, ml, norm, pool, quantize, random, recurrent, reduce,
+    resize, sample, shape, signal, slice, state, training,
 };
 use crate::site::{Outcome, Site};
 use Importer::{By, Same};
@@ -37,7 +38,7 @@ pub(crate) fn importer(operator: &str) -> Option<&'static Importer> {
 
 /// The names of all operators that are supported.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-    TABLE.iter().map(|(name, _)| *name).chain(["If", "Loop", "Scan"])
+    TABLE.iter().map(|(name, _)| *name).chain(["If", "Loop", "Scan"]).chain(sequence::OPERATORS.iter().copied())
 }
 
 static TABLE: &[(&str, Importer)] = &[
@@ -248,6 +249,13 @@ static TABLE: &[(&str, Importer)] = &[
     ("ai.onnx.preview.training::Adagrad", By(training::adagrad)),
     ("ai.onnx.preview.training::Adam", By(training::adam)),
     ("ai.onnx.preview.training::Momentum", By(training::momentum)),
+    // ---- random numbers
+    ("Bernoulli", By(random::bernoulli)),
+    ("Multinomial", By(random::multinomial)),
+    ("RandomNormal", By(random::random_normal)),
+    ("RandomNormalLike", By(random::random_normal_like)),
+    ("RandomUniform", By(random::random_uniform)),
+    ("RandomUniformLike", By(random::random_uniform_like)),
     // ---- ONNX Runtime's own
     ("SimplifiedLayerNormalization", By(microsoft::simplified_layer_norm)),
     ("com.microsoft::Attention", By(microsoft::attention)),
@@ -292,29 +300,8 @@ static TABLE: &[(&str, Importer)] = &[
 /// Families of standard operators that are not supported, each with what to do instead.
 static UNSUPPORTED: &[(&[&str], &str)] = &[
     (
-        &[
-            "SequenceAt",
-            "SequenceConstruct",
-            "SequenceEmpty",
-            "SequenceErase",
-            "SequenceInsert",
-            "SequenceLength",
-            "SequenceMap",
-            "SplitToSequence",
-            "ConcatFromSequence",
-            "Optional",
-            "OptionalGetElement",
-            "OptionalHasElement",
-        ],
-        "only dense tensors are compiled, no sequences; export with tensors in place of lists",
-    ),
-    (
         &["StringNormalizer", "StringConcat", "StringSplit", "RegexFullMatch", "TfIdfVectorizer", "LabelEncoder"],
         "text is not compiled; cut the model behind its text processing, and do that in the calling program",
-    ),
-    (
-        &["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"],
-        "random numbers are not compiled; make them inputs of the model",
     ),
     (&["ImageDecoder"], "images are not decoded; make the decoded tensor an input of the model"),
     (&["Gradient"], "training is not compiled; export the model for inference"),

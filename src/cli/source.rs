@@ -98,7 +98,7 @@ impl Source {
             Source::Artifact(_) => Ok(None),
             Source::Text(graph) => Ok(Some((compiler.bind(graph)?, None))),
             Source::Onnx(path) => {
-                let Import { graph, warnings, summary } = compiler.import(path)?;
+                let Import { graph, warnings, summary, .. } = compiler.import(path)?;
                 warnings.iter().for_each(|warning| report::warning(&warning.message));
                 Ok(Some((graph, Some(summary))))
             }

@@ -3,24 +3,29 @@
 use crate::error::Code;
 use crate::model::dtype;
 use crate::ops::quantize::element_type;
+use crate::ops::random;
 use crate::site::{Outcome, Site, Stop, fault, malformed};
-use egret_ir::{DType, Op, Real, ValueId};
+use egret_ir::{DType, Element, Op, Real, ValueId};
 
 pub(crate) fn identity(n: &mut Site) -> Outcome {
     Ok(vec![n.input(0)?])
 }
 
-/// In inference it passes its input on, and its mask is all true.
+/// In inference it passes its input on, and its mask is all true. So it does where nothing is dropped.
 pub(crate) fn dropout(n: &mut Site) -> Outcome {
     let x = n.input(0)?;
     n.without_effect(&["ratio", "seed"]);
     n.optional(1);
-    if n.optional(2).is_some() {
-        let trains = n.constant(2, "whether it trains")?.elements().any(|t| t.as_bool());
-        // Where nothing is dropped there is nothing random; the ratio is 0.5 unless it is given.
-        let drops = trains && (n.optional(1).is_none() || n.constant(1, "the ratio")?.elements().any(|r| r.as_f64() != 0.0));
-        if drops {
-            return Err(fault(Code::Operand, "`Dropout` in training mode is not supported", "export the model for inference"));
+    if n.optional(2).is_some() && n.constant(2, "whether it trains")?.elements().any(|t| t.as_bool()) {
+        let ratio = match n.optional(1) {
+            Some(_) => n.constant(1, "the ratio")?.elements().next().map_or(0.0, Element::as_f64),
+            None => 0.5,
+        };
+        if !(0.0..1.0).contains(&ratio) {
+            return Err(malformed(Code::Operand, format!("`Dropout` drops a share of {ratio}, expected one from 0 up to but without 1")));
+        }
+        if ratio > 0.0 {
+            return Ok(random::dropped(n, x, ratio)?.to_vec());
         }
     }
     if !n.wants(1) {

@@ -13,6 +13,7 @@ pub(crate) mod ml;
 pub(crate) mod norm;
 pub(crate) mod pool;
 pub(crate) mod quantize;
+pub(crate) mod random;
 pub(crate) mod recurrent;
 pub(crate) mod reduce;
 pub(crate) mod resample;

@@ -315,8 +315,12 @@ impl Reader {
         tensor
     }
 
-    /// `float[N, 3] x`, or with ` = {...}` an initializer.
+    /// `float[N, 3] x`, or with ` = {...}` an initializer; `seq(float[3]) x` and `optional(seq(float[3])) x` are no tensors.
     fn value(&mut self) -> (ValueInfoProto, Option<TensorProto>) {
+        if matches!(self.peek(), "seq" | "optional") {
+            let ty = self.container();
+            return (ValueInfoProto { name: unquoted(&self.next()), type_: MessageField::some(ty), ..Default::default() }, None);
+        }
         let element = self.element();
         let shape = self.shape();
         let name = unquoted(&self.next());
@@ -324,18 +328,39 @@ impl Reader {
             let dims = shape.iter().flatten().map(|d| d.parse().expect("a number")).collect();
             TensorProto { name: name.clone(), ..self.filled(element, dims) }
         });
-        let dim = |text: &String| {
-            let value = match text.parse() {
-                Ok(number) => dimension::Value::DimValue(number),
-                Err(_) => dimension::Value::DimParam(unquoted(text)),
-            };
-            Dimension { value: (text != "_").then_some(value), ..Default::default() }
-        };
-        let shape = shape.map(|dims| TensorShapeProto { dim: dims.iter().map(dim).collect(), ..Default::default() });
-        let ty = type_proto::Tensor { elem_type: element, shape: shape.into(), ..Default::default() };
-        let ty = TypeProto { value: Some(type_proto::Value::TensorType(ty)), ..Default::default() };
-        (ValueInfoProto { name, type_: MessageField::some(ty), ..Default::default() }, tensor)
+        (ValueInfoProto { name, type_: MessageField::some(tensor_type(element, shape)), ..Default::default() }, tensor)
     }
+
+    /// `seq(TYPE)`, `optional(TYPE)` or `float[3]`.
+    fn container(&mut self) -> TypeProto {
+        let (is_sequence, is_optional) = (self.eat("seq"), self.eat("optional"));
+        if !is_sequence && !is_optional {
+            let element = self.element();
+            let shape = self.shape();
+            return tensor_type(element, shape);
+        }
+        self.expect("(");
+        let elem_type = MessageField::some(self.container());
+        self.expect(")");
+        let value = match is_sequence {
+            true => type_proto::Value::SequenceType(type_proto::Sequence { elem_type, ..Default::default() }),
+            false => type_proto::Value::OptionalType(type_proto::Optional { elem_type, ..Default::default() }),
+        };
+        TypeProto { value: Some(value), ..Default::default() }
+    }
+}
+
+fn tensor_type(elem_type: i32, shape: Option<Vec<String>>) -> TypeProto {
+    let dim = |text: &String| {
+        let value = match text.parse() {
+            Ok(number) => dimension::Value::DimValue(number),
+            Err(_) => dimension::Value::DimParam(unquoted(text)),
+        };
+        Dimension { value: (text != "_").then_some(value), ..Default::default() }
+    };
+    let shape = shape.map(|dims| TensorShapeProto { dim: dims.iter().map(dim).collect(), ..Default::default() });
+    let ty = type_proto::Tensor { elem_type, shape: shape.into(), ..Default::default() };
+    TypeProto { value: Some(type_proto::Value::TensorType(ty)), ..Default::default() }
 }
 
 fn unquoted(text: &str) -> String {

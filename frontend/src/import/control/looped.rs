@@ -1,9 +1,10 @@
 //! Loop and Scan: unrolled where that is little, else regions.
 
 use super::region::{Body, Steps};
-use super::{Holder, Importer, Outputs};
+use super::{Holder, Importer, Outputs, broken, stacked, without_axis};
+use crate::build::Turn;
 use crate::error::Code;
-use crate::scope::Binding;
+use crate::scope::{Binding, Operand};
 use crate::site::{Site, Stop, fault, malformed};
 use egret_ir::{DType, Dim, Element, Op, Tensor, ValueId};
 use onnx_protobuf::{GraphProto, NodeProto};
@@ -12,7 +13,14 @@ use onnx_protobuf::{GraphProto, NodeProto};
 /// is unrolled is fused with what stands around; but each node takes part in all rewriting, so that long loops would take minutes to compile.
 const UNROLLED_NODES: i64 = 128;
 
+/// Steps at most of a loop that carries sequences, since each is imported; so long a list is better a tensor.
+const LISTED_STEPS: i64 = 1024;
+
+/// Batches at most of a `Scan` of opset 8, since the body is imported for each; no exporter has written one for years.
+const MOST_BATCHES: i64 = 64;
+
 /// What a `Scan` reads and makes.
+#[derive(Clone)]
 pub(super) struct Scanned<'m> {
     pub(super) body: &'m GraphProto,
     pub(super) states: Vec<ValueId>,
@@ -44,7 +52,7 @@ impl<'m> Importer<'m> {
         let steps = if starts == Some(false) { Some(0) } else { known };
         let is_little = |steps: i64| starts == Some(true) && self.ends_by_count(body) && steps.saturating_mul(size(body)) <= UNROLLED_NODES;
         if let Some(steps) = steps.filter(|&steps| steps <= 0 || is_little(steps)) {
-            return self.unrolled_loop(holder, steps);
+            return self.unrolled_loop(holder, steps).map(|outputs| outputs.map(|o| o.iter().filter_map(Operand::tensor).collect()));
         }
         let count = match holder.operands.first().copied().flatten() {
             Some(count) => count,
@@ -59,13 +67,38 @@ impl<'m> Importer<'m> {
         let steps = Steps { count, trips, going, carried, names };
         self.repeated(holder, &steps, &mut |importer, step, carried| {
             let holds = importer.build.constant(Tensor::scalar(DType::Bool, Element::Bool(true)));
-            let Some(outputs) = importer.step(holder, body, "body", &[&[step, holds], carried].concat())? else { return Ok(None) };
+            let Some(outputs) = importer.step(holder, body, Turn::Run(step), &[&[step, holds], carried].concat())? else { return Ok(None) };
             let states = carried.len() + 1;
             if outputs.len() < states {
                 return Err(malformed(Code::Operand, "the body of `Loop` gives fewer states than it takes"));
             }
             Ok(Some(Body { going: Some(outputs[0]), carried: outputs[1..states].to_vec(), rows: outputs[states..].to_vec() }))
         })
+    }
+
+    /// A loop that carries sequences or optionals. Their lengths are known for a step only after the one before, so the steps are unrolled.
+    pub(super) fn loop_of_lists(&mut self, holder: &Holder<'_, 'm>) -> Result<Vec<Binding<'m>>, Stop> {
+        self.restart(holder);
+        let (going, trips) = (self.going(holder), self.trips(holder)?);
+        let counted = holder.operands.first().copied().flatten();
+        let most = match (trips.as_ref().map(Dim::as_const), counted) {
+            _ if self.build.truth(going) == Some(false) => 0,
+            (Some(Some(steps)), _) if steps <= LISTED_STEPS => steps,
+            (Some(Some(steps)), _) => {
+                let message = format!("`Loop` carries sequences through {steps} steps, expected at most {LISTED_STEPS}");
+                return Err(fault(Code::ControlFlow, message, "export it so that the loop gathers rows (scan outputs) in place of a list"));
+            }
+            (_, None) => LISTED_STEPS,
+            (_, Some(count)) => return Err(self.of_lists("the trip count", count)),
+        };
+        let outputs = self.unrolled_loop(holder, most)?;
+        Ok(outputs.map_or_else(|| broken(holder), |outputs| outputs.into_iter().map(Binding::Is).collect()))
+    }
+
+    /// The fault of a loop over lists that is not known.
+    pub(super) fn of_lists(&self, what: &str, value: ValueId) -> Stop {
+        let message = format!("{what} of a `Loop` that carries sequences must be known when the model is compiled");
+        self.build.unknown(Code::ControlFlow, message, value)
     }
 
     /// The condition before the first step.
@@ -99,7 +132,7 @@ impl<'m> Importer<'m> {
         body.input.get(1).is_some_and(|condition| condition.name == name)
             || body.initializer.iter().any(|t| t.name == name)
             || self.scopes.find(name).is_some_and(|(binding, _)| match binding {
-                Binding::Value(value) => holds(*value),
+                Binding::Is(Operand::Tensor(value)) => holds(*value),
                 binding => matches!(binding, Binding::Initializer(_)),
             })
     }
@@ -107,37 +140,68 @@ impl<'m> Importer<'m> {
     /// Inputs: states, then what is scanned; so are the outputs. Each step sees one slice of what is scanned.
     pub(super) fn any_scan(&mut self, holder: &Holder<'_, 'm>) -> Outputs {
         let scanned = self.scanned(holder)?;
+        if self.opset("") < 9 { self.batched_scan(holder, &scanned) } else { self.scan(holder, &scanned) }
+    }
+
+    fn scan(&mut self, holder: &Holder<'_, 'm>, scanned: &Scanned<'m>) -> Outputs {
         let trips = self.build.graph.ty(scanned.xs[0]).dims[scanned.axes[0]].clone();
         match trips.as_const() {
             Some(steps) if steps > 0 && steps.saturating_mul(size(scanned.body)) <= UNROLLED_NODES => {
-                self.unrolled_scan(holder, &scanned, steps)
+                self.unrolled_scan(holder, scanned, steps)
             }
-            _ => self.repeated_scan(holder, &scanned, trips),
+            _ => self.repeated_scan(holder, scanned, trips),
         }
     }
 
-    fn scanned(&mut self, holder: &Holder<'_, 'm>) -> Result<Scanned<'m>, Stop> {
-        if self.opset("") < 9 {
-            return Err(fault(Code::Opset, "`Scan` of opset 8 is not supported", "convert the model to opset 9 or newer"));
+    /// The scan of opset 8: its first input may say how long the sequences are, and everything has an axis of batches in front.
+    fn batched_scan(&mut self, holder: &Holder<'_, 'm>, scanned: &Scanned<'m>) -> Outputs {
+        if holder.operands[0].is_some() {
+            let message = "`Scan` of opset 8 with sequences of different lengths is not supported";
+            return Err(fault(Code::Opset, message, "convert the model to opset 9 or newer"));
         }
+        let rank = |x: &&ValueId| self.build.graph.ty(**x).rank();
+        if let Some(&flat) = scanned.xs.iter().find(|x| rank(x) < 2).or(scanned.states.iter().find(|x| rank(x) < 1)) {
+            let found = self.build.graph.ty(flat);
+            return Err(malformed(Code::Shape, format!("`Scan` of opset 8 expects batches of states and of sequences, found {found}")));
+        }
+        let batch = self.build.graph.ty(scanned.xs[0]).dims[0].clone();
+        let Some(count) = batch.as_const().filter(|count| (1..=MOST_BATCHES).contains(count)) else {
+            let message = format!("`Scan` of opset 8 has batches of {batch}, expected a number from 1 to {MOST_BATCHES}");
+            return Err(fault(Code::Opset, message, "convert the model to opset 9 or newer"));
+        };
+        let mut results = vec![vec![]; scanned.states.len() + scanned.results()];
+        for i in 0..count {
+            let mut own =
+                |values: &[ValueId]| values.iter().map(|&x| without_axis(&mut self.site(holder), x, 0, i)).collect::<Result<Vec<_>, _>>();
+            let one = Scanned { states: own(&scanned.states)?, xs: own(&scanned.xs)?, ..scanned.clone() };
+            let Some(outputs) = self.scan(holder, &one)? else { return Ok(None) };
+            results.iter_mut().zip(outputs).for_each(|(results, output)| results.push(output));
+        }
+        results.iter().map(|batches| stacked(&mut self.site(holder), batches, 0)).collect::<Result<Vec<_>, _>>().map(Some)
+    }
+
+    fn scanned(&mut self, holder: &Holder<'_, 'm>) -> Result<Scanned<'m>, Stop> {
+        let is_batched = self.opset("") < 9;
+        // Where there are batches, the lengths of their sequences come first.
+        let first = usize::from(is_batched);
         let body = holder.graph("body")?;
         let scanned = holder.attributes.get("num_scan_inputs").and_then(|a| usize::try_from(a.i).ok()).unwrap_or(0);
-        let states = holder.operands.len().checked_sub(scanned).filter(|_| scanned > 0);
+        let states = holder.operands.len().checked_sub(scanned + first).filter(|_| scanned > 0);
         let states = states.ok_or_else(|| malformed(Code::Attribute, "`Scan` needs `num_scan_inputs` from 1 to its inputs"))?;
         let results =
             body.output.len().checked_sub(states).ok_or_else(|| malformed(Code::Operand, "`Scan` has more states than results"))?;
         let backwards = |name: &str, count| Ok::<_, Stop>(holder.ints(name, count)?.into_iter().map(|d| d == 1).collect());
         let axes = holder.ints("scan_input_axes", scanned)?;
-        let xs = (states..states + scanned).map(|i| holder.operand(i)).collect::<Result<Vec<ValueId>, Stop>>()?;
+        let xs = (first + states..first + states + scanned).map(|i| holder.operand(i)).collect::<Result<Vec<ValueId>, Stop>>()?;
         self.restart(holder);
         let site = self.site(holder);
         let axes = axes.iter().zip(&xs).map(|(&axis, &x)| site.axis(axis, site.rank(x))).collect::<Result<Vec<usize>, Stop>>()?;
         Ok(Scanned {
             body,
-            states: (0..states).map(|i| holder.operand(i)).collect::<Result<Vec<ValueId>, Stop>>()?,
+            states: (first..first + states).map(|i| holder.operand(i)).collect::<Result<Vec<ValueId>, Stop>>()?,
             xs,
             axes,
-            backwards: backwards("scan_input_directions", scanned)?,
+            backwards: backwards(if is_batched { "directions" } else { "scan_input_directions" }, scanned)?,
             out_axes: holder.ints("scan_output_axes", results)?,
             out_backwards: backwards("scan_output_directions", results)?,
         })
@@ -159,7 +223,7 @@ impl<'m> Importer<'m> {
                 let at = if backwards { from_end(&mut site, &trips, step)? } else { step };
                 inputs.push(site.op(Op::gather { axis }, &[x, at])?);
             }
-            let Some(outputs) = importer.step(holder, scanned.body, "body", &inputs)? else { return Ok(None) };
+            let Some(outputs) = importer.step(holder, scanned.body, Turn::Run(step), &inputs)? else { return Ok(None) };
             let (carried, rows) = outputs.split_at(carried.len().min(outputs.len()));
             Ok(Some(Body { going: None, carried: carried.to_vec(), rows: rows.to_vec() }))
         })?;

@@ -8,14 +8,15 @@
 //! k: f32[1, L]      { Concat(k, x) -> f32[1, L + 1] }         whatever L is, so it is left to run time
 //! ```
 
-use super::{Holder, Importer, Outputs};
+use super::{Holder, Importer, Outputs, broken, whole};
 use crate::build::Region;
 use crate::error::Code;
-use crate::scope::Binding;
+use crate::scope::{Binding, Operand};
 use crate::site::{Stop, fault, malformed};
 use egret_ir::{DType, Dim, Graph, Kind, Op, TensorType, ValueId};
 use onnx_protobuf::GraphProto;
 use std::collections::{BTreeSet, HashMap};
+use std::fmt::Display;
 use std::sync::Arc;
 
 /// Both branches are computed where each has at most so many nodes and none of them is worth a call of its own: that takes less time than
@@ -53,17 +54,29 @@ impl<'m> Importer<'m> {
     pub(super) fn branch_on_data(&mut self, holder: &Holder<'_, 'm>, condition: ValueId) -> Result<Vec<Binding<'m>>, Stop> {
         self.restart(holder);
         let condition = self.site(holder).reshape(condition, [])?;
-        let Some(then) = self.branch_region(holder, "then_branch", &[condition])? else { return Ok(broken(holder)) };
-        let Some(or) = self.branch_region(holder, "else_branch", then.captured())? else { return Ok(broken(holder)) };
+        let Some((then, ones)) = self.branch_region(holder, "then_branch", &[condition])? else { return Ok(broken(holder)) };
+        let Some((or, others)) = self.branch_region(holder, "else_branch", then.captured())? else { return Ok(broken(holder)) };
+        if let Some((one, other)) = ones.iter().zip(&others).find(|(one, other)| !one.is_like(other)) {
+            return Err(self.undecided(condition, one, other));
+        }
         self.restart(holder);
-        let results = self.branched(condition, then, or)?;
-        let mut results = results.into_iter().map(Binding::Value);
-        let binding = |wanted: &bool| if *wanted { results.next().unwrap_or(Binding::LeftOut) } else { Binding::LeftOut };
+        let mut results = self.branched(condition, then, or)?.into_iter();
+        let mut outputs = ones.iter().map(|one| one.map(|inner| results.next().unwrap_or(inner)));
+        let binding = |wanted: &bool| Binding::Is(if *wanted { outputs.next() } else { None }.unwrap_or(Operand::Nothing));
         Ok(holder.wanted.iter().map(binding).collect())
     }
 
-    /// A branch as a region that reads `captured` first; `None` if it could not be imported, which has been reported.
-    fn branch_region(&mut self, holder: &Holder<'_, 'm>, name: &str, captured: &[ValueId]) -> Result<Option<Region>, Stop> {
+    /// The fault of branches that give different kinds of values, or values of different kinds.
+    fn undecided(&self, condition: ValueId, one: &dyn Display, other: &dyn Display) -> Stop {
+        let name = &self.build.graph.value(condition).name;
+        let message =
+            format!("the condition `{name}` of `If` must be known when the model is compiled: its branches give {one} and {other}");
+        self.build.unknown(Code::ControlFlow, message, condition)
+    }
+
+    /// A branch as a region that reads `captured` first, and what its results stand for, one tensor after another; `None` if it could not
+    /// be imported, which has been reported.
+    fn branch_region(&mut self, holder: &Holder<'_, 'm>, name: &str, captured: &[ValueId]) -> Result<Option<(Region, Vec<Operand>)>, Stop> {
         let graph: &GraphProto = holder.graph(name)?;
         let prefix = format!("{}/{name}/", self.label(holder.node, holder.index));
         let wanted = holder.wanted.iter().chain(std::iter::repeat(&false));
@@ -75,17 +88,18 @@ impl<'m> Importer<'m> {
         captured.iter().for_each(|&value| {
             self.build.capture(value);
         });
-        let bindings = match self.subgraph(graph, prefix, &[], HashMap::new(), &outputs) {
+        let bindings = match self.subgraph(graph, prefix, vec![], HashMap::new(), &outputs) {
             Ok(bindings) => bindings,
             Err(stop) => {
                 self.build.discard_region();
                 return Err(stop);
             }
         };
-        let values: Option<Vec<ValueId>> =
-            bindings.iter().map(|b| if let Binding::Value(value) = b { Some(*value) } else { None }).collect();
-        match values {
-            Some(values) => Ok(Some(self.build.close_region(&values))),
+        match whole(bindings) {
+            Some(outputs) => {
+                let values: Vec<ValueId> = outputs.iter().flat_map(|output| output.values().iter().copied()).collect();
+                Ok(Some((self.build.close_region(&values), outputs)))
+            }
             None => {
                 self.build.discard_region();
                 Ok(None)
@@ -103,10 +117,7 @@ impl<'m> Importer<'m> {
         let types = |region: &Region| region.graph.results.iter().map(|&r| region.graph.ty(r).clone()).collect::<Vec<_>>();
         let (ones, others) = (types(&then), types(&or));
         if let Some((one, other)) = ones.iter().zip(&others).find(|(a, b)| a.dtype != b.dtype || a.rank() != b.rank()) {
-            let name = &self.build.graph.value(condition).name;
-            let message =
-                format!("the condition `{name}` of `If` must be known when the model is compiled: its branches give {one} and {other}");
-            return Err(self.build.unknown(Code::ControlFlow, message, condition));
+            return Err(self.undecided(condition, one, other));
         }
         if ones == others && is_light(&then.graph) && is_light(&or.graph) {
             let one = self.build.inline(&then, &operands).map_err(misfit)?;
@@ -291,10 +302,6 @@ impl Results {
         self.found.push(fresh.clone());
         fresh
     }
-}
-
-fn broken<'m>(holder: &Holder<'_, 'm>) -> Vec<Binding<'m>> {
-    holder.node.output.iter().map(|_| Binding::Broken).collect()
 }
 
 fn misfit(message: String) -> Stop {

@@ -1,8 +1,10 @@
 //! Loops of few steps, whose number is known: the body is imported once per step.
 
 use super::looped::Scanned;
-use super::{Holder, Importer, Outputs};
+use super::{Holder, Importer, Outputs, no_tensor};
+use crate::build::Turn;
 use crate::error::Code;
+use crate::scope::Operand;
 use crate::site::{Site, Stop, malformed};
 use egret_ir::{DType, Dim, Element, Tensor, TensorType, ValueId};
 
@@ -18,7 +20,7 @@ impl<'m> Importer<'m> {
                 let at = if backwards { steps - 1 - step } else { step };
                 inputs.push(without_axis(&mut self.site(holder), x, axis, at)?);
             }
-            let Some(outputs) = self.step(holder, scanned.body, &step.to_string(), &inputs)? else { return Ok(None) };
+            let Some(outputs) = self.step(holder, scanned.body, Turn::Known(step), &inputs)? else { return Ok(None) };
             state = outputs[..states].to_vec();
             rows.iter_mut().zip(&outputs[states..]).for_each(|(rows, &row)| rows.push(row));
         }
@@ -32,29 +34,35 @@ impl<'m> Importer<'m> {
     }
 
     /// A loop of at most so many steps, which nothing but a condition that is known ends.
-    pub(super) fn unrolled_loop(&mut self, holder: &Holder<'_, 'm>, most: i64) -> Outputs {
+    pub(super) fn unrolled_loop(&mut self, holder: &Holder<'_, 'm>, most: i64) -> Result<Option<Vec<Operand>>, Stop> {
         let body = holder.graph("body")?;
         let mut condition = self.going(holder);
-        let mut state = (2..holder.operands.len()).map(|i| holder.operand(i)).collect::<Result<Vec<ValueId>, Stop>>()?;
+        let mut state: Vec<Operand> = holder.given.iter().skip(2).cloned().collect();
         let results = body.output.len().checked_sub(state.len() + 1);
         let results = results.ok_or_else(|| malformed(Code::Operand, "the body of `Loop` gives fewer states than it takes"))?;
         let mut rows = vec![vec![]; results];
         for step in 0..most {
-            if self.build.truth(condition) == Some(false) {
-                break;
+            match self.build.truth(condition) {
+                Some(true) => {}
+                Some(false) => break,
+                None => return Err(self.of_lists("the condition", condition)),
             }
             let number = self.build.constant(Tensor::scalar(DType::I64, Element::Int(step.into())));
-            let inputs = [&[number, condition], &state[..]].concat();
-            let Some(outputs) = self.step(holder, body, &step.to_string(), &inputs)? else { return Ok(None) };
-            let (next, grown) = outputs[1..].split_at(state.len());
-            (condition, state) = (outputs[0], next.to_vec());
-            rows.iter_mut().zip(grown).for_each(|(rows, &row)| rows.push(row));
+            let inputs = [&[Operand::Tensor(number), Operand::Tensor(condition)], &state[..]].concat();
+            let Some(outputs) = self.step_of(holder, body, Turn::Known(step), inputs)? else { return Ok(None) };
+            let tensor = |i: usize| outputs[i].tensor().ok_or_else(|| no_tensor("Loop", i, &outputs[i]));
+            condition = tensor(0)?;
+            let states = state.len() + 1;
+            for (i, rows) in rows.iter_mut().enumerate() {
+                rows.push(tensor(states + i)?);
+            }
+            state = outputs[1..states].to_vec();
         }
         for (i, rows) in rows.into_iter().enumerate() {
-            state.push(match rows.is_empty() {
+            state.push(Operand::Tensor(match rows.is_empty() {
                 true => self.nothing(&body.output[body.output.len() - results + i])?,
                 false => stacked(&mut self.site(holder), &rows, 0)?,
-            });
+            }));
         }
         Ok(Some(state))
     }
@@ -71,7 +79,7 @@ impl<'m> Importer<'m> {
 }
 
 /// `x` at one index of an axis, without that axis.
-fn without_axis(n: &mut Site, x: ValueId, axis: usize, at: i64) -> Result<ValueId, Stop> {
+pub(in crate::import) fn without_axis(n: &mut Site, x: ValueId, axis: usize, at: i64) -> Result<ValueId, Stop> {
     let one = n.slice(x, axis, Dim::from(at), Dim::ONE)?;
     let mut dims = n.dims(one);
     dims.remove(axis);
@@ -79,7 +87,7 @@ fn without_axis(n: &mut Site, x: ValueId, axis: usize, at: i64) -> Result<ValueI
 }
 
 /// Rows along a new axis.
-fn stacked(n: &mut Site, rows: &[ValueId], axis: i64) -> Result<ValueId, Stop> {
+pub(in crate::import) fn stacked(n: &mut Site, rows: &[ValueId], axis: i64) -> Result<ValueId, Stop> {
     let axis = n.axis(axis, n.rank(rows[0]) + 1)?;
     let mut with_axis = vec![];
     for &row in rows {
