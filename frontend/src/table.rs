@@ -10,8 +10,8 @@
 
 use crate::import::sequence;
 use crate::ops::{
-    attention, conv, elementwise, found, gather, generate, loss, matmul, microsoft, ml, norm, pool, quantize, random, recurrent, reduce,
-    resize, sample, shape, signal, slice, state, training,
+    attention, conv, elementwise, found, gather, generate, loss, matmul, microsoft, ml, ngram, norm, pool, quantize, random, recurrent,
+    reduce, resize, sample, shape, signal, slice, state, training,
 };
 use crate::site::{Outcome, Site};
 use Importer::{By, Same};
@@ -231,14 +231,17 @@ static TABLE: &[(&str, Importer)] = &[
     ("LinearAttention", By(state::linear_attention)),
     ("TensorScatter", By(state::tensor_scatter)),
     // ---- classical models
+    ("TfIdfVectorizer", By(ngram::tfidf_vectorizer)),
     ("ai.onnx.ml::ArrayFeatureExtractor", By(ml::array_feature_extractor)),
     ("ai.onnx.ml::Binarizer", By(ml::binarizer)),
     ("ai.onnx.ml::FeatureVectorizer", By(ml::feature_vectorizer)),
     ("ai.onnx.ml::Imputer", By(ml::imputer)),
+    ("ai.onnx.ml::LabelEncoder", By(ml::labels::label_encoder)),
     ("ai.onnx.ml::LinearClassifier", By(ml::linear_classifier)),
     ("ai.onnx.ml::LinearRegressor", By(ml::linear_regressor)),
     ("ai.onnx.ml::Normalizer", By(ml::normalizer)),
     ("ai.onnx.ml::OneHotEncoder", By(ml::one_hot_encoder)),
+    ("ai.onnx.ml::SVMClassifier", By(ml::vectors::svm_classifier)),
     ("ai.onnx.ml::SVMRegressor", By(ml::svm_regressor)),
     ("ai.onnx.ml::Scaler", By(ml::scaler)),
     ("ai.onnx.ml::TreeEnsemble", By(ml::trees::ensemble)),
@@ -300,7 +303,7 @@ static TABLE: &[(&str, Importer)] = &[
 /// Families of standard operators that are not supported, each with what to do instead.
 static UNSUPPORTED: &[(&[&str], &str)] = &[
     (
-        &["StringNormalizer", "StringConcat", "StringSplit", "RegexFullMatch", "TfIdfVectorizer", "LabelEncoder"],
+        &["StringNormalizer", "StringConcat", "StringSplit", "RegexFullMatch"],
         "text is not compiled; cut the model behind its text processing, and do that in the calling program",
     ),
     (&["ImageDecoder"], "images are not decoded; make the decoded tensor an input of the model"),

@@ -2,7 +2,9 @@
 //!
 //! A class is a number, by its label; classes that are texts have none.
 
+pub(crate) mod labels;
 pub(crate) mod trees;
+pub(crate) mod vectors;
 
 use crate::error::Code;
 use crate::site::{Outcome, Site, Stop, fault, malformed};

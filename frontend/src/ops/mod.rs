@@ -10,6 +10,7 @@ pub(crate) mod loss;
 pub(crate) mod matmul;
 pub(crate) mod microsoft;
 pub(crate) mod ml;
+pub(crate) mod ngram;
 pub(crate) mod norm;
 pub(crate) mod pool;
 pub(crate) mod quantize;
