@@ -7,6 +7,7 @@
 mod common;
 
 use egret_frontend::{Code, Import, ImportOptions, import_bytes};
+use egret_ir::Tensor;
 use std::fmt::Write;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -89,4 +90,31 @@ fn outcome(import: &Import) -> String {
     }
     import.warnings.iter().for_each(|w| writeln!(text, "{w}").unwrap());
     text
+}
+
+/// Where the ratio is no number, elements are gathered; the op `resize`, which takes a number, says what is right.
+#[test]
+fn a_ratio_that_is_free_resizes_like_one_that_is_known() {
+    let rounding =
+        ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"].map(|r| format!("mode = \"nearest\", nearest_mode = \"{r}\""));
+    let smooth = ["mode = \"linear\"", "mode = \"cubic\", cubic_coeff_a = -0.5"].map(str::to_string);
+    for mode in rounding.into_iter().chain(smooth) {
+        for coordinates in ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"] {
+            let model = common::bytes(&format!(
+                "<ir_version: 10, opset_import: [\"\" : 18]>
+                main (float[2, H, 3] x, float[K] like) => (float[2, K, 3] y) {{ k = Shape (like)
+                    y = Resize <axes = [1], {mode}, coordinate_transformation_mode = \"{coordinates}\"> (x, , , k) }}"
+            ));
+            for (from, to) in [(1, 4), (4, 1), (3, 3), (5, 8), (8, 5), (7, 14), (9, 3)] {
+                let dims = [("H".into(), from), ("K".into(), to)].into();
+                let known = import_bytes(model.clone(), &ImportOptions { dims, ..ImportOptions::default() }).unwrap();
+                let free = import_bytes(model.clone(), &ImportOptions::default()).unwrap();
+                let [x, like] = [6 * from, to].map(|count| (0..count).map(|i| (i * i % 7) as f32).collect::<Vec<f32>>());
+                let inputs = [Tensor::from_f32s(vec![2, from as usize, 3], &x), Tensor::from_f32s(vec![to as usize], &like)];
+                let [right, found] = [known, free].map(|import| egret_ir::eval::eval(&import.graph, &inputs).unwrap().remove(0).to_f64s());
+                let wrong = right.iter().zip(&found).filter(|(a, b)| (*a - *b).abs() > 1e-5).count();
+                assert!(right.len() == found.len() && wrong == 0, "{mode} {coordinates} {from} to {to}: {found:?}, expected {right:?}");
+            }
+        }
+    }
 }

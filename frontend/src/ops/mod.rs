@@ -24,4 +24,5 @@ pub(crate) mod shape;
 pub(crate) mod signal;
 pub(crate) mod slice;
 pub(crate) mod state;
+pub(crate) mod stretch;
 pub(crate) mod training;

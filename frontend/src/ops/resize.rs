@@ -1,7 +1,9 @@
 //! Resize and its predecessor Upsample.
 
 use crate::error::Code;
+use crate::ops::found;
 use crate::ops::resample::{self, Axis, Kernel, Place};
+use crate::ops::stretch::{self, Sampling};
 use crate::site::{Outcome, Site, Stop, dim_help, fault, malformed};
 use egret_ir::attr::{Coordinates, Interpolation, Rounding};
 use egret_ir::{Dim, Op, Real, ValueId};
@@ -10,6 +12,8 @@ use egret_ir::{Dim, Op, Real, ValueId};
 struct Target {
     shape: Vec<Dim>,
     scales: Vec<f64>,
+    /// The axes whose scale is no number while importing, with their extents; above they stay as they are.
+    free: Vec<(usize, Dim)>,
 }
 
 const MODES: [(&str, Interpolation); 5] = [
@@ -42,25 +46,40 @@ pub(crate) fn resize(n: &mut Site) -> Outcome {
     }
     n.without_effect(&["extrapolation_value"]);
     n.optional(1);
-    let target = target(n, x)?;
+    let mut target = target(n, x)?;
     if let Some((axes, kernel)) = special(n, x, &target)? {
         n.without_effect(&["nearest_mode"]);
         return resample::resampled(n, x, &axes, &target.shape, &kernel);
     }
     let (coordinates, rounding) = mapping(n, x, &target)?;
-    build(n, x, target, coordinates, rounding)
+    let free = std::mem::take(&mut target.free);
+    let mut y = build(n, x, target, coordinates, rounding)?[0];
+    for (axis, extent) in free {
+        y = stretched(n, y, axis, &extent, coordinates, rounding)?;
+    }
+    Ok(vec![y])
+}
+
+/// An axis with a scale that is no number.
+fn stretched(n: &mut Site, x: ValueId, axis: usize, extent: &Dim, coordinates: Coordinates, rounding: Rounding) -> Result<ValueId, Stop> {
+    let mode = n.word("mode", "nearest", &MODES)?;
+    let cubic = n.float_or("cubic_coeff_a", -0.75)?;
+    stretch::stretched(n, x, axis, extent, Sampling { mode, coordinates, rounding, cubic })
 }
 
 /// What the op `resize` does not have, as products with matrices: filters while shrinking, elements outside that count nothing,
 /// cropping, symmetric coordinates. Nearest neighbours are read and not computed, so these stay with the op.
 fn special(n: &Site, x: ValueId, target: &Target) -> Result<Option<(Vec<Axis>, Kernel)>, Stop> {
     let mode = n.word("mode", "nearest", &MODES)?;
-    let antialias = n.flag("antialias")? && target.scales.iter().any(|s| *s < 1.0);
+    let antialias = n.flag("antialias")? && (target.scales.iter().any(|s| *s < 1.0) || !target.free.is_empty());
     let exclude_outside = n.flag("exclude_outside")? && mode == Interpolation::Cubic;
     let name = n.text("coordinate_transformation_mode")?.unwrap_or_else(|| "half_pixel".to_string());
     let crops = name == "tf_crop_and_resize";
     if mode == Interpolation::Nearest || !(antialias || exclude_outside || crops || name == "half_pixel_symmetric") {
         return Ok(None);
+    }
+    if let Some((axis, extent)) = target.free.first() {
+        return Err(no_number(n, &target.shape[*axis], extent));
     }
     let axes = match n.ints("axes")? {
         Some(axes) => n.axes("axes", &axes, n.rank(x))?,
@@ -127,23 +146,28 @@ fn target(n: &mut Site, x: ValueId) -> Result<Target, Stop> {
     };
     n.optional(2);
     let _ = sizes;
-    let sizes = n.contents(3, "the sizes")?;
+    let sizes = found::contents(n, 3, "the sizes")?;
     if sizes.len() != axes.len() {
         return Err(malformed(Code::Shape, format!("`Resize` needs {} sizes, found {}", axes.len(), sizes.len())));
     }
     let mut target = unchanged(n, x);
     for (&axis, size) in axes.iter().zip(&sizes) {
-        target.scales[axis] = ratio(n, &target.shape[axis], size)?;
-        target.shape[axis] = size.clone();
+        match ratio(&target.shape[axis], size) {
+            Some(scale) => (target.scales[axis], target.shape[axis]) = (scale, size.clone()),
+            None => target.free.push((axis, size.clone())),
+        }
     }
     if let Some(not_larger) = policy {
+        if let Some((axis, extent)) = target.free.first() {
+            return Err(no_number(n, &target.shape[*axis], extent));
+        }
         keep_aspect_ratio(n, x, &mut target, &axes, not_larger)?;
     }
     Ok(target)
 }
 
 fn unchanged(n: &Site, x: ValueId) -> Target {
-    Target { shape: n.dims(x), scales: vec![1.0; n.rank(x)] }
+    Target { shape: n.dims(x), scales: vec![1.0; n.rank(x)], free: vec![] }
 }
 
 /// One scale for all axes: the smallest if no axis may be larger than wanted, else the largest.
@@ -165,21 +189,24 @@ fn keep_aspect_ratio(n: &Site, x: ValueId, target: &mut Target, axes: &[usize], 
     Ok(())
 }
 
-/// `size/extent`, which must be a number even where the two are symbolic.
-fn ratio(n: &Site, extent: &Dim, size: &Dim) -> Result<f64, Stop> {
+/// `size/extent`, if it is a number even where the two are symbolic.
+fn ratio(extent: &Dim, size: &Dim) -> Option<f64> {
     if let (Some(extent), Some(size)) = (extent.as_const(), size.as_const()) {
-        return Ok(if extent == 0 { 1.0 } else { size as f64 / extent as f64 });
+        return Some(if extent == 0 { 1.0 } else { size as f64 / extent as f64 });
     }
     let larger = size.exact_div(extent).and_then(|r| r.as_const()).map(|r| r as f64);
     let smaller = extent.exact_div(size).and_then(|r| r.as_const()).map(|r| 1.0 / r as f64);
-    larger.or(smaller).ok_or_else(|| {
-        let symbols = [extent, size].iter().flat_map(|d| d.symbols()).collect();
-        fault(
-            Code::DataDependent,
-            format!("the scale of `{}` must be a number, but it maps `{extent}` to `{size}`", n.operator),
-            dim_help(&symbols),
-        )
-    })
+    larger.or(smaller)
+}
+
+/// The fault of a kind of resizing that needs a number for a scale: data stands in the way, or free extents do.
+fn no_number(n: &Site, extent: &Dim, size: &Dim) -> Stop {
+    if let Err(data) = n.contents(3, "the sizes") {
+        return data;
+    }
+    let symbols = [extent, size].iter().flat_map(|d| d.symbols()).collect();
+    let message = format!("the scale of `{}` must be a number, but it maps `{extent}` to `{size}`", n.operator);
+    fault(Code::DataDependent, message, dim_help(&symbols))
 }
 
 /// Extents are `floor(extent * scale)`, in `f32` as the scale is.
@@ -236,7 +263,7 @@ fn mapping(n: &Site, x: ValueId, target: &Target) -> Result<(Coordinates, Roundi
     };
     match name.as_str() {
         "half_pixel" => Ok((Coordinates::HalfPixel, rounding)),
-        "half_pixel_symmetric" if exact() => Ok((Coordinates::HalfPixel, rounding)),
+        "half_pixel_symmetric" if target.free.is_empty() && exact() => Ok((Coordinates::HalfPixel, rounding)),
         "pytorch_half_pixel" => Ok((Coordinates::PytorchHalfPixel, rounding)),
         "align_corners" => Ok((Coordinates::AlignCorners, rounding)),
         "asymmetric" => Ok((Coordinates::Asymmetric, rounding)),
