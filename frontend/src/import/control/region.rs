@@ -13,6 +13,7 @@ use crate::build::Region;
 use crate::error::Code;
 use crate::scope::{Binding, Operand};
 use crate::site::{Stop, fault, malformed};
+use egret_ir::assume::{self, Relation};
 use egret_ir::{DType, Dim, Graph, Kind, Op, TensorType, ValueId};
 use onnx_protobuf::GraphProto;
 use std::collections::{BTreeSet, HashMap};
@@ -117,7 +118,10 @@ impl<'m> Importer<'m> {
         let types = |region: &Region| region.graph.results.iter().map(|&r| region.graph.ty(r).clone()).collect::<Vec<_>>();
         let (ones, others) = (types(&then), types(&or));
         if let Some((one, other)) = ones.iter().zip(&others).find(|(a, b)| a.dtype != b.dtype || a.rank() != b.rank()) {
-            return Err(self.undecided(condition, one, other));
+            return match self.dropping(condition, [&then, &or]) {
+                Some(branch) => self.build.inline(branch, &operands).map_err(misfit),
+                None => Err(self.undecided(condition, one, other)),
+            };
         }
         if ones == others && is_light(&then.graph) && is_light(&or.graph) {
             let one = self.build.inline(&then, &operands).map_err(misfit)?;
@@ -130,6 +134,31 @@ impl<'m> Importer<'m> {
         let types = ones.iter().zip(&others).zip(&names).map(|((one, other), name)| results.of(self, &[one, other], name)).collect();
         let op = Op::branch { name: self.build.control_name('b'), found: results.found };
         self.build.control(op, vec![then.graph, or.graph], &operands, types).map_err(misfit)
+    }
+
+    /// Of two branches of different numbers of axes, the one that drops an axis if the condition finds its extent to be 1: that is how an
+    /// exporter writes `squeeze` for an axis whose extent it does not know. The axis is then dropped whatever its extent, which the
+    /// reshape takes to be 1, and whoever runs the graph checks ([`egret_ir::assume`]).
+    fn dropping<'r>(&self, condition: ValueId, [then, or]: [&'r Region; 2]) -> Option<&'r Region> {
+        let (extent, holds) = self.asked_for_one(condition)?;
+        let branch = if holds { then } else { or };
+        let is_dropped = |taken: &Relation| taken.kind == assume::Kind::Equal && taken.left == taken.right.clone() * extent.clone();
+        assume::of(&branch.graph).iter().any(|assumption| is_dropped(&assumption.relation)).then_some(branch)
+    }
+
+    /// The extent of which a condition says whether it is 1, and what it says then.
+    fn asked_for_one(&self, condition: ValueId) -> Option<(Dim, bool)> {
+        let graph = &self.build.graph;
+        let node = graph.node(graph.producer(condition)?);
+        match node.op {
+            Op::reshape { .. } | Op::cast { .. } => self.asked_for_one(node.operands[0]),
+            Op::not => self.asked_for_one(node.operands[0]).map(|(extent, holds)| (extent, !holds)),
+            Op::eq => match (&*self.build.contents(node.operands[0])?, &*self.build.contents(node.operands[1])?) {
+                ([extent], [one]) | ([one], [extent]) if one.is(1) => Some((extent.clone(), true)),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     // ---- loops
