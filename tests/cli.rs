@@ -192,7 +192,7 @@ fn hw_measures_and_keeps() {
     assert_eq!(ran.out.contains("L1 read"), Path::new("/sys/devices/system/cpu/cpu0/cache/index0").exists(), "{}", ran.out);
     assert!(ran.err.contains("hw.json"), "{}", ran.err);
     let kept = json(&file);
-    assert_eq!(kept["schema"], "egret.hw/1");
+    assert_eq!(kept["schema"], "egret.hw/2");
     assert!(kept["gflops"]["one"].as_f64().unwrap() > 1.0, "{kept:#}");
     fails("hw --save /proc/nowhere/hw.json", 4, &["/proc/nowhere"]);
 }
