@@ -155,6 +155,10 @@ fn models_run_on_the_emulator_as_on_the_processor() {
     check(&format!("compile {graph} --target native,cuda:sm_80 -o {}", both.display()), &[]);
     check(&format!("inspect {}", both.display()), &["Code for cuda:sm_80: PTX 7.0", "blocks", "code cuda:sm_80"]);
     check(&format!("inspect {} --json", both.display()), &["\"gpu\": [", "\"ptx_bytes\"", "\"threads\": 256"]);
+    // A kernel whose blocks share tiles is two launches.
+    let shared = scratch("shared.egir");
+    std::fs::write(&shared, "graph g(x: f32[20, 600], w: f32[600, 40]) { y = matmul(x, w)\n return y }").unwrap();
+    check(&format!("inspect {} --target cuda", shared.display()), &["2 calls", "k0_then"]);
     for device in ["cpu", "emu"] {
         check(&format!("run {} --dim N=2 --device {device}", both.display()), &["f32[2, 4]"]);
     }

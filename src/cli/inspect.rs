@@ -337,8 +337,7 @@ impl Gpu {
     /// The code of a program, unless that is for a processor.
     fn of(artifact: &Artifact, program: usize, symbols: &[i64]) -> Option<Gpu> {
         let (image, plan) = (artifact.image_of(program)?, artifact.plan_of(program));
-        let launched = |step: &Step| {
-            let launch = &image.launches[step.kernel as usize];
+        let launched = |(step, launch): (&Step, &gpu::Launch)| {
             let sizes: Option<Vec<i64>> = step.sizes.iter().map(|size| size.eval(symbols).ok()).collect();
             Launched {
                 entry: launch.entry.clone(),
@@ -348,11 +347,16 @@ impl Gpu {
                 threads: launch.threads,
             }
         };
+        // Some kernels are two launches: the second adds up what the blocks of the first found.
+        let started = plan.steps.iter().flat_map(|step| {
+            let numbers = gpu::numbers(&image.launches, step.kernel as usize);
+            numbers.map(move |number| (step, &image.launches[number]))
+        });
         Some(Gpu {
             target: artifact.header().programs[program].target.to_string(),
             ptx_version: gpu::ptx_header(&image.ptx).map_or_else(|| "?".to_string(), |(version, _)| version.to_string()),
             ptx_bytes: image.ptx.len(),
-            launches: plan.steps.iter().map(launched).collect(),
+            launches: started.map(launched).collect(),
         })
     }
 

@@ -1,9 +1,10 @@
 //! Attention in one kernel: a block does a tile of queries, and never has more of the scores than a tile of keys.
 //!
-//! Scores are a [`product`](super::product) of queries and keys. The threads that share rows are lanes of one warp, so maxima are
+//! It is done on [tensor cores](strips), but [otherwise](few) for few queries; where there are none, or heads are too large for shared
+//! memory, it is done as follows. Scores are a [`product`](super::product) of queries and keys. The threads that share rows are lanes of one warp, so maxima are
 //! found by shuffles; exponentials go through shared memory to be multiplied with the values. Whenever a larger score turns up,
 //! what was summed so far is scaled down (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et al.,
-//! "FlashAttention", 2022). Few queries are done [otherwise](few). **Invariant.** What a row does not see counts as zero, and a row
+//! "FlashAttention", 2022). **Invariant.** What a row does not see counts as zero, and a row
 //! that sees nothing is zero.
 //!
 //! ```text
@@ -14,6 +15,7 @@
 //! ```
 
 mod few;
+mod strips;
 
 use super::grid::{count, singly};
 use super::map::NEIGHBOURS;
@@ -22,11 +24,13 @@ use crate::cpu::emit::{Emit, Value};
 use crate::cpu::math;
 use crate::cpu::point::Point;
 use crate::cpu::scope::{Gen, Run};
-use crate::kernel::{Axis, BufferId, Chain};
+use crate::kernel::{Axis, BufferId, Chain, Kernel};
+use crate::target::Target;
 use egret_ir::{DType, Dim};
 use few::Few;
 use inkwell::values::{IntValue, PointerValue};
 use inkwell::{FloatPredicate, IntPredicate};
+use strips::Strips;
 
 /// Tiles of columns that a block does: with two of them a thread has 32 totals. Scores are computed again for what is beyond.
 const MOST_STRIPES: i64 = 2;
@@ -38,19 +42,27 @@ const PADDING: i64 = 4;
 /// What the blocks of an attention do.
 pub(super) enum Attention {
     Few(Few),
+    Strips(Strips),
     Tiles(Tiles),
 }
 
 impl Attention {
     /// How an attention is done.
-    pub(super) fn of(c: &Chain) -> Attention {
-        Few::of(c).map_or_else(|| Attention::Tiles(Tiles::of(c)), Attention::Few)
+    pub(super) fn of(c: &Chain, kernel: &Kernel, target: &Target) -> Attention {
+        let strips = || Strips::of(c, kernel, target).map(Attention::Strips);
+        Few::of(c).map(Attention::Few).or_else(strips).unwrap_or_else(|| Attention::Tiles(Tiles::of(c)))
+    }
+
+    /// Bytes of shared memory that the launch has to give.
+    pub(super) fn shared(&self, c: &Chain) -> i64 {
+        if let Attention::Strips(strips) = self { strips.shared(c) } else { 0 }
     }
 
     /// How many blocks it takes.
     pub(super) fn blocks(&self, c: &Chain) -> Dim {
         match self {
             Attention::Few(_) => count(&outer_axes(c)),
+            Attention::Strips(strips) => strips.blocks(c),
             Attention::Tiles(tiles) => count(&tiles.axes(c)),
         }
     }
@@ -148,6 +160,7 @@ impl<'c> Gen<'_, 'c> {
     pub(super) fn attend(&mut self, c: &Chain, attention: &Attention, block: &Dim) {
         match attention {
             Attention::Few(few) => self.attend_few(c, few, block),
+            Attention::Strips(strips) => self.attend_by_strips(c, strips, block),
             Attention::Tiles(tiles) => self.attend_by_tiles(c, tiles, block),
         }
     }

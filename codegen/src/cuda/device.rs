@@ -174,6 +174,11 @@ impl<'c> Emit<'c> {
         self.same_bits(self.intrinsic(name, &[], &[high, low]), self.int_type(32))
     }
 
+    /// Two to the power of an f32, with a relative error up to 2^-22; what is below the normal numbers is zero.
+    pub(super) fn about_exp2(&self, x: Value<'c>) -> Value<'c> {
+        self.intrinsic("llvm.nvvm.ex2.approx.ftz", &[x.get_type()], &[x])
+    }
+
     /// The bits of a register as another type; of a vector too, which becomes one word.
     fn same_bits(&self, x: Value<'c>, to: BasicTypeEnum<'c>) -> Value<'c> {
         self.builder.build_bit_cast(x, to, "").expect("both have as many bits")

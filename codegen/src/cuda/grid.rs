@@ -36,18 +36,23 @@ pub(super) struct Job<'k> {
 }
 
 impl Job<'_> {
-    /// How many blocks of the kernel a multiprocessor has to have room for, if the assembler has to be told: of tiles one, since it would
-    /// else spill some registers to make room for more.
-    pub(super) fn least_resident(&self) -> Option<usize> {
+    /// How many blocks of the kernel a multiprocessor has to have room for, if the assembler has to be told: one where threads keep much,
+    /// since it would else spill some registers to make room for more. Of recurrent layers these are those that widen their weights.
+    pub(super) fn least_resident(&self, kernel: &Kernel) -> Option<usize> {
         match &self.work {
-            Work::Contract(..) | Work::Attention(_, Attention::Tiles(_)) => Some(1),
+            Work::Contract(..) | Work::Attention(_, Attention::Tiles(_) | Attention::Strips(_)) => Some(1),
+            Work::Recur(recur, _) if kernel.buffers[recur.weights.0].dtype.size() == 2 => Some(1),
             Work::Sums(..) | Work::Attention(_, Attention::Few(_)) | Work::Piece(_) | Work::Rows(_) | Work::Recur(..) => None,
         }
     }
 
     /// Bytes of shared memory that a block of it needs from the launch.
     pub(super) fn shared(&self) -> i64 {
-        if let Work::Contract(_, tiles) = &self.work { tiles.shared() } else { 0 }
+        match &self.work {
+            Work::Contract(_, tiles) => tiles.shared(),
+            Work::Attention(c, attention) => attention.shared(c),
+            Work::Piece(_) | Work::Rows(_) | Work::Sums(..) | Work::Recur(..) => 0,
+        }
     }
 
     /// Bytes of working memory of all its blocks.
@@ -78,7 +83,7 @@ pub(super) fn jobs<'k>(kernel: &'k Kernel, target: &Target) -> Result<Vec<Job<'k
         Body::Rows(rows) => vec![Job { blocks: rows.blocks(), work: Work::Rows(rows) }],
         Body::Contract(contracts) => contract_jobs(contracts, kernel, target),
         Body::Winograd(_) => return Err("winograd convolution"),
-        Body::Chain(chain) => vec![attention_job(chain)],
+        Body::Chain(chain) => vec![attention_job(chain, kernel, target)],
         Body::Recur(recur) if recur.hidden == 0 => vec![],
         Body::Recur(recur) if recur.fits(kernel.buffers[recur.y.0].dtype, lanes) => {
             vec![Job { blocks: recur.batch.clone(), work: Work::Recur(recur, lanes) }]
@@ -108,8 +113,8 @@ pub(super) fn following<'k>(jobs: &[Job<'k>]) -> Vec<Job<'k>> {
     jobs.iter().filter_map(then).collect()
 }
 
-fn attention_job(chain: &Chain) -> Job<'_> {
-    let attention = Attention::of(chain);
+fn attention_job<'k>(chain: &'k Chain, kernel: &Kernel, target: &Target) -> Job<'k> {
+    let attention = Attention::of(chain, kernel, target);
     Job { blocks: attention.blocks(chain), work: Work::Attention(chain, attention) }
 }
 

@@ -14,9 +14,9 @@
 use super::contract::{a_source, b_source};
 use super::grid::{THREADS, count, singly, thread};
 use super::map::NEIGHBOURS;
-use super::pipeline::{Pipeline, STAGES};
+use super::pipeline::Pipeline;
 use super::product::F32;
-use super::tensor::{Along, Arithmetic, COLUMNS, Fragment, Layout, POINTS, SUMS, Side, WARPS, of_sums, warp};
+use super::tensor::{Along, Arithmetic, COLUMNS, Fragment, Layout, Order, POINTS, SUMS, Side, WARPS, of_sums, warp};
 use crate::cpu::emit::Value;
 use crate::cpu::scope::{Gen, Run};
 use crate::kernel::{Axis, Contract, Kernel};
@@ -27,6 +27,9 @@ use inkwell::values::PointerValue;
 /// Bytes of `k` in a slice: two fragments of every operand, and two copies of a thread for each 128 points.
 const SLICE: i64 = 64;
 
+/// Slices in shared memory: three on their way hide a load from memory behind the products of one each.
+const STAGES: i64 = 4;
+
 /// Fewest rows: below them a product is bound by reading the second operand, and multiply-adds in order are as fast.
 const FEWEST_ROWS: i64 = 17;
 
@@ -34,10 +37,10 @@ const FEWEST_ROWS: i64 = 17;
 const FEWEST_STEPS: i64 = 16;
 
 /// Blocks that keep a large GPU busy: it has about so many multiprocessors.
-const ENOUGH_BLOCKS: i64 = 128;
+pub(super) const ENOUGH_BLOCKS: i64 = 128;
 
 /// A larger tile may compute one in so many points more, beyond the edges, than a smaller one: what it saves by reading less.
-const MOST_WASTE: i64 = 4;
+pub(super) const MOST_WASTE: i64 = 4;
 
 /// Fewest slices of a block that shares a tile with others: below them starting another launch takes longer than is won.
 const FEWEST_SLICES: i64 = 16;
@@ -46,7 +49,7 @@ const FEWEST_SLICES: i64 = 16;
 const MOST_PARTS: i64 = 16;
 
 /// f32s between two rows of sums in shared memory beyond those of the tile: keeps the rows that a warp writes on different banks.
-const PADDING: i64 = 8;
+pub(super) const PADDING: i64 = 8;
 
 /// What a block does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +140,7 @@ impl Matrix {
     /// Bytes of shared memory: of all slices, then of the sums.
     pub(super) fn shared(&self) -> i64 {
         // Rows along `k` take more.
-        let layout = |(points, dtype)| Layout { dtype, along: Along::Depth, points, steps: self.steps() }.bytes();
+        let layout = |(points, dtype)| Layout { dtype, along: Along::Depth, points, steps: self.steps(), order: Order::Straight }.bytes();
         let slices = STAGES * [(self.rows, self.operands[0]), (self.cols, self.operands[1])].map(layout).iter().sum::<i64>();
         slices.max(self.rows * self.pitch() * F32)
     }
@@ -210,16 +213,17 @@ impl<'c> Gen<'_, 'c> {
         [first_row, first_col]: &[Dim; 2],
         part: &Dim,
     ) -> Vec<Value<'c>> {
-        let a = self.incoming(a_source(c), [m.rows, m.steps()], 0, first_row);
-        let b = self.incoming(b_source(c, panel), [m.cols, m.steps()], a.layout.bytes(), first_col);
+        let a = self.incoming(a_source(c), [m.rows, m.steps()], Order::Straight, 0, first_row);
+        let b = self.incoming(b_source(c, panel), [m.cols, m.steps()], Order::Straight, a.layout.bytes(), first_col);
         let readers = [self.reader(a.layout, Side::A, m.arithmetic), self.reader(b.layout, Side::B, m.arithmetic)];
         let zero = self.e.zero(self.e.register_type(DType::F32));
         let (all, of_part) = (m.slices(c), m.slices(c).ceil_div(&m.parts.into()));
         let start = part.clone() * of_part.clone();
         let slices = if m.parts > 1 { [start.clone(), of_part.minimum(&(all - start))] } else { [Dim::ZERO, all] };
-        let pipeline = Pipeline { operands: [&a, &b], memory, slices };
+        let pipeline = Pipeline { operands: [&a, &b], memory, stages: STAGES, slices };
+        self.start_slices(&pipeline);
         self.through_slices(&pipeline, vec![zero; m.sums()], |g, slice, mut sums| {
-            let starts = [&a, &b].map(|operand| slice.clone() + operand.start);
+            let starts = [&a, &b].map(|operand| pipeline.stage(slice) + operand.start);
             let [x, y] = [0, 1].map(|i| g.part_of_lane(memory, &readers[i], &starts[i], &m.own()[i]));
             for step in (0..m.steps()).step_by(m.arithmetic.format.steps() as usize) {
                 let fragments = |reader, part, points: i64| -> Vec<Fragment<'c>> {

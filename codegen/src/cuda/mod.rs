@@ -3,7 +3,8 @@
 //! A kernel is cut into jobs, runs of thread blocks that do one thing each. Below them a thread is a point of the
 //! loops, so expressions, offsets and elementary functions are those of [`cpu`](crate::cpu), at scalar points and on
 //! pointers to global memory. **Invariant.** f32 means f32: every operation is rounded to nearest, multiply-add is fused
-//! only where the CPU fuses it, and nothing is approximate; products on tensor cores have its accuracy.
+//! only where the CPU fuses it, and nothing is approximate (but exponentials that are then rounded to 16 bits); products on tensor
+//! cores have its accuracy.
 //!
 //! ```text
 //! map     a thread does 4 neighbours where rows of elements divide so (8 of 16 bits), else 1
@@ -11,7 +12,7 @@
 //! matrix  a block does a tile of rows and columns on tensor cores, k in slices that come through shared memory by themselves; of few
 //!         tiles several blocks share k, and what they find is added up by a launch that follows
 //! product the same by multiply-adds, where there are few steps or no tensor cores; of few rows, some columns
-//! chain   a block does a tile of queries against all their keys; of few queries, its warps share the keys
+//! chain   a block does a tile of queries against all their keys, on tensor cores too; of few queries, its warps share the keys
 //! recur   a block does all steps of a row of the batch
 //! ```
 //!
@@ -165,7 +166,7 @@ fn emitted<'c>(context: &'c Context, entry: &Entry, target: &Target, machine: &T
     let &Entry { kernel, jobs, scratch, .. } = entry;
     CURRENT.with(|c| *c.borrow_mut() = kernel.to_string());
     let e = begun(context, entry, target, machine);
-    if let Some(blocks) = jobs.iter().find_map(Job::least_resident) {
+    if let Some(blocks) = jobs.iter().find_map(|job| job.least_resident(kernel)) {
         let attribute = context.create_string_attribute("nvvm.minctasm", &blocks.to_string());
         e.function.add_attribute(AttributeLoc::Function, attribute);
     }

@@ -1,27 +1,23 @@
 //! Operands on their way to shared memory: slices of `k` are copied while earlier ones are multiplied.
 //!
-//! Shared memory has [`STAGES`] slices in turn. A thread copies parts of each without waiting; one barrier a slice says both that what
-//! all threads copied has arrived and that nobody reads the slice any more whose place the next copies take. **Invariant.** Beyond the
-//! last point and the last step, shared memory holds zeros, and nothing is read.
+//! Shared memory has a few slices in turn, its stages. A thread copies parts of each without waiting; one barrier a slice says both
+//! that what all threads copied has arrived and that nobody reads the slice any more whose place the next copies take. **Invariant.**
+//! Beyond the last point and the last step, shared memory holds zeros, and nothing is read.
 //!
 //! ```text
-//! copy slices 0, 1, 2
+//! of four stages:   copy slices 0, 1, 2
 //! for slice in k:   wait for the copies of slice;   barrier;   copy slice + 3;   multiply slice
 //! ```
 
 use super::grid::{THREADS, count, singly, thread};
 use super::product::Source;
-use super::tensor::{Along, Layout, ROW};
+use super::tensor::{Along, Layout, Order, ROW};
 use crate::cpu::emit::Value;
 use crate::cpu::scope::{Gen, Run};
 use crate::kernel::Axis;
 use egret_ir::{DType, Dim};
 use inkwell::IntPredicate;
 use inkwell::values::{IntValue, PointerValue};
-
-/// Slices in shared memory: three on their way hide a load from memory behind the products of one each; a power of two, since
-/// slices are numbered through.
-pub(super) const STAGES: i64 = 4;
 
 /// Bytes that copies can be wide, best first.
 const WIDTHS: [i64; 3] = [ROW, 8, 4];
@@ -39,6 +35,8 @@ pub(super) struct Incoming<'k, 'c> {
 
 /// What a thread copies of each slice.
 struct Part<'c> {
+    /// Whether there is anything left to copy for it, if not all threads have as much.
+    needed: Option<IntValue<'c>>,
     /// The indices of its first point.
     point: Vec<Dim>,
     /// Whether there is such a point.
@@ -53,6 +51,8 @@ struct Part<'c> {
 pub(super) struct Pipeline<'p, 'k, 'c> {
     pub(super) operands: [&'p Incoming<'k, 'c>; 2],
     pub(super) memory: PointerValue<'c>,
+    /// Slices in shared memory; a power of two, since slices are numbered through.
+    pub(super) stages: i64,
     /// The first slice, and how many there are.
     pub(super) slices: [Dim; 2],
 }
@@ -63,6 +63,12 @@ fn is_multiple(d: &Dim, n: i64) -> bool {
 }
 
 impl Source<'_> {
+    /// How a slice of it comes to lie in shared memory, and the elements of a copy.
+    pub(super) fn laid_out(&self, dtype: DType, [points, steps]: [i64; 2], order: Order) -> (Layout, i64) {
+        let (along, together) = self.copies(dtype, (points * steps / THREADS as i64).max(1));
+        (Layout { dtype, along, points, steps, order }, together)
+    }
+
     /// How neighbours in memory lie, and how many of them, `most` at most, a copy can take: those of an aligned piece of memory.
     fn copies(&self, dtype: DType, most: i64) -> (Along, i64) {
         let size = dtype.size() as i64;
@@ -84,71 +90,90 @@ impl Source<'_> {
     }
 }
 
-impl<'k, 'c> Pipeline<'_, 'k, 'c> {
+impl Pipeline<'_, '_, '_> {
     /// Bytes of a slice of all operands.
     fn bytes(&self) -> i64 {
         self.operands.iter().map(|operand| operand.layout.bytes()).sum()
+    }
+
+    /// Where the stage of a slice begins, in bytes.
+    pub(super) fn stage(&self, slice: &Dim) -> Dim {
+        slice.modulo(&self.stages.into()) * self.bytes()
     }
 }
 
 impl<'c> Gen<'_, 'c> {
     /// An operand of so many points from `first` on and so many steps a slice, behind the first `start` bytes of a stage. The first
     /// operand of a product always lies along `k`.
-    pub(super) fn incoming<'k>(&mut self, source: Source<'k>, [points, steps]: [i64; 2], start: i64, first: &Dim) -> Incoming<'k, 'c> {
+    pub(super) fn incoming<'k>(
+        &mut self,
+        source: Source<'k>,
+        extents: [i64; 2],
+        order: Order,
+        start: i64,
+        first: &Dim,
+    ) -> Incoming<'k, 'c> {
         let dtype = self.kernel.buffers[source.buffer.0].dtype;
-        let of_thread = points * steps / THREADS as i64;
-        let (along, together) = source.copies(dtype, of_thread);
-        let layout = Layout { dtype, along, points, steps };
-        let parts = (0..of_thread / together).map(|i| self.part(&source, &layout, together, i, first)).collect();
+        let (layout, together) = source.laid_out(dtype, extents, order);
+        let copies = layout.points * layout.steps / together;
+        let parts = (0..copies).step_by(THREADS).map(|before| self.part(&source, &layout, together, [before, copies], first)).collect();
         Incoming { source, layout, start, together, parts }
     }
 
-    /// Part `i` of what the thread copies. Of rows of whole vectors a warp takes eight at a time, which lie on different banks.
-    fn part(&mut self, source: &Source, layout: &Layout, together: i64, i: i64, first: &Dim) -> Part<'c> {
-        let threads = THREADS as i64;
+    /// What the thread copies of those of a slice of which `before` are done. Of rows of whole vectors a warp takes eight at a time, which
+    /// lie on different banks.
+    fn part(&mut self, source: &Source, layout: &Layout, together: i64, [before, copies]: [i64; 2], first: &Dim) -> Part<'c> {
+        let number = thread() + before;
         let (point, step) = match layout.along {
             Along::Points => {
-                let across = layout.points / together;
-                (thread().modulo(&across.into()) * together, thread().floor_div(&across.into()) + i * (threads / across))
+                let across = Dim::from(layout.points / together);
+                (number.modulo(&across) * together, number.floor_div(&across))
             }
             Along::Depth => {
                 let across = layout.steps / together;
                 let rows = if together * layout.size() == ROW { 8 } else { 1 };
-                let row = thread().modulo(&rows.into()) + thread().floor_div(&(rows * across).into()) * rows;
-                let column = thread().floor_div(&rows.into()).modulo(&across.into());
-                (row + i * (threads / across), column * together)
+                let row = number.modulo(&rows.into()) + number.floor_div(&(rows * across).into()) * rows;
+                (row, number.floor_div(&rows.into()).modulo(&across.into()) * together)
             }
         };
         let (point, step) = (self.named("%point", &point, (0, layout.points.into())), self.named("%step", &step, (0, layout.steps.into())));
         let place = point.clone() * layout.point() + step.clone() * layout.step();
         let place = self.named("%place", &place, (0, layout.bytes().into()));
-        let (at, end) = (self.index(&(first.clone() + point.clone())), self.index(&count(source.points)));
-        let there = self.e.icmp(IntPredicate::SLT, at.into(), end.into()).into_int_value();
-        Part { point: self.unravelled(&singly(source.points), &(first.clone() + point)), there, step, place }
+        let is_below = |g: &mut Self, at: &Dim, end: &Dim| {
+            let (at, end) = (g.index(at), g.index(end));
+            g.e.icmp(IntPredicate::SLT, at.into(), end.into()).into_int_value()
+        };
+        let needed = (copies - before < THREADS as i64).then(|| is_below(self, &number, &copies.into()));
+        let there = is_below(self, &(first.clone() + point.clone()), &count(source.points));
+        Part { needed, point: self.unravelled(&singly(source.points), &(first.clone() + point)), there, step, place }
     }
 
-    /// Runs `body` on all slices of operands, given where each begins in shared memory, with sums that go around. When it is done,
-    /// shared memory is free.
+    /// Starts the copies of as many slices as can be on their way.
+    pub(super) fn start_slices(&mut self, pipeline: &Pipeline<'_, '_, 'c>) {
+        for stage in 0..pipeline.stages - 1 {
+            self.bring(pipeline, &stage.into());
+            self.e.commit_copies();
+        }
+    }
+
+    /// Runs `body` on all slices of operands, of which the first are on their way, with sums that go around. When it is done, shared
+    /// memory is free.
     pub(super) fn through_slices(
         &mut self,
         pipeline: &Pipeline<'_, '_, 'c>,
         sums: Vec<Value<'c>>,
         body: impl FnOnce(&mut Self, &Dim, Vec<Value<'c>>) -> Vec<Value<'c>>,
     ) -> Vec<Value<'c>> {
-        let slices = &pipeline.slices[1];
-        for stage in 0..STAGES - 1 {
-            self.bring(pipeline, &stage.into());
-            self.e.commit_copies();
-        }
+        let (slices, ahead) = (&pipeline.slices[1], pipeline.stages - 1);
         let (name, end) = (self.fresh("%slice"), self.index(slices));
         let run = Run { start: self.e.i64(0), end, step: 1, certain: false, range: (0, self.range(slices).1.max(0)) };
         let sums = self.repeat(&name, run, sums, |g, sums| {
-            g.e.wait_for_copies(STAGES as u64 - 2);
+            g.e.wait_for_copies(ahead as u64 - 1);
             g.e.block_barrier();
             let slice = Dim::symbol(name.clone());
-            g.where_below(&(slice.clone() + (STAGES - 1)), slices, |g, next| g.bring(pipeline, &next));
+            g.where_below(&(slice.clone() + ahead), slices, |g, next| g.bring(pipeline, &next));
             g.e.commit_copies();
-            body(g, &(slice.modulo(&STAGES.into()) * pipeline.bytes()), sums)
+            body(g, &slice, sums)
         });
         self.e.wait_for_copies(0);
         self.e.block_barrier();
@@ -158,12 +183,13 @@ impl<'c> Gen<'_, 'c> {
     /// Starts the copies of a slice, which are numbered from the first one on.
     fn bring(&mut self, pipeline: &Pipeline<'_, '_, 'c>, slice: &Dim) {
         for operand in pipeline.operands {
-            let start = slice.modulo(&STAGES.into()) * pipeline.bytes() + operand.start;
+            let start = pipeline.stage(slice) + operand.start;
             self.bring_operand(operand, pipeline.memory, &start, &((pipeline.slices[0].clone() + slice.clone()) * operand.layout.steps));
         }
     }
 
-    fn bring_operand(&mut self, operand: &Incoming<'_, 'c>, memory: PointerValue<'c>, start: &Dim, first: &Dim) {
+    /// Starts the copies of an operand's steps from the first of a slice on.
+    pub(super) fn bring_operand(&mut self, operand: &Incoming<'_, 'c>, memory: PointerValue<'c>, start: &Dim, first: &Dim) {
         let source = &operand.source;
         let depth = count(source.depth);
         let mut known: Option<(Dim, Vec<Dim>, Value<'c>)> = None;
@@ -180,7 +206,11 @@ impl<'c> Gen<'_, 'c> {
             let from = self.pointer(source.buffer, &source.element(&part.point, &k, &step));
             let place = self.index(&(start.clone() + part.place.clone()));
             let to = self.e.offset(memory, place, 1);
-            self.copied(from, to, operand, self.e.and(part.there.into(), before));
+            let inside = self.e.and(part.there.into(), before);
+            match part.needed {
+                Some(needed) => self.when(needed, |g| g.copied(from, to, operand, inside)),
+                None => self.copied(from, to, operand, inside),
+            }
             known = Some((step, k, before));
         }
     }

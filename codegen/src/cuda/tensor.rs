@@ -68,7 +68,7 @@ impl Format {
 pub(super) struct Arithmetic {
     pub(super) format: Format,
     /// Whether what rounding to the format leaves of an operand is multiplied too.
-    split: bool,
+    pub(super) split: bool,
 }
 
 impl Arithmetic {
@@ -101,6 +101,18 @@ pub(super) enum Along {
     Points,
 }
 
+/// How lanes read what was brought to shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// As it was brought.
+    Straight,
+    /// What was brought as points are the steps of the product, and the other way around.
+    Turned,
+    /// Lane `t` of four takes steps `2*t` and `2*t + 1` for its two of a TF32 fragment, where it would take `t` and `t + 4`: these are the
+    /// columns that it has of sums, which can then be the other operand. A sum over `k` does not change when its steps are exchanged.
+    Paired,
+}
+
 /// How a slice of an operand lies in shared memory. Rows are padded so that lanes that read 8 rows of 16 bytes, or `4*t + g` words of
 /// four rows, find them on different banks.
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +121,7 @@ pub(super) struct Layout {
     pub(super) along: Along,
     pub(super) points: i64,
     pub(super) steps: i64,
+    pub(super) order: Order,
 }
 
 impl Layout {
@@ -118,10 +131,18 @@ impl Layout {
 
     /// Bytes from a row to the next.
     fn pitch(&self) -> i64 {
-        match (self.along, self.size()) {
-            (Along::Depth, size) => self.steps * size + ROW,
-            (Along::Points, size @ 4) => self.points * size + 2 * ROW,
-            (Along::Points, size) => self.points * size + ROW,
+        let elements = if self.along == Along::Depth { self.steps } else { self.points };
+        // Words of four rows that are neighbours, `t`, have to be 8 banks apart; those of every second row are with half of that.
+        let is_by_words = self.size() == 4 && self.as_read().along == Along::Points && self.order != Order::Paired;
+        elements * self.size() + if is_by_words { 2 * ROW } else { ROW }
+    }
+
+    /// The same bytes as the product sees them.
+    fn as_read(&self) -> Layout {
+        let turned = if self.along == Along::Depth { Along::Points } else { Along::Depth };
+        match self.order {
+            Order::Straight | Order::Paired => *self,
+            Order::Turned => Layout { along: turned, points: self.steps, steps: self.points, order: Order::Straight, ..*self },
         }
     }
 
@@ -164,6 +185,7 @@ pub(super) struct Reader {
 }
 
 /// 16 points and as many steps as the format has, of a lane: rounded to the format, and what that leaves.
+#[derive(Clone)]
 pub(super) struct Fragment<'c> {
     parts: [Option<Vec<Value<'c>>>; 2],
 }
@@ -187,7 +209,14 @@ impl Reader {
     /// Whether the elements lie as the tensor cores take them.
     fn by_matrices(&self) -> bool {
         let format = self.arithmetic.format;
-        self.layout.dtype == format.stored() && (self.layout.along == Along::Depth || format.packed() == 2)
+        let as_they_lie = self.layout.dtype == format.stored() && (self.layout.along == Along::Depth || format.packed() == 2);
+        as_they_lie && self.layout.order != Order::Paired
+    }
+
+    /// Steps from a lane's elements to the next lane's, and from those of a register to those of the other half.
+    fn steps_apart(&self) -> [i64; 2] {
+        let packed = self.arithmetic.format.packed();
+        if self.layout.order == Order::Paired { [2, 1] } else { [packed, 4 * packed] }
     }
 
     /// Where a lane's part begins, in bytes.
@@ -195,7 +224,7 @@ impl Reader {
         let (layout, lane) = (&self.layout, lane());
         if !self.by_matrices() {
             let (g, t) = (lane.floor_div(&4.into()), lane.modulo(&4.into()));
-            return g * layout.point() + t * (self.arithmetic.format.packed() * layout.step());
+            return g * layout.point() + t * (self.steps_apart()[0] * layout.step());
         }
         let (row, low, high) = (lane.modulo(&8.into()), lane.floor_div(&8.into()).modulo(&2.into()), lane.floor_div(&16.into()));
         let (points, steps) = if self.side == Side::A { (low, high) } else { (high, low) };
@@ -209,7 +238,7 @@ impl Reader {
 impl<'c> Gen<'_, 'c> {
     /// The way a lane reads an operand.
     pub(super) fn reader(&mut self, layout: Layout, side: Side, arithmetic: Arithmetic) -> Reader {
-        let mut reader = Reader { layout, side, arithmetic, own: Dim::ZERO };
+        let mut reader = Reader { layout: layout.as_read(), side, arithmetic, own: Dim::ZERO };
         reader.own = self.named("%own", &reader.part(), (0, layout.bytes().into()));
         reader
     }
@@ -231,9 +260,10 @@ impl<'c> Gen<'_, 'c> {
                 Format::Bf16 | Format::F16 => Fragment { parts: [Some(words), None] },
             };
         }
+        let [_, apart] = reader.steps_apart();
         let register = |r: i64| {
             let (points, steps) = reader.side.halves(r);
-            let at = self.e.displaced(at, 8 * points * layout.point() + 4 * format.packed() * steps * layout.step());
+            let at = self.e.displaced(at, 8 * points * layout.point() + apart * steps * layout.step());
             (0..format.packed()).map(|i| self.element(self.e.displaced(at, i * layout.step()), layout.dtype)).collect::<Vec<_>>()
         };
         let elements: Vec<Vec<Value>> = (0..4).map(register).collect();
@@ -252,6 +282,18 @@ impl<'c> Gen<'_, 'c> {
     /// An element of shared memory as f32.
     fn element(&self, at: PointerValue<'c>, dtype: DType) -> Value<'c> {
         widened(&self.e, self.e.load(self.e.memory_type(dtype), at, dtype.size()), dtype)
+    }
+
+    /// What the lanes have of sums of 16 rows and as many columns as the format has steps, as a first operand over these columns; with
+    /// TF32 the second one is to be [paired](Order::Paired).
+    pub(super) fn sums_as_operand(&self, arithmetic: Arithmetic, sums: &[Value<'c>]) -> Fragment<'c> {
+        match arithmetic.format {
+            Format::Tf32 => self.split(arithmetic, [0, 2, 1, 3].map(|i| sums[i]).to_vec()),
+            format => {
+                let words = sums.chunks(2).map(|pair| self.e.packed(format, [pair[0], pair[1]])).collect();
+                Fragment { parts: [Some(words), None] }
+            }
+        }
     }
 
     /// f32s as TF32s, and what that leaves of them if it is to be multiplied.

@@ -48,6 +48,8 @@ pub(super) enum Function {
     Not,
     Sqrt,
     Reciprocal,
+    /// Two to the power of a float, nearly.
+    AboutExp2,
     Add,
     Sub,
     MulLow,
@@ -188,6 +190,7 @@ const TABLE: &[(&str, Form)] = &[
     ("neg", Form::Apply(Function::Neg)),
     ("not", Form::Apply(Function::Not)),
     ("sqrt.rn", Form::Apply(Function::Sqrt)),
+    ("ex2.approx.ftz", Form::Apply(Function::AboutExp2)),
     ("add", Form::Apply(Function::Add)),
     ("add.rn", Form::Apply(Function::Add)),
     ("sub", Form::Apply(Function::Sub)),

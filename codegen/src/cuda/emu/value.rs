@@ -66,12 +66,19 @@ fn half_bits(value: f64) -> u16 {
 /// A function of as many operands as it takes.
 pub(super) fn apply(function: Function, ty: Type, x: [u64; 3]) -> Result<u64, String> {
     match (ty.kind, ty.bits) {
+        (Kind::Float, 32) if function == Function::AboutExp2 => Ok(about_exp2(f32::from_bits(x[0] as u32)).to_bits().into()),
         (Kind::Float, 32) => Ok(apply_f32(function, x.map(|v| f32::from_bits(v as u32)))?.to_bits().into()),
         (Kind::Float, 64) => Ok(apply_f64(function, x.map(f64::from_bits))?.to_bits()),
         // Sums and products of two f16s are exact in f64.
         (Kind::Float, _) => Ok(half_bits(apply_f64(function, x.map(|v| half(v as u16)))?).into()),
         _ => Ok(truncated(ty, apply_integer(function, ty, x)?)),
     }
+}
+
+/// The least that `ex2.approx.ftz.f32` may be: its relative error is up to 2^-22, and below the normal numbers it is zero.
+fn about_exp2(x: f32) -> f32 {
+    let least = (f64::from(x).exp2() * (1.0 - 2f64.powi(-22))) as f32;
+    if least < f32::MIN_POSITIVE { 0.0 } else { least }
 }
 
 macro_rules! float_functions {
@@ -127,7 +134,7 @@ fn apply_integer(function: Function, ty: Type, [a, b, c]: [u64; 3]) -> Result<u6
         Function::Permute => permuted(a, b, c).into(),
         Function::ExtractBits => extracted(ty, a, (b & 255) as u32, (c & 255) as u32).into(),
         Function::LeadingZeros => (truncated(ty, a).leading_zeros() + ty.bits - 64).into(),
-        Function::Sqrt | Function::Reciprocal | Function::CopySign | Function::Fma => {
+        Function::Sqrt | Function::Reciprocal | Function::AboutExp2 | Function::CopySign | Function::Fma => {
             return Err(format!("{function:?} of integers is not in the table"));
         }
     };

@@ -117,3 +117,14 @@ fn a_warp_multiplies_what_is_rounded() {
         "whole warp",
     );
 }
+
+#[test]
+fn exponentials_are_as_far_off_as_they_may_be() {
+    // Of 1 the result is 2 less half a unit in its 22nd place; below the normal numbers there is nothing.
+    let stored = |x: &str| format!("{ADDRESS}\nex2.approx.ftz.f32 %r5, {x};\nadd.s32 %r6, %r5, EXPECTED;\ndiv.s32 %r7, 1, %r6;");
+    for (x, bits) in [("0f3F800000", 0x3fff_fffcu32), ("0fC3000000", 0), ("0fFF800000", 0)] {
+        let is_that = stored(x).replace("EXPECTED", &format!("-{bits}"));
+        // What is as expected leaves zero, and a division by it is an error.
+        assert!(outcome(&is_that).unwrap_err().contains("divided by zero"), "{x}");
+    }
+}

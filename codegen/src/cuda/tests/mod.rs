@@ -5,6 +5,7 @@ mod matrix;
 mod models;
 mod mutations;
 mod storage;
+mod strips;
 mod text;
 
 use super::emu::Device;

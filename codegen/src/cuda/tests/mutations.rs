@@ -37,12 +37,24 @@ const SHORT_ROWS: Subject = (NEW, "graph g(x: f32[21, 100]) { y = softmax[axes=[
 
 const CONCAT: Subject = (NEW, "graph g(x: f32[40, 6], y: f32[40, 10]) { z = concat[axis=1](x, y)\n w = tanh(z)\n return w }");
 
-/// Tiles of queries and keys with tails, of which each query sees others.
-const ATTENTION: Subject = (
-    NEW,
-    "graph g(q: f32[70, 20], k: f32[90, 20], v: f32[90, 24]) {
+/// Tiles of queries and keys with tails, of which each query sees others; without tensor cores and with them.
+const QUERIES: &str = "graph g(q: f32[70, 20], k: f32[90, 20], v: f32[90, 24]) {
     y = attention[scale = 0.5, causal = true](q, k, v)
     return y
+}";
+const ATTENTION: Subject = (OLD, QUERIES);
+const STRIPS: Subject = (NEW, QUERIES);
+
+/// Warps with keys of their own, of 16 bits.
+const STORED: Subject = (
+    NEW,
+    "graph g(q: f16[20, 32], k: f16[70, 32], v: f16[70, 32]) {
+    a = cast[to = f32](q)
+    b = cast[to = f32](k)
+    c = cast[to = f32](v)
+    y = attention[scale = 2.0](a, b, c)
+    z = cast[to = f16](y)
+    return z
 }",
 );
 
@@ -124,6 +136,28 @@ const BUGS: &[Bug] = &[
     Bug(ATTENTION, "weights of other keys", "st.shared.v4.b32", 0, "+16],"),
     Bug(ATTENTION, "weights not stored", "st.shared.v4.b32", 1, ""),
     Bug(ATTENTION, "rows in each other's place", "st.global", 0, "+96],"),
+    Bug(STRIPS, "no wait for queries", "cp.async.wait_group", 0, ""),
+    Bug(STRIPS, "no barrier before queries are read", "bar.sync", 0, ""),
+    Bug(STRIPS, "no wait for a tile", "cp.async.wait_group", 1, ""),
+    Bug(STRIPS, "no barrier before a tile is multiplied", "bar.sync", 1, ""),
+    Bug(STRIPS, "no barrier before totals take the place of tiles", "bar.sync", 2, ""),
+    Bug(STRIPS, "no barrier before totals are read", "bar.sync", 3, ""),
+    Bug(STRIPS, "copies of a tile in the group of the next", "cp.async.commit_group", 1, ""),
+    Bug(STRIPS, "queries of other rows", "ldmatrix", 0, "+16];"),
+    Bug(STRIPS, "values of another key", "ld.shared.b32", 1, "+112];"),
+    Bug(STRIPS, "maxima of some keys only", "shfl.sync.bfly.b32", 0, "mov.b32"),
+    Bug(STRIPS, "a product left out", "mma.sync", 4, ""),
+    Bug(STRIPS, "the last product left out", "mma.sync", 40, ""),
+    Bug(STRIPS, "totals in another place", "st.shared.v2.b32", 1, "+8],"),
+    Bug(STRIPS, "maximum and sum not stored", "st.shared.v2.b32", 8, ""),
+    Bug(STRIPS, "totals of other columns", "ld.shared.v4.b32", 7, "+16];"),
+    Bug(STRIPS, "the sum of another row", "ld.shared.v2.b32", 0, "+128];"),
+    Bug(STORED, "rows of values not turned", ".trans", 0, "turn"),
+    Bug(STORED, "keys of another share", "ldmatrix", 4, "+16];"),
+    Bug(STORED, "weights in each other's place", "cvt.rn.f16x2.f32", 0, "halves"),
+    Bug(STORED, "totals of other columns of a share", "ld.shared.v4.b32", 6, "+16];"),
+    Bug(STORED, "the maximum of another row", "ld.shared.v2.b32", 6, "+160];"),
+    Bug(STORED, "no barrier before shares meet", "bar.sync", 3, ""),
     Bug(DECODE, "no barrier before warps meet", "bar.sync", 0, ""),
     Bug(DECODE, "channels of some lanes left out", "shfl.sync.bfly.b32", 2, "mov.b32"),
     Bug(DECODE, "a shuffle of some lanes only", "shfl.sync.bfly.b32", 7, ", 65535;"),
@@ -166,6 +200,8 @@ fn changed(line: &str, pattern: &str, change: &str) -> Option<String> {
         "add" => format!("add.rn.f32 {}, {}, {};", of(1)?, of(2)?, of(4)?),
         "swap" => format!("{} {}, {}, {}, {};", of(0)?, of(1)?, of(3)?, of(2)?, of(4)?),
         "wait 3" => "cp.async.wait_group 3;".to_string(),
+        "turn" => line.replacen(".trans", "", 1),
+        "halves" => format!("{} {}, {}, {};", of(0)?, of(1)?, of(3)?, of(2)?),
         "0.0" => format!("mov.b32 {}, 0f00000000;", of(1)?),
         "whole" => format!("{};", line.rsplit_once(',')?.0),
         "turned" => {
@@ -194,7 +230,7 @@ fn displaced(line: &str, by: &str) -> Option<String> {
 fn verdict((target, source): Subject, change: &dyn Fn(&str) -> Option<String>) -> Option<String> {
     let target = Target::named(target).unwrap();
     let graph = text::parse(source).unwrap();
-    let inputs = crate::testing::inputs(&graph, &Bindings::new()).unwrap();
+    let inputs = crate::testing::inputs(&graph, &Bindings::from([("M".into(), 70)])).unwrap();
     let expected: Vec<Tensor> = eval::eval(&graph, &inputs).unwrap();
     let program = lowered(&crate::testing::as_kernel(&graph).unwrap());
     let mut code = compile(&program.kernels, &target).unwrap();
@@ -207,7 +243,9 @@ fn verdict((target, source): Subject, change: &dyn Fn(&str) -> Option<String>) -
 
 #[test]
 fn planted_bugs_are_found() {
-    for subject in [PRODUCT, MATRIX, SHORT, SHARED, LONG_ROWS, LONG_SUM, SHORT_ROWS, ATTENTION, DECODE, FEW_ROWS, LAYER, CONCAT] {
+    for subject in
+        [PRODUCT, MATRIX, SHORT, SHARED, LONG_ROWS, LONG_SUM, SHORT_ROWS, ATTENTION, STRIPS, STORED, DECODE, FEW_ROWS, LAYER, CONCAT]
+    {
         assert_eq!(verdict(subject, &|ptx| Some(ptx.to_string())), None, "{}", subject.1);
     }
     let missed: Vec<&str> = BUGS.iter().filter(|b| verdict(b.0, &|ptx| b.planted(ptx)).is_none()).map(|b| b.1).collect();

@@ -25,6 +25,14 @@ const ATTENTION: &str = "graph g(q: f32[2, 64, 64], k: f32[2, 128, 64], v: f32[2
     y = attention[scale = 0.125](q, k, v)
     return y
 }";
+const NARROW_ATTENTION: &str = "graph g(q: bf16[2, 64, 64], k: bf16[2, 128, 64], v: bf16[2, 128, 64]) {
+    a = cast[to = f32](q)
+    b = cast[to = f32](k)
+    c = cast[to = f32](v)
+    y = attention[scale = 0.125](a, b, c)
+    z = cast[to = bf16](y)
+    return z
+}";
 const DECODE: &str = "graph g(q: f32[2, 1, 64], k: f32[2, 128, 64], v: f32[2, 128, 64]) {
     y = attention[scale = 0.125](q, k, v)
     return y
@@ -48,6 +56,7 @@ fn counters_of_templates() {
         ("long softmax", LONG_SOFTMAX),
         ("product", PRODUCT),
         ("attention", ATTENTION),
+        ("attention of bf16", NARROW_ATTENTION),
         ("decode", DECODE),
         ("one row", ONE_ROW),
     ];
