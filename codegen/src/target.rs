@@ -255,6 +255,11 @@ impl Target {
         self.capability().is_some_and(|found| found >= AMPERE)
     }
 
+    /// Whether it is a GPU whose warps multiply in groups of four, by `wgmma`: an instruction of that one architecture.
+    pub fn has_warpgroups(&self) -> bool {
+        self.cpu == "sm_90a"
+    }
+
     /// The compute capability of a GPU.
     pub fn capability(&self) -> Option<Version> {
         Arch::named(self.cpu).map(|arch| arch.capability)

@@ -40,7 +40,9 @@ fn candidates(m: Option<usize>, n: Option<usize>, target: &Target) -> Vec<Tile> 
     // No wider than the columns: panels are packed at the tile's width, what fills them included.
     let most_vectors = n.map_or(MOST_VECTORS, |n| n.div_ceil(target.lanes)).clamp(1, MOST_VECTORS);
     let mut tiles = vec![];
-    for vectors in 1..=most_vectors {
+    // A GPU copies panels by 16 bytes, of 16 bits too.
+    let suits = |vectors: &usize| !target.is_cuda() || vectors.is_power_of_two();
+    for vectors in (1..=most_vectors).filter(suits) {
         for rows in 1..=most_rows {
             if rows * vectors <= most && rows * vectors + vectors < target.vregs {
                 tiles.push(Tile { rows, vectors });

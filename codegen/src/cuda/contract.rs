@@ -38,9 +38,10 @@ enum Shape {
 impl Tiles {
     /// The tiles of a contraction of a kernel.
     pub(super) fn of(c: &Contract, kernel: &Kernel, target: &Target) -> Tiles {
-        let matrix = || Matrix::of(c, kernel, target).map(Shape::Matrix);
+        let panel = (c.tile.vectors * target.lanes) as i64;
+        let matrix = || Matrix::of(c, kernel, target, panel).map(Shape::Matrix);
         let shape = Narrow::of(c).map(Shape::Narrow).or_else(matrix).unwrap_or_else(|| Shape::Tile(Tile::of(&count(&c.rows))));
-        Tiles { shape, panel: (c.tile.vectors * target.lanes) as i64 }
+        Tiles { shape, panel }
     }
 
     /// The same with its working memory from so many bytes on.

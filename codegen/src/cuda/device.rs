@@ -12,9 +12,11 @@ use inkwell::values::{BasicValue, InstructionOpcode, IntValue, PointerValue};
 /// PTX's shared memory, of a block.
 const SHARED: u16 = 3;
 
-/// The name of shared memory whose length the launch decides, and what it is aligned to: 16 bytes, the widest access.
+/// The name of shared memory whose length the launch decides, and what it is aligned to: 16 bytes, the widest access; or eight rows
+/// that are swizzled.
 const DYNAMIC: &str = "dynamic_shared";
 const DYNAMIC_ALIGN: u32 = 16;
+const SWIZZLED_ALIGN: u32 = 1024;
 
 /// All lanes of a warp.
 const ALL_LANES: u64 = 0xffff_ffff;
@@ -110,8 +112,15 @@ impl<'c> Emit<'c> {
         let bytes = self.cx.i8_type().array_type(0);
         let known = self.module.get_global(DYNAMIC);
         let memory = known.unwrap_or_else(|| self.module.add_global(bytes, Some(AddressSpace::from(SHARED)), DYNAMIC));
-        memory.set_alignment(DYNAMIC_ALIGN);
+        memory.set_alignment(memory.get_alignment().max(DYNAMIC_ALIGN));
         memory.as_pointer_value()
+    }
+
+    /// The same, aligned as swizzled rows have to be.
+    pub(super) fn aligned_shared(&self) -> PointerValue<'c> {
+        let memory = self.dynamic_shared();
+        self.module.get_global(DYNAMIC).into_iter().for_each(|known| known.set_alignment(SWIZZLED_ALIGN));
+        memory
     }
 
     fn word(&self, value: u64) -> Value<'c> {
@@ -161,6 +170,67 @@ impl<'c> Emit<'c> {
         let operands = a.iter().chain(b).map(|register| self.same_bits(*register, operand));
         let arguments: Vec<Value> = operands.chain(sums.iter().copied()).collect();
         self.fields(self.intrinsic(&format!("llvm.nvvm.mma.{name}"), &[], &arguments), sums.len())
+    }
+
+    /// What the thread has brought to shared memory is for the tensor cores, too, behind the next barrier (PTX `fence.proxy.async`).
+    pub(super) fn show_to_tensor_cores(&self) {
+        self.call("llvm.nvvm.fence.proxy.async.shared_cta", &[], &[]);
+    }
+
+    /// Gives the registers of sums to the products of a warpgroup that come (PTX `wgmma.fence`). They go through it, so that nothing
+    /// writes them behind it.
+    pub(super) fn begin_products(&self, sums: &[Value<'c>]) -> Vec<Value<'c>> {
+        self.with_sums("wgmma.fence.sync.aligned;", sums, &[])
+    }
+
+    /// Puts the products that a warpgroup has started into a group.
+    pub(super) fn commit_products(&self) {
+        self.call("llvm.nvvm.wgmma.commit_group.sync.aligned", &[], &[]);
+    }
+
+    /// Waits until no more than the last `groups` groups of products go on. Sums of those that are done can then be used; they come out
+    /// of the wait, so that nothing takes them before.
+    pub(super) fn wait_for_products(&self, groups: u64, sums: &[Value<'c>]) -> Vec<Value<'c>> {
+        self.with_sums(&format!("wgmma.wait_group.sync.aligned {groups};"), sums, &[])
+    }
+
+    /// Starts `sums + a * b` for 64 rows of a warpgroup, of which a lane has the sums that the PTX ISA says, given where the operands
+    /// are (PTX `wgmma.mma_async`). Of those that lie along their points the second part is true.
+    pub(super) fn start_product(&self, format: Format, [a, b]: [(Value<'c>, bool); 2], sums: &[Value<'c>]) -> Vec<Value<'c>> {
+        let element = if format == Format::Bf16 { "bf16" } else { "f16" };
+        let count = sums.len();
+        let registers: Vec<String> = (0..count).map(|i| format!("${i}")).collect();
+        let text = format!(
+            "wgmma.mma_async.sync.aligned.m64n{}k16.f32.{element}.{element} {{{}}}, ${}, ${}, 1, 1, 1, {}, {};",
+            2 * count,
+            registers.join(", "),
+            2 * count,
+            2 * count + 1,
+            u8::from(a.1),
+            u8::from(b.1)
+        );
+        self.with_sums(&text, sums, &[a.0, b.0])
+    }
+
+    /// Assembly that changes f32s in place, given some 64-bit words.
+    fn with_sums(&self, text: &str, sums: &[Value<'c>], words: &[Value<'c>]) -> Vec<Value<'c>> {
+        let outputs = vec!["=f".to_string(); sums.len()];
+        let tied = (0..sums.len()).map(|i| i.to_string());
+        let constraints: Vec<String> = outputs.into_iter().chain(tied).chain(words.iter().map(|_| "l".to_string())).collect();
+        let types: Vec<BasicTypeEnum> = sums.iter().map(|sum| sum.get_type()).collect();
+        let given: Vec<Value> = sums.iter().chain(words).copied().collect();
+        let given_types: Vec<_> = given.iter().map(|value| value.get_type().into()).collect();
+        let signature = self.cx.struct_type(&types, false).fn_type(&given_types, false);
+        let constraints = format!("{},~{{memory}}", constraints.join(","));
+        let assembly = self.cx.create_inline_asm(signature, text.to_string(), constraints, true, false, None, false);
+        let given: Vec<_> = given.into_iter().map(Into::into).collect();
+        let call = self.builder.build_indirect_call(signature, assembly, &given, "").expect("the builder stands in a block");
+        self.fields(call.try_as_basic_value().basic().expect("it has results"), sums.len())
+    }
+
+    /// The address of a place in shared memory.
+    pub(super) fn shared_address(&self, at: PointerValue<'c>) -> Value<'c> {
+        self.builder.build_ptr_to_int(at, self.cx.i64_type(), "").expect("the builder stands in a block").into()
     }
 
     /// An f32 rounded to TF32, ties away from zero: a word whose lower 13 bits are zero.

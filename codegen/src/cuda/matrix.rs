@@ -7,16 +7,19 @@
 //! Where there are fewer tiles than multiprocessors, several blocks share the slices of one. Each leaves its sums in working memory, and
 //! a launch that follows adds them up in order, so that results are the same on every run.
 //!
+//! The GPUs that have [warpgroups](super::group) give them the products of large tiles of 16 bits.
+//!
 //! ```text
 //! block 128x128, warp 2 of 8: rows 0 to 63, columns 64 to 95:   for 16 steps:  acc[4][4] += a[4] * b[4]  by 16x8x8
 //! ```
 
 use super::contract::{a_source, b_source};
 use super::grid::{THREADS, count, singly, thread};
+use super::group;
 use super::map::NEIGHBOURS;
 use super::pipeline::Pipeline;
 use super::product::F32;
-use super::tensor::{Along, Arithmetic, COLUMNS, Fragment, Layout, Order, POINTS, SUMS, Side, WARPS, of_sums, warp};
+use super::tensor::{Along, Arithmetic, COLUMNS, Fragment, Layout, Order, POINTS, SUMS, SWIZZLED_ROW, Side, WARPS, of_sums, warp};
 use crate::cpu::emit::Value;
 use crate::cpu::scope::{Gen, Run};
 use crate::kernel::{Axis, Contract, Kernel};
@@ -54,44 +57,63 @@ pub(super) const PADDING: i64 = 8;
 /// What a block does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Matrix {
-    rows: i64,
-    cols: i64,
+    pub(super) rows: i64,
+    pub(super) cols: i64,
     /// Warps one below the other; the others stand side by side.
-    down: i64,
-    arithmetic: Arithmetic,
+    pub(super) down: i64,
+    pub(super) arithmetic: Arithmetic,
     /// The types of the operands.
-    operands: [DType; 2],
+    pub(super) operands: [DType; 2],
+    /// Whether [warpgroups](super::group) do it.
+    pub(super) by_groups: bool,
     /// Blocks that share the slices of a tile.
     parts: i64,
     /// Where their working memory begins, in bytes.
     pub(super) working: i64,
 }
 
-/// Rows, columns and warps of tiles, those that reuse most first.
+/// Rows, columns and warps one below the other of tiles, those that reuse most first.
 const SHAPES: [[i64; 3]; 3] = [[128, 128, 2], [128, 64, 4], [64, 64, 2]];
 
 impl Matrix {
     /// The tiles of a contraction that is for tensor cores.
-    pub(super) fn of(c: &Contract, kernel: &Kernel, target: &Target) -> Option<Matrix> {
+    pub(super) fn of(c: &Contract, kernel: &Kernel, target: &Target, panel: i64) -> Option<Matrix> {
         let few = |d: Dim, least: i64| d.as_const().is_some_and(|n| n < least);
         if few(count(&c.rows), FEWEST_ROWS) || few(count(&c.k), FEWEST_STEPS) {
             return None;
         }
         let operands = [c.a.0, c.b.buffer()].map(|buffer| kernel.buffers[buffer.0].dtype);
         let arithmetic = Arithmetic::of(operands[0], operands[1], target)?;
-        let shape = |[rows, cols, down]: [i64; 3]| Matrix { rows, cols, down, arithmetic, operands, parts: 1, working: 0 };
-        let shapes = SHAPES.map(shape);
+        let shape = |[rows, cols, down]: [i64; 3], by_groups: bool| Matrix {
+            rows,
+            cols,
+            down,
+            arithmetic,
+            operands,
+            by_groups,
+            parts: 1,
+            working: 0,
+        };
+        let shapes = SHAPES.map(|of| shape(of, false));
+        let of_groups = group::SHAPES.map(|of| shape(of, true)).into_iter().filter(|m| m.is_for_groups(c, target, panel));
         let tiles = |m: &Matrix| count(&m.axes(c)).as_const();
         let points = |m: &Matrix| tiles(m).map(|tiles| tiles * m.rows * m.cols);
         let fewest = shapes.iter().filter_map(points).min().unwrap_or(0);
-        let suits = |m: &&Matrix| tiles(m) >= Some(ENOUGH_BLOCKS) && points(m).is_some_and(|n| n <= fewest + fewest / MOST_WASTE);
+        let least = |m: &Matrix| if m.by_groups { group::ENOUGH_BLOCKS } else { ENOUGH_BLOCKS };
+        let suits = |m: &Matrix| match tiles(m).zip(points(m)) {
+            Some((tiles, points)) => tiles >= least(m) && points <= fewest + fewest / MOST_WASTE,
+            None => m.suits_any_number(c),
+        };
         // Of unknown extents the smallest tile wastes least.
-        let found = *shapes.iter().find(suits).or(shapes.last())?;
+        let found = of_groups.chain(shapes).find(suits).or(shapes.last().copied())?;
         Some(Matrix { parts: found.wanted_parts(c), ..found })
     }
 
-    /// How many blocks share a tile: more than one where extents are known and tiles are few.
+    /// How many blocks share a tile: more than one where extents are known and tiles are few, which those of warpgroups are not.
     fn wanted_parts(&self, c: &Contract) -> i64 {
+        if self.by_groups {
+            return 1;
+        }
         let known = count(&self.axes(c)).as_const().zip(self.slices(c).as_const());
         known.map_or(1, |(tiles, slices)| (ENOUGH_BLOCKS / tiles.max(1)).min(slices / FEWEST_SLICES).clamp(1, MOST_PARTS))
     }
@@ -139,15 +161,20 @@ impl Matrix {
 
     /// Bytes of shared memory: of all slices, then of the sums.
     pub(super) fn shared(&self) -> i64 {
-        // Rows along `k` take more.
-        let layout = |(points, dtype)| Layout { dtype, along: Along::Depth, points, steps: self.steps(), order: Order::Straight }.bytes();
+        // Rows along `k` take more, if any do.
+        let layout = |(points, dtype)| Layout { dtype, along: Along::Depth, points, steps: self.steps(), order: self.order() }.bytes();
         let slices = STAGES * [(self.rows, self.operands[0]), (self.cols, self.operands[1])].map(layout).iter().sum::<i64>();
         slices.max(self.rows * self.pitch() * F32)
     }
 
     /// Steps of `k` in a slice.
-    fn steps(&self) -> i64 {
-        SLICE * self.arithmetic.format.steps() / 32
+    pub(super) fn steps(&self) -> i64 {
+        (if self.by_groups { SWIZZLED_ROW } else { SLICE }) * self.arithmetic.format.steps() / 32
+    }
+
+    /// How operands lie in shared memory.
+    fn order(&self) -> Order {
+        if self.by_groups { Order::Swizzled } else { Order::Straight }
     }
 
     /// f32s between two rows of sums in shared memory.
@@ -167,7 +194,7 @@ impl Matrix {
     }
 
     /// Sums of a lane.
-    fn sums(&self) -> usize {
+    pub(super) fn sums(&self) -> usize {
         let [rows, cols] = self.of_warp();
         (rows / POINTS * cols / COLUMNS) as usize * SUMS
     }
@@ -178,7 +205,7 @@ impl<'c> Gen<'_, 'c> {
     pub(super) fn contract_matrix(&mut self, c: &Contract, m: &Matrix, panel: i64, block: &Dim) {
         let (tile, part) = (block.floor_div(&m.parts.into()), block.modulo(&m.parts.into()));
         let first = self.first_of_tile(c, m, &tile);
-        let memory = self.e.dynamic_shared();
+        let memory = if m.by_groups { self.e.aligned_shared() } else { self.e.dynamic_shared() };
         let sums = self.matrix_sums(c, m, panel, memory, &first, &part);
         if m.parts > 1 {
             let working = self.working_memory(m);
@@ -213,15 +240,20 @@ impl<'c> Gen<'_, 'c> {
         [first_row, first_col]: &[Dim; 2],
         part: &Dim,
     ) -> Vec<Value<'c>> {
-        let a = self.incoming(a_source(c), [m.rows, m.steps()], Order::Straight, 0, first_row);
-        let b = self.incoming(b_source(c, panel), [m.cols, m.steps()], Order::Straight, a.layout.bytes(), first_col);
-        let readers = [self.reader(a.layout, Side::A, m.arithmetic), self.reader(b.layout, Side::B, m.arithmetic)];
+        let a = self.incoming(a_source(c), [m.rows, m.steps()], m.order(), 0, first_row);
+        let b = self.incoming(b_source(c, panel), [m.cols, m.steps()], m.order(), a.layout.bytes(), first_col);
         let zero = self.e.zero(self.e.register_type(DType::F32));
         let (all, of_part) = (m.slices(c), m.slices(c).ceil_div(&m.parts.into()));
         let start = part.clone() * of_part.clone();
         let slices = if m.parts > 1 { [start.clone(), of_part.minimum(&(all - start))] } else { [Dim::ZERO, all] };
-        let pipeline = Pipeline { operands: [&a, &b], memory, stages: STAGES, slices };
+        // Warpgroups may still read the slice before the one that they are at.
+        let ahead = if m.by_groups { STAGES - 2 } else { STAGES - 1 };
+        let pipeline = Pipeline { operands: [&a, &b], memory, stages: STAGES, ahead, for_groups: m.by_groups, slices };
         self.start_slices(&pipeline);
+        if m.by_groups {
+            return self.group_sums(m, &pipeline, vec![zero; m.sums()]);
+        }
+        let readers = [self.reader(a.layout, Side::A, m.arithmetic), self.reader(b.layout, Side::B, m.arithmetic)];
         self.through_slices(&pipeline, vec![zero; m.sums()], |g, slice, mut sums| {
             let starts = [&a, &b].map(|operand| pipeline.stage(slice) + operand.start);
             let [x, y] = [0, 1].map(|i| g.part_of_lane(memory, &readers[i], &starts[i], &m.own()[i]));

@@ -24,6 +24,7 @@ mod device;
 #[cfg(any(test, feature = "emu"))]
 pub mod emu;
 mod grid;
+mod group;
 mod image;
 mod map;
 mod matrix;

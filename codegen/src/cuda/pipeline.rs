@@ -53,6 +53,10 @@ pub(super) struct Pipeline<'p, 'k, 'c> {
     pub(super) memory: PointerValue<'c>,
     /// Slices in shared memory; a power of two, since slices are numbered through.
     pub(super) stages: i64,
+    /// How many of them are on their way.
+    pub(super) ahead: i64,
+    /// Whether [warpgroups](super::group) multiply them.
+    pub(super) for_groups: bool,
     /// The first slice, and how many there are.
     pub(super) slices: [Dim; 2],
 }
@@ -125,20 +129,27 @@ impl<'c> Gen<'_, 'c> {
     fn part(&mut self, source: &Source, layout: &Layout, together: i64, [before, copies]: [i64; 2], first: &Dim) -> Part<'c> {
         let number = thread() + before;
         let (point, step) = match layout.along {
+            // Panels are whole in memory, step by step.
+            Along::Points if layout.order == Order::Swizzled && source.panel.is_some() => {
+                let of_panel = source.panel.map_or(1, |panel| panel / together).min(layout.points / together);
+                let row = number.floor_div(&of_panel.into());
+                let panel = row.floor_div(&layout.steps.into()) * of_panel + number.modulo(&of_panel.into());
+                (panel * together, row.modulo(&layout.steps.into()))
+            }
             Along::Points => {
                 let across = Dim::from(layout.points / together);
                 (number.modulo(&across) * together, number.floor_div(&across))
             }
             Along::Depth => {
                 let across = layout.steps / together;
-                let rows = if together * layout.size() == ROW { 8 } else { 1 };
+                let rows = if together * layout.size() == ROW && layout.order != Order::Swizzled { 8 } else { 1 };
                 let row = number.modulo(&rows.into()) + number.floor_div(&(rows * across).into()) * rows;
                 (row, number.floor_div(&rows.into()).modulo(&across.into()) * together)
             }
         };
         let (point, step) = (self.named("%point", &point, (0, layout.points.into())), self.named("%step", &step, (0, layout.steps.into())));
-        let place = point.clone() * layout.point() + step.clone() * layout.step();
-        let place = self.named("%place", &place, (0, layout.bytes().into()));
+        let place = self.named("%place", &layout.place(&point, &step), (0, layout.bytes().into()));
+        let place = if layout.order == Order::Swizzled { self.swizzled(&place, layout.bytes()) } else { place };
         let is_below = |g: &mut Self, at: &Dim, end: &Dim| {
             let (at, end) = (g.index(at), g.index(end));
             g.e.icmp(IntPredicate::SLT, at.into(), end.into()).into_int_value()
@@ -148,9 +159,18 @@ impl<'c> Gen<'_, 'c> {
         Part { needed, point: self.unravelled(&singly(source.points), &(first.clone() + point)), there, step, place }
     }
 
+    /// A place below `bytes` whose 16-byte part is exchanged with another one of its row: bits 4 to 6 with what bits 7 to 9 say.
+    fn swizzled(&mut self, place: &Dim, bytes: i64) -> Dim {
+        let at: Value = self.index(place).into();
+        let row = self.e.and(self.e.lshr(at, 7), self.e.i64(7).into());
+        let (name, found) = (self.fresh("%swizzled"), self.e.xor(at, self.e.shl(row, 4)));
+        self.bind(&name, found.into_int_value(), (0, bytes.into()));
+        Dim::symbol(name)
+    }
+
     /// Starts the copies of as many slices as can be on their way.
     pub(super) fn start_slices(&mut self, pipeline: &Pipeline<'_, '_, 'c>) {
-        for stage in 0..pipeline.stages - 1 {
+        for stage in 0..pipeline.ahead {
             self.bring(pipeline, &stage.into());
             self.e.commit_copies();
         }
@@ -164,17 +184,21 @@ impl<'c> Gen<'_, 'c> {
         sums: Vec<Value<'c>>,
         body: impl FnOnce(&mut Self, &Dim, Vec<Value<'c>>) -> Vec<Value<'c>>,
     ) -> Vec<Value<'c>> {
-        let (slices, ahead) = (&pipeline.slices[1], pipeline.stages - 1);
+        let (slices, ahead) = (&pipeline.slices[1], pipeline.ahead);
         let (name, end) = (self.fresh("%slice"), self.index(slices));
         let run = Run { start: self.e.i64(0), end, step: 1, certain: false, range: (0, self.range(slices).1.max(0)) };
         let sums = self.repeat(&name, run, sums, |g, sums| {
             g.e.wait_for_copies(ahead as u64 - 1);
+            if pipeline.for_groups {
+                g.e.show_to_tensor_cores();
+            }
             g.e.block_barrier();
             let slice = Dim::symbol(name.clone());
             g.where_below(&(slice.clone() + ahead), slices, |g, next| g.bring(pipeline, &next));
             g.e.commit_copies();
             body(g, &slice, sums)
         });
+        let sums = if pipeline.for_groups { self.e.wait_for_products(0, &sums) } else { sums };
         self.e.wait_for_copies(0);
         self.e.block_barrier();
         sums

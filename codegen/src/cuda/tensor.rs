@@ -111,7 +111,13 @@ pub(super) enum Order {
     /// Lane `t` of four takes steps `2*t` and `2*t + 1` for its two of a TF32 fragment, where it would take `t` and `t + 4`: these are the
     /// columns that it has of sums, which can then be the other operand. A sum over `k` does not change when its steps are exchanged.
     Paired,
+    /// As [warpgroups](super::group) read it: rows of 128 bytes, of points in pieces of so many; the 16-byte parts of eight rows are
+    /// exchanged, by an exclusive or with the number of the row, so that each has a bank of its own along rows and across them.
+    Swizzled,
 }
+
+/// Bytes of a row that is swizzled.
+pub(super) const SWIZZLED_ROW: i64 = 128;
 
 /// How a slice of an operand lies in shared memory. Rows are padded so that lanes that read 8 rows of 16 bytes, or `4*t + g` words of
 /// four rows, find them on different banks.
@@ -131,6 +137,9 @@ impl Layout {
 
     /// Bytes from a row to the next.
     fn pitch(&self) -> i64 {
+        if self.order == Order::Swizzled {
+            return SWIZZLED_ROW;
+        }
         let elements = if self.along == Along::Depth { self.steps } else { self.points };
         // Words of four rows that are neighbours, `t`, have to be 8 banks apart; those of every second row are with half of that.
         let is_by_words = self.size() == 4 && self.as_read().along == Along::Points && self.order != Order::Paired;
@@ -141,7 +150,7 @@ impl Layout {
     fn as_read(&self) -> Layout {
         let turned = if self.along == Along::Depth { Along::Points } else { Along::Depth };
         match self.order {
-            Order::Straight | Order::Paired => *self,
+            Order::Straight | Order::Paired | Order::Swizzled => *self,
             Order::Turned => Layout { along: turned, points: self.steps, steps: self.points, order: Order::Straight, ..*self },
         }
     }
@@ -156,7 +165,19 @@ impl Layout {
         if self.along == Along::Depth { self.size() } else { self.pitch() }
     }
 
+    /// Where an element is, before rows are swizzled.
+    pub(super) fn place(&self, point: &Dim, step: &Dim) -> Dim {
+        if self.order != Order::Swizzled || self.along == Along::Depth {
+            return point.clone() * self.point() + step.clone() * self.step();
+        }
+        let of_row = Dim::from(SWIZZLED_ROW / self.size());
+        (point.floor_div(&of_row) * self.steps + step.clone()) * SWIZZLED_ROW + point.modulo(&of_row) * self.size()
+    }
+
     pub(super) fn bytes(&self) -> i64 {
+        if self.order == Order::Swizzled {
+            return self.points * self.steps * self.size();
+        }
         self.pitch() * if self.along == Along::Depth { self.points } else { self.steps }
     }
 }

@@ -3,6 +3,7 @@
 use super::WARP;
 use super::copies::Copies;
 use super::counters::Counters;
+use super::group::{self, Product, Products};
 use super::matrix;
 use super::memory::{Access, Region};
 use super::op::{Element, Kind, Op, Space, Type};
@@ -53,6 +54,13 @@ struct Warp {
     time: u32,
     /// What each lane has on its way to shared memory.
     copies: Vec<Copies>,
+    /// How often the warp has shown to the tensor cores what it wrote.
+    shows: u32,
+    products: Products,
+    /// Instructions so far; when each register was written by one that is no product; and when products were last given registers.
+    clock: u64,
+    written: Vec<u64>,
+    given: u64,
 }
 
 /// A block at work.
@@ -65,6 +73,8 @@ struct Machine<'a> {
     block: u32,
     blocks: u32,
     time: u32,
+    /// How often each warp had shown to the tensor cores what it wrote, at the last barrier.
+    shown: Vec<u32>,
 }
 
 /// A linear congruential generator (Knuth's MMIX).
@@ -98,7 +108,7 @@ pub fn run(entry: &Entry, start: Start, buffers: &mut [Vec<u8>]) -> Result<Count
     for block in blocks {
         let shared = Region::undefined("shared memory".into(), shared_bytes(entry, start.shared));
         let (global, counters, parameters) = (&mut global[..], &mut counters, &parameters[..]);
-        let mut machine = Machine { entry, parameters, global, counters, shared, block, blocks: start.blocks, time: 0 };
+        let mut machine = Machine { entry, parameters, global, counters, shared, block, blocks: start.blocks, time: 0, shown: vec![] };
         machine.run_block(start.threads, &mut random, &mut steps)?;
     }
     buffers.iter_mut().zip(global).for_each(|(buffer, region)| *buffer = region.bytes);
@@ -117,7 +127,7 @@ impl Machine<'_> {
             let ready: Vec<usize> = (0..warps.len()).filter(|&w| warps[w].alive != 0 && !warps[w].waiting).collect();
             if ready.is_empty() {
                 match warps.iter().filter(|w| w.waiting).count() {
-                    0 => return Ok(()),
+                    0 => return self.ended(&warps),
                     all if all == warps.len() => self.release(&mut warps),
                     some => {
                         return Err(format!(
@@ -147,13 +157,25 @@ impl Machine<'_> {
         let there = (threads - number * WARP).min(WARP);
         let alive = if there == WARP { u32::MAX } else { (1 << there) - 1 };
         let ways = vec![Way { at: 0, join: usize::MAX, threads: alive }];
-        let copies = vec![Copies::default(); WARP];
-        Warp { number, registers: vec![[0; WARP]; self.entry.registers], ways, alive, waiting: false, time: 0, copies }
+        let (copies, registers) = (vec![Copies::default(); WARP], vec![[0; WARP]; self.entry.registers]);
+        let written = vec![0; self.entry.registers];
+        let products = Products::default();
+        Warp { number, registers, ways, alive, waiting: false, time: 0, copies, shows: 0, products, clock: 0, written, given: 0 }
+    }
+
+    /// Whether all products of the block are done, and all warps of a group had the same number of them.
+    fn ended(&self, warps: &[Warp]) -> Result<(), String> {
+        let is_whole = |group: &[Warp]| group.iter().all(|w| w.products.started == group[0].products.started && w.products.is_idle());
+        match warps.chunks(group::WARPS).all(is_whole) {
+            true => Ok(()),
+            false => Err(format!("block {}: the warps of a group end with different products, or with some that go on", self.block)),
+        }
     }
 
     fn release(&mut self, warps: &mut [Warp]) {
         self.time += 1;
         warps.iter_mut().for_each(|w| w.waiting = false);
+        self.shown = warps.iter().map(|w| w.shows).collect();
     }
 
     /// One instruction of the innermost way of a warp.
@@ -166,6 +188,7 @@ impl Machine<'_> {
             warp.alive = 0;
             return Ok(());
         };
+        warp.clock += 1;
         let at = way.at;
         let Some(instruction) = entry.code.get(at) else { return Err(format!("`{}` runs over its end", entry.name)) };
         way.at += 1;
@@ -180,6 +203,7 @@ impl Machine<'_> {
     }
 
     fn execute(&mut self, warp: &mut Warp, i: &Instruction, at: usize, here: u32, active: u32) -> Result<(), String> {
+        warp.check_sums(i)?;
         match i.op {
             Op::Branch => self.branch(warp, i, at, here, active),
             Op::Return => {
@@ -196,11 +220,33 @@ impl Machine<'_> {
             }
             Op::BlockBarrier | Op::WarpBarrier => Err(format!("only threads {active:#x} of {:#x} are at this barrier", warp.alive)),
             Op::Shuffle => self.shuffle(warp, i, active),
-            Op::LoadMatrices { .. } | Op::Multiply(_) if active != u32::MAX => {
+            Op::LoadMatrices { .. }
+            | Op::Multiply(_)
+            | Op::Show
+            | Op::StartProduct(..)
+            | Op::BeginProducts
+            | Op::CommitProducts
+            | Op::WaitForProducts
+                if active != u32::MAX =>
+            {
                 Err(format!("threads {active:#x} are at what the whole warp does"))
             }
             Op::LoadMatrices { transposed } => self.load_matrices(warp, i, transposed),
             Op::Multiply(element) => self.multiply(warp, i, element),
+            Op::Show => {
+                warp.shows += 1;
+                Ok(())
+            }
+            Op::BeginProducts => {
+                warp.given = warp.clock;
+                Ok(())
+            }
+            Op::StartProduct(element, columns) => self.start_product(warp, i, element, columns),
+            Op::CommitProducts => {
+                warp.products.commit();
+                Ok(())
+            }
+            Op::WaitForProducts => self.wait_for_products(warp, i),
             _ if active == 0 => Ok(()),
             Op::CopyAsync => self.start_copies(warp, i, active),
             Op::CommitCopies => {
@@ -294,7 +340,7 @@ impl Machine<'_> {
 
     fn who(&self, warp: &Warp, lane: usize) -> Access {
         let thread = (warp.number * WARP + lane) as u16;
-        Access { block: self.block, thread, block_time: self.time, warp_time: warp.time }
+        Access { block: self.block, thread, block_time: self.time, warp_time: warp.time, shows: warp.shows }
     }
 
     /// What is copied is read now, and arrives when it is waited for.
@@ -373,6 +419,36 @@ impl Machine<'_> {
         pairs.try_for_each(|(target, values)| (0..WARP).try_for_each(|lane| warp.set(target, lane, values[lane])))
     }
 
+    fn start_product(&mut self, warp: &mut Warp, i: &Instruction, element: Element, columns: usize) -> Result<(), String> {
+        let [Operand::Vector(sums), a, b, keeps, signs @ ..] = &i.operands[..] else { return Err("sums go to registers".into()) };
+        let numbers = [keeps].into_iter().chain(signs).map(|o| self.value(warp, o, 0)).collect::<Result<Vec<_>, _>>()?;
+        let &[1, 1, 1, turned_a, turned_b] = &numbers[..] else { return Err("it adds what it multiplies, as it is".into()) };
+        let register = |sum: &Operand| if let Operand::Register(r) = sum { Ok(*r) } else { Err(format!("{sum:?} is no register")) };
+        let sums: Vec<usize> = sums.iter().map(register).collect::<Result<_, _>>()?;
+        if sums.len() * 2 != columns {
+            return Err(format!("{} registers for {columns} columns", sums.len()));
+        }
+        if let Some(register) = sums.iter().find(|r| warp.written[**r] > warp.given) {
+            return Err(format!("register {register} was written, and no `wgmma.fence` lies between"));
+        }
+        let described = |operand, turned| group::Operand::described(self.value(warp, operand, 0)?, turned == 1);
+        let product = Product { element, columns, sums, operands: [described(a, turned_a)?, described(b, turned_b)?] };
+        let who = self.who(warp, 0);
+        product.read(&mut self.shared, who, &self.shown)?;
+        warp.products.start(product)
+    }
+
+    fn wait_for_products(&mut self, warp: &mut Warp, i: &Instruction) -> Result<(), String> {
+        let [groups] = &i.operands[..] else { return Err("a wait for products has one operand".into()) };
+        let groups = self.value(warp, groups, 0)? as usize;
+        for product in warp.products.done(groups) {
+            let who = self.who(warp, 0);
+            let operands = product.read(&mut self.shared, who, &self.shown)?;
+            product.add(operands, &mut warp.registers)?;
+        }
+        Ok(())
+    }
+
     /// The addresses that a warp accesses, and who does.
     fn accesses(&self, warp: &Warp, operand: &Operand, active: u32) -> Result<Vec<(usize, u64, Access)>, String> {
         let access = |lane| Ok((lane, self.value(warp, operand, lane)?, self.who(warp, lane)));
@@ -439,10 +515,20 @@ impl Warp {
         (0..WARP).filter(|&lane| (self.registers[predicate][lane] != 0) != negated).fold(0, |mask, lane| mask | 1 << lane)
     }
 
+    /// Whether an instruction leaves alone what products change that go on; the sums of one may be those of the next.
+    fn check_sums(&self, i: &Instruction) -> Result<(), String> {
+        if self.products.is_idle() || matches!(i.op, Op::StartProduct(..)) {
+            return Ok(());
+        }
+        let mut touched = i.operands.iter().flat_map(Operand::registers);
+        touched.find(|r| self.products.changes(*r)).map_or(Ok(()), |r| Err(format!("register {r} has a sum of a product that goes on")))
+    }
+
     fn set(&mut self, target: &Operand, lane: usize, value: u64) -> Result<(), String> {
         match target {
             Operand::Register(r) => {
                 self.registers[*r][lane] = value;
+                self.written[*r] = self.clock;
                 Ok(())
             }
             other => Err(format!("{other:?} cannot be written")),

@@ -28,7 +28,7 @@ impl Element {
     }
 
     /// Element `i` of a register.
-    fn of(self, register: u64, i: usize) -> Result<f64, String> {
+    pub(super) fn of(self, register: u64, i: usize) -> Result<f64, String> {
         let (word, bits) = (register as u32, (register >> (16 * i)) as u16);
         match self {
             Element::Bf16 => Ok(f32::from_bits(u32::from(bits) << 16).into()),
@@ -66,12 +66,20 @@ pub(super) fn product(element: Element, a: &[[u64; WARP]], b: &[[u64; WARP]], su
     for (r, values) in found.iter_mut().enumerate() {
         for (lane, value) in values.iter_mut().enumerate() {
             let (row, col) = (&a[lane / 4 + 8 * (r / 2)], &b[lane % 4 * 2 + r % 2]);
-            let start = f64::from(f32::from_bits(*value as u32));
-            let sum = row.iter().zip(col).fold(start, |sum, (x, y)| sum + x * y);
-            *value = toward_zero(sum).to_bits().into();
+            *value = toward(added(*value, row, col));
         }
     }
     Ok(found)
+}
+
+/// An f32's bits with products added.
+pub(super) fn added(start: u64, row: &[f64; STEPS], col: &[f64; STEPS]) -> f64 {
+    row.iter().zip(col).fold(f64::from(f32::from_bits(start as u32)), |sum, (x, y)| sum + x * y)
+}
+
+/// The bits of the f32 toward zero.
+pub(super) fn toward(x: f64) -> u64 {
+    toward_zero(x).to_bits().into()
 }
 
 fn toward_zero(x: f64) -> f32 {

@@ -19,12 +19,19 @@ pub(super) struct Access {
     pub(super) block_time: u32,
     /// Barriers of the warp so far.
     pub(super) warp_time: u32,
+    /// How often the warp has shown to the tensor cores what it wrote, so far.
+    pub(super) shows: u32,
 }
 
 impl Access {
+    /// The warp of the thread.
+    pub(super) fn warp(&self) -> usize {
+        self.thread as usize / super::WARP
+    }
+
     /// Whether this one comes before `now` on any schedule.
     fn precedes(&self, now: &Access) -> bool {
-        let same_warp = self.thread / super::WARP as u16 == now.thread / super::WARP as u16;
+        let same_warp = self.warp() == now.warp();
         let later = self.block_time < now.block_time || same_warp && self.warp_time < now.warp_time;
         self.block == now.block && (self.thread == now.thread || later)
     }
@@ -94,6 +101,16 @@ impl Region {
         }
         let word = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |word, &b| word << 8 | u64::from(b));
         Ok(self.bytes[range].chunks(size).map(word).collect())
+    }
+
+    /// Reads eight elements of two bytes for the tensor cores, to which every warp has shown what it wrote so many times before the last
+    /// barrier.
+    pub(super) fn read_shown(&mut self, at: u64, who: Access, shown: &[u32]) -> Result<Vec<u64>, String> {
+        let unseen = |i: usize| self.shadow.get(i)?.written.filter(|w| shown.get(w.warp()).is_none_or(|shown| *shown <= w.shows));
+        if let Some(other) = usize::try_from(at).ok().and_then(unseen) {
+            return Err(format!("byte {at} of `{}` was written by {other} and not shown to the tensor cores", self.name));
+        }
+        self.read(at, 2, 8, who)
     }
 
     /// Writes elements of `size` bytes that lie together.

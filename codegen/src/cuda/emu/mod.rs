@@ -1,7 +1,7 @@
 //! A GPU for tests: runs the PTX text that this crate emits, and says what is wrong with it.
 //!
 //! Warps run in step with a stack of masks, ways that part meet again at the immediate post-dominator; the order of warps and
-//! blocks is random and comes from a seed. Copies that go on by themselves arrive as late as they may. **Invariant.** A kernel that is not correct on every schedule is an error, whatever
+//! blocks is random and comes from a seed. Copies and products that go on by themselves are done as late as they may. **Invariant.** A kernel that is not correct on every schedule is an error, whatever
 //! it computed on this one: races, barriers that not all threads reach, reads of what was never written, accesses outside a
 //! buffer or not aligned, and unknown opcodes are reported with the line they happened at.
 //!
@@ -30,6 +30,7 @@ mod copies;
 mod counters;
 mod flow;
 mod gpu;
+mod group;
 mod launch;
 mod machine;
 mod matrix;

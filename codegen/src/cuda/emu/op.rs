@@ -158,6 +158,13 @@ pub(super) enum Op {
     },
     /// A product of 16 rows and 8 columns, added to sums in f32.
     Multiply(Element),
+    /// What a thread has written to shared memory is for tensor cores to read.
+    Show,
+    /// A product of 64 rows and so many columns by four warps, which goes on until it is waited for.
+    StartProduct(Element, usize),
+    BeginProducts,
+    CommitProducts,
+    WaitForProducts,
     Parameter,
     Load(Space, Type, usize),
     Store(Space, Type, usize),
@@ -255,6 +262,14 @@ const TABLE: &[(&str, Form)] = &[
     ("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32", Form::Plain(Op::Multiply(Element::Tf32))),
     ("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16", Form::Plain(Op::Multiply(Element::Bf16))),
     ("mma.sync.aligned.m16n8k16.row.col", Form::Plain(Op::Multiply(Element::F16))),
+    ("fence.proxy.async.shared::cta", Form::Plain(Op::Show)),
+    ("wgmma.fence.sync.aligned", Form::Plain(Op::BeginProducts)),
+    ("wgmma.commit_group.sync.aligned", Form::Plain(Op::CommitProducts)),
+    ("wgmma.wait_group.sync.aligned", Form::Plain(Op::WaitForProducts)),
+    ("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16", Form::Plain(Op::StartProduct(Element::Bf16, 128))),
+    ("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16", Form::Plain(Op::StartProduct(Element::Bf16, 256))),
+    ("wgmma.mma_async.sync.aligned.m64n128k16", Form::Plain(Op::StartProduct(Element::F16, 128))),
+    ("wgmma.mma_async.sync.aligned.m64n256k16", Form::Plain(Op::StartProduct(Element::F16, 256))),
     ("mov", Form::Move),
     ("ld.param", Form::Parameter),
     ("ld.global", Form::Load(Space::Global, 1)),

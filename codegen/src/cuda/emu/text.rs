@@ -59,6 +59,18 @@ pub(super) enum Operand {
     Vector(Vec<Operand>),
 }
 
+impl Operand {
+    /// The registers it names.
+    pub(super) fn registers(&self) -> Vec<usize> {
+        match self {
+            Operand::Register(r) => vec![*r],
+            Operand::Address(base, _) => base.registers(),
+            Operand::Vector(parts) => parts.iter().flat_map(Operand::registers).collect(),
+            _ => vec![],
+        }
+    }
+}
+
 /// The names of an entry point.
 struct Names<'a> {
     parameters: HashMap<String, usize>,
@@ -96,7 +108,7 @@ fn statements(line: &str) -> impl Iterator<Item = &str> {
 }
 
 /// What the shared memory that a launch gives is aligned to.
-pub(super) const LAUNCHED_ALIGN: usize = 128;
+pub(super) const LAUNCHED_ALIGN: usize = 1024;
 
 /// The names of the shared memory that a launch gives.
 fn launched_memory<'a>(lines: &[(usize, &'a str)]) -> impl Iterator<Item = &'a str> {

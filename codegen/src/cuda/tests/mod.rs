@@ -1,6 +1,7 @@
 //! Emitted PTX in the emulator against the interpreter of the kernel IR.
 
 mod emulator;
+mod groups;
 mod matrix;
 mod models;
 mod mutations;

@@ -15,6 +15,9 @@ type Subject = (&'static str, &'static str);
 const OLD: &str = "cuda:sm_75";
 const NEW: &str = "cuda:sm_80";
 
+/// One whose warps multiply in groups.
+const HOPPER: &str = "cuda:sm_90a";
+
 /// A product with tails of rows, columns and `k`.
 const PRODUCT: Subject = (OLD, "graph g(x: f32[70, 40], w: f32[40, 68]) { y = matmul(x, w)\n return y }");
 
@@ -55,6 +58,17 @@ const STORED: Subject = (
     y = attention[scale = 2.0](a, b, c)
     z = cast[to = f16](y)
     return z
+}",
+);
+
+/// Products of warpgroups, of operands that lie along `k` and across it, with tails of rows, columns and `k`; more slices than places.
+const GROUPS: Subject = (
+    HOPPER,
+    "graph g(x: bf16[M, 296], w: bf16[296, 112]) {
+    a = cast[to = f32](x)
+    b = cast[to = f32](w)
+    y = matmul(a, b)
+    return y
 }",
 );
 
@@ -158,6 +172,19 @@ const BUGS: &[Bug] = &[
     Bug(STORED, "totals of other columns of a share", "ld.shared.v4.b32", 6, "+16];"),
     Bug(STORED, "the maximum of another row", "ld.shared.v2.b32", 6, "+160];"),
     Bug(STORED, "no barrier before shares meet", "bar.sync", 3, ""),
+    Bug(GROUPS, "no wait for copies", "cp.async.wait_group", 0, ""),
+    Bug(GROUPS, "copies not shown to the tensor cores", "fence.proxy.async", 0, ""),
+    Bug(GROUPS, "no barrier before a slice is multiplied", "bar.sync", 0, ""),
+    Bug(GROUPS, "registers not given to the products", "wgmma.fence", 0, ""),
+    Bug(GROUPS, "a product left out", "wgmma.mma_async", 1, ""),
+    Bug(GROUPS, "products in no group", "wgmma.commit_group", 0, ""),
+    Bug(GROUPS, "no wait for the last products", "wgmma.wait_group.sync.aligned 0", 0, "wait 1"),
+    Bug(GROUPS, "places copied to again too early", "wgmma.wait_group.sync.aligned 1", 0, "wait 2"),
+    Bug(GROUPS, "a copy to the wrong part of a row", "cp.async.cg", 1, "+16],"),
+    Bug(GROUPS, "parts of rows not exchanged", "xor.b64", 0, "mov.b64"),
+    Bug(GROUPS, "rows of points taken for rows of steps", "wgmma.mma_async", 0, "along"),
+    Bug(GROUPS, "operands in each other's place", "wgmma.mma_async", 2, "exchanged"),
+    Bug(GROUPS, "sums not stored", "st.shared.v2.b32", 5, ""),
     Bug(DECODE, "no barrier before warps meet", "bar.sync", 0, ""),
     Bug(DECODE, "channels of some lanes left out", "shfl.sync.bfly.b32", 2, "mov.b32"),
     Bug(DECODE, "a shuffle of some lanes only", "shfl.sync.bfly.b32", 7, ", 65535;"),
@@ -202,6 +229,14 @@ fn changed(line: &str, pattern: &str, change: &str) -> Option<String> {
         "wait 3" => "cp.async.wait_group 3;".to_string(),
         "turn" => line.replacen(".trans", "", 1),
         "halves" => format!("{} {}, {}, {};", of(0)?, of(1)?, of(3)?, of(2)?),
+        "wait 1" => line.replace("aligned 0", "aligned 1"),
+        "wait 2" => line.replace("aligned 1", "aligned 2"),
+        "along" => line.replace(", 0, 1;", ", 0, 0;"),
+        "exchanged" => {
+            let (a, b) = (operands.get(operands.len().checked_sub(7)?)?, operands.get(operands.len().checked_sub(6)?)?);
+            line.replacen(a, "%turned", 1).replacen(b, a, 1).replacen("%turned", b, 1)
+        }
+        "mov.b64" => format!("mov.b64 {}, {};", of(1)?, of(2)?),
         "0.0" => format!("mov.b32 {}, 0f00000000;", of(1)?),
         "whole" => format!("{};", line.rsplit_once(',')?.0),
         "turned" => {
@@ -243,9 +278,9 @@ fn verdict((target, source): Subject, change: &dyn Fn(&str) -> Option<String>) -
 
 #[test]
 fn planted_bugs_are_found() {
-    for subject in
-        [PRODUCT, MATRIX, SHORT, SHARED, LONG_ROWS, LONG_SUM, SHORT_ROWS, ATTENTION, STRIPS, STORED, DECODE, FEW_ROWS, LAYER, CONCAT]
-    {
+    for subject in [
+        PRODUCT, MATRIX, SHORT, SHARED, LONG_ROWS, LONG_SUM, SHORT_ROWS, ATTENTION, STRIPS, STORED, GROUPS, DECODE, FEW_ROWS, LAYER, CONCAT,
+    ] {
         assert_eq!(verdict(subject, &|ptx| Some(ptx.to_string())), None, "{}", subject.1);
     }
     let missed: Vec<&str> = BUGS.iter().filter(|b| verdict(b.0, &|ptx| b.planted(ptx)).is_none()).map(|b| b.1).collect();
