@@ -338,12 +338,66 @@ fn every_gpu_has_code_in_its_version_of_ptx() {
     }
 }
 
-/// The kernels of all models and layers for a GPU.
-fn kernels(gpu: &str) -> Vec<Kernel> {
+/// Layers whose operands are stored in 16 bits: products that fill a GPU and such that do not, a convolution, attention.
+const STORED: &[&str] = &[
+    "graph g(x: half[2048, 768]) {
+        const w: half[768, 3072] = random(1)
+        a = cast[to = f32](x)
+        b = cast[to = f32](w)
+        p = matmul(a, b)
+        s = gelu(p)
+        y = cast[to = half](s)
+        return y
+    }",
+    "graph g(x: half[16, 512, 768], w: half[16, 768, 1024]) {
+        a = cast[to = f32](x)
+        b = cast[to = f32](w)
+        y = matmul(a, b)
+        return y
+    }",
+    "graph g(x: half[B, 64, 768], r: f32[B, 64, 768]) {
+        const w: half[768, 768] = random(1)
+        a = cast[to = f32](x)
+        b = cast[to = f32](w)
+        p = matmul(a, b)
+        y = add(p, r)
+        return y
+    }",
+    "graph g(x: half[32, 58, 58, 64]) {
+        const w: half[3, 3, 64, 64] = random(1)
+        a = cast[to = f32](x)
+        b = cast[to = f32](w)
+        c = conv[stride = [1, 1], pad = [0, 0, 0, 0], dilation = [1, 1], layout = last](a, b)
+        y = cast[to = half](c)
+        return y
+    }",
+    "graph g(q: half[12, 128, 64], k: half[12, 128, 64], v: half[12, 128, 64], m: f32[1, 1, 128]) {
+        a = cast[to = f32](q)
+        b = cast[to = f32](k)
+        c = cast[to = f32](v)
+        s = attention[scale = 0.125](a, b, c, m)
+        y = cast[to = half](s)
+        return y
+    }",
+    "graph g(q: half[2, 4, S, 128], k: half[2, 1, S, 128], v: half[2, 1, S, 128]) {
+        a = cast[to = f32](q)
+        b = cast[to = f32](k)
+        c = cast[to = f32](v)
+        s = attention[scale = 0.125, causal = true](a, b, c)
+        y = cast[to = half](s)
+        return y
+    }",
+];
+
+/// The kernels of all models and layers for a GPU, in a precision.
+fn kernels(gpu: &str, precision: Precision) -> Vec<Kernel> {
     let of_models = MODELS.into_iter().map(|model| imported(gpu, model));
-    let of_layers =
-        LAYERS.iter().map(|source| (Compiler::new().target(gpu), text::parse(source).unwrap_or_else(|e| panic!("{source}\n{e}"))));
-    of_models.chain(of_layers).flat_map(|(compiler, graph)| lowered(&compiler, &graph).kernels).collect()
+    let stored = STORED.iter().map(|source| source.replace("half", if precision == Precision::F16 { "f16" } else { "bf16" }));
+    let stored = stored.filter(|_| matches!(precision, Precision::Bf16 | Precision::F16));
+    let sources = LAYERS.iter().map(|source| source.to_string()).chain(stored);
+    let of_layers = sources.map(|source| (Compiler::new().target(gpu), text::parse(&source).unwrap_or_else(|e| panic!("{source}\n{e}"))));
+    let all = of_models.chain(of_layers).map(|(compiler, graph)| (compiler.precision(precision), graph));
+    all.flat_map(|(compiler, graph)| lowered(&compiler, &graph).kernels).collect()
 }
 
 /// A tool of NVIDIA, if there is one of that name or where the variable says.
@@ -388,27 +442,50 @@ impl Drop for Folder {
     }
 }
 
-/// What products on tensor cores are in machine code: products, copies that go on by themselves, reads of matrices.
-const TENSOR: [&str; 3] = ["HMMA.1688.F32.TF32", "LDGSTS", "LDSM"];
+/// The entry points that the assembler spills registers of.
+fn spills(said: &str) -> Vec<&str> {
+    let (mut entry, mut found) = ("", vec![]);
+    for line in said.lines() {
+        entry = if line.contains("Compiling entry function") { line } else { entry };
+        if line.contains("spill") && !line.contains("0 bytes spill stores, 0 bytes spill loads") {
+            found.push(entry);
+        }
+    }
+    found
+}
+
+/// What products on tensor cores are in machine code, in each precision, and on GPUs with warpgroups; everywhere there are copies that go on
+/// by themselves and reads of matrices.
+const TENSOR: [(Precision, &str, &str); 4] = [
+    (Precision::F32, "HMMA.1688.F32.TF32", "HMMA.1688.F32.TF32"),
+    (Precision::Tf32, "HMMA.1688.F32.TF32", "HMMA.1688.F32.TF32"),
+    (Precision::Bf16, "HMMA.16816.F32.BF16", "HGMMA.64x256x16.F32.BF16"),
+    (Precision::F16, "HMMA.16816.F32", "HGMMA.64x256x16.F32"),
+];
 
 /// All of it becomes PTX, and where there is an assembler, machine code that keeps everything in registers.
 #[test]
 fn everything_is_ptx_that_assembles_without_spills() {
     let (ptxas, nvdisasm, folder) = (ptxas(), tool("NVDISASM", "nvdisasm"), Folder::new("ptxas"));
-    for gpu in ["sm_80", "sm_90a"] {
-        let name = format!("cuda:{gpu}");
-        let kernels = kernels(&name);
-        let code = compile(&kernels, &Target::named(&name).unwrap()).unwrap_or_else(|e| panic!("{e}"));
+    for (gpu, (precision, of_warps, of_groups)) in ["sm_80", "sm_90a"].iter().flat_map(|gpu| TENSOR.map(|expected| (*gpu, expected))) {
+        let (name, what) = (format!("cuda:{gpu}"), format!("{gpu} {}", precision.name()));
+        let target = Compiler::new().target(&name).precision(precision).chosen_target().unwrap();
+        let kernels = kernels(&name, precision);
+        let code = compile(&kernels, &target).unwrap_or_else(|e| panic!("{e}"));
         assert!(code.ptx.contains(&format!(".target {gpu}")));
+        let is_narrow = matches!(precision, Precision::Bf16 | Precision::F16);
+        assert_eq!(code.ptx.contains("wgmma"), is_narrow && gpu == "sm_90a", "{what}");
         let Some(ptxas) = &ptxas else { continue };
         let (said, cubin) = folder.assembled(ptxas, gpu, &code.ptx);
-        let spills = said.lines().filter(|l| l.contains("spill") && !l.contains("0 bytes spill stores, 0 bytes spill loads"));
-        assert_eq!(spills.collect::<Vec<_>>(), Vec::<&str>::new(), "{gpu}");
+        assert_eq!(spills(&said), Vec::<&str>::new(), "{what}");
         assert_eq!(said.matches("bytes spill stores").count(), code.launches.len(), "{said}");
+        // Such as that products wait for each other.
+        assert!(!said.contains("warning") && !said.contains("serialized"), "{what}: {said}");
         let Some(nvdisasm) = &nvdisasm else { continue };
         let run = Command::new(nvdisasm).arg(cubin).output().unwrap();
         let text = String::from_utf8_lossy(&run.stdout);
-        assert_eq!(TENSOR.into_iter().find(|instruction| !text.contains(instruction)), None, "{gpu}");
+        let product = if gpu == "sm_90a" { of_groups } else { of_warps };
+        assert_eq!([product, "LDGSTS", "LDSM"].into_iter().find(|instruction| !text.contains(instruction)), None, "{what}");
     }
 }
 

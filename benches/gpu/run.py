@@ -69,6 +69,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--egret", required=True, type=Path, help="the program")
     parser.add_argument("--device", default="cuda:0", help="what egret runs on; torch runs on the GPU if this is one")
+    parser.add_argument("--target", help="what egret compiles for, if not for the device: cuda:sm_90a has warpgroups in the emulator, too")
     parser.add_argument("--parts", default="truth,gemm,models")
     parser.add_argument("--precisions", default="f32,tf32,bf16")
     parser.add_argument("--models", help="names of models, instead of all")
@@ -95,7 +96,8 @@ def table(title, header, rows):
 
 
 def egret(options, verb, *words):
-    command = [str(options.egret), verb, *map(str, words), "--device", options.device]
+    target = ["--target", options.target] if options.target else []
+    command = [str(options.egret), verb, *map(str, words), "--device", options.device, *target]
     ran = subprocess.run(command, capture_output=True, text=True)
     if ran.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}\n{ran.stderr.strip()}")
@@ -133,8 +135,9 @@ def random(*shape, low=-1.0, high=1.0):
     return torch.rand(*shape) * (high - low) + low
 
 
-def graph(parameters, body):
-    names = ", ".join(f"{name}: {'i64' if t.dtype == torch.int64 else 'f32'}{list(t.shape)}" for name, t in parameters.items())
+def graph(parameters, body, shapes):
+    shape = lambda name, t: ", ".join(map(str, shapes.get(name, t.shape)))  # noqa: E731
+    names = ", ".join(f"{name}: {'i64' if t.dtype == torch.int64 else 'f32'}[{shape(name, t)}]" for name, t in parameters.items())
     return f"graph g({names}) {{\n{body}\n}}\n"
 
 
@@ -184,28 +187,65 @@ def cases():
         yield f"conv {c} to {o}, {kernel}x{kernel}/{stride}", what, body, lambda x, w, s=stride, p=pad: F.conv2d(x, w, stride=s, padding=p)
     body = "  y = max_pool[kernel=[3, 3], stride=[2, 2], pad=[1, 1, 1, 1], dilation=[1, 1]](x)\n  return y"
     yield "max_pool", {"x": random(2, 5, 17, 16)}, body, lambda x: F.max_pool2d(x, 3, 2, 1)
-    for s, causal in ((70, False), (128, True), (1, False)):
-        heads = {name: random(3, rows, 64) for name, rows in (("q", s), ("k", max(s, 90)), ("v", max(s, 90)))}
+    attend = lambda q, k, v, c: F.scaled_dot_product_attention(q, k, v, is_causal=c)  # noqa: E731
+    for s, d, causal in ((70, 64, False), (128, 64, True), (1, 64, False), (40, 128, True), (33, 80, False), (20, 32, False), (300, 128, True)):
+        heads = {name: random(3, rows, d) for name, rows in (("q", s), ("k", max(s, 90)), ("v", max(s, 90)))}
         if causal:
-            heads = {name: random(3, s, 64) for name in "qkv"}
-        body = f"  y = attention[scale=0.125, causal={str(causal).lower()}](q, k, v)\n  return y"
-        attend = lambda q, k, v, c=causal: F.scaled_dot_product_attention(q, k, v, is_causal=c)  # noqa: E731
-        yield f"attention of {s}{', causal' if causal else ''}", heads, body, attend
+            heads = {name: random(3, s, d) for name in "qkv"}
+        body = f"  y = attention[scale={d**-0.5}, causal={str(causal).lower()}](q, k, v)\n  return y"
+        what = f"attention of {s}, heads of {d}{', causal' if causal else ''}"
+        yield what, heads, body, lambda q, k, v, c=causal: attend(q, k, v, c)
+    # Two heads of queries for each of keys, whose keys a mask hides in part.
+    heads = {"q": random(2, 2, 50, 64), "k": random(2, 1, 70, 64), "v": random(2, 1, 70, 64), "m": random(50, 70, low=-9, high=0)}
+    body = "  y = attention[scale=0.125](q, k, v, m)\n  return y"
+    masked = lambda q, k, v, m: F.scaled_dot_product_attention(q, k.expand(2, 2, 70, 64), v.expand(2, 2, 70, 64), attn_mask=m)  # noqa: E731
+    yield "attention of shared heads, masked", heads, body, masked
     gates = {"x": random(6, 3, 20), "w": random(128, 20), "r": random(128, 32), "b": random(256), "h": random(3, 32), "c": random(3, 32)}
     yield "lstm", gates, "  y, s, t = lstm(x, w, r, b, h, c)\n  return y", lstm
+
+
+STORED_PRODUCT = """  a = cast[to = bf16](x)
+  b = cast[to = bf16](w)
+  c = cast[to = f32](a)
+  d = cast[to = f32](b)
+  y = matmul(c, d)
+  return y"""
+STORED_ATTENTION = """  a = cast[to = bf16](q)
+  b = cast[to = bf16](k)
+  c = cast[to = bf16](v)
+  d = cast[to = f32](a)
+  e = cast[to = f32](b)
+  f = cast[to = f32](c)
+  y = attention[scale=0.125](d, e, f)
+  return y"""
+
+
+def stored_cases():
+    """The same of operands that are bf16 in memory. With rows of an unknown number, or tiles enough, products are for warpgroups."""
+    rounded = lambda x: x.bfloat16().to(x.dtype)  # noqa: E731
+    for m, k, n, free in ((70, 72, 112, True), (1, 296, 128, True), (70, 72, 112, False), (4096, 768, 768, False), (8192, 200, 512, False)):
+        name = f"product of bf16 {m}x{k}x{n}{', rows free' if free else ''}"
+        parameters = {"x": random(m, k), "w": random(k, n)}
+        yield name, parameters, STORED_PRODUCT, lambda x, w: rounded(x) @ rounded(w), {"x": [f"M{m}", k]} if free else {}
+    for s, d in ((70, 64), (20, 32), (130, 128)):
+        heads = {"q": random(3, s, d), "k": random(3, 90, d), "v": random(3, 90, d)}
+        attend = lambda q, k, v: torch.nn.functional.scaled_dot_product_attention(*map(rounded, (q, k, v)), scale=0.125)  # noqa: E731
+        yield f"attention of bf16, {s}, heads of {d}", heads, STORED_ATTENTION, attend, {}
 
 
 def truth(options):
     folder = options.out / "truth"
     folder.mkdir(exist_ok=True)
     rows, wrong = [], False
-    for (name, parameters, body, of), precision in ((case, precision) for case in cases() for precision in options.precisions):
+    work = [((*case, {}), precision) for case in cases() for precision in options.precisions]
+    work += [(case, "bf16") for case in stored_cases() if "bf16" in options.precisions]
+    for (name, parameters, body, of, shapes), precision in work:
         name = f"{name}, {precision}"
         if options.device == "emu" and sum(tensor.numel() for tensor in parameters.values()) > MOST_EMULATED:
             rows.append([name, "", "left out: too large for the emulator"])
             continue
         source = folder / "case.egir"
-        source.write_text(graph(parameters, body))
+        source.write_text(graph(parameters, body, shapes))
         inputs = []
         for key, tensor in parameters.items():
             numpy.save(folder / f"{key}.npy", tensor.numpy())
