@@ -6,7 +6,7 @@
 use crate::artifact::Artifact;
 use crate::error::Error;
 use crate::passes::rules::{self, Class, Rule};
-use crate::passes::{Context, FUSED, Limit, PASSES, PassManager, Report, UNFUSED};
+use crate::passes::{Context, FUSED, Limit, PASSES, PassManager, Report, UNFUSED, integer};
 use crate::precision::Precision;
 use egret_codegen::{Compiled, Options, Stage, Target};
 use egret_frontend::{Import, ImportOptions};
@@ -220,12 +220,13 @@ impl Compiler {
     pub fn optimise_all(&self, graph: &Graph) -> Result<Vec<Optimised>, Error> {
         let mut all: Vec<Optimised> = vec![];
         for target in self.chosen_targets()? {
-            let alike = all.iter().find(|one| (one.target.is_cuda(), one.target.dots) == (target.is_cuda(), target.dots));
+            let kind = |target: &Target| (target.is_cuda(), target.dots, target.with_bytes().is_some());
+            let alike = all.iter().find(|one| kind(&one.target) == kind(&target));
             let (graph, reports) = match alike {
                 Some(one) => (one.graph.clone(), vec![]),
                 None => self.optimise_in(graph, &self.context_for(&target)?)?,
             };
-            all.push(Optimised { target, graph, reports });
+            all.push(Optimised { target: suited(target, &graph), graph, reports });
         }
         Ok(all)
     }
@@ -259,7 +260,8 @@ impl Compiler {
         // Winograd's algorithm has no form for GPUs.
         let (exact_conv, dots) = (self.exact_conv || target.is_cuda(), target.dots);
         let storage = Storage { dtype: self.precision.storage().unwrap_or(Storage::default().dtype), everywhere: target.is_cuda() };
-        let mut context = Context { class: self.class, exact_conv, dots, storage, rules: self.rules.clone(), ..Context::default() };
+        let bytes = target.with_bytes().is_some();
+        let mut context = Context { class: self.class, exact_conv, dots, bytes, storage, rules: self.rules.clone(), ..Context::default() };
         context.limit = self.limit.map_or_else(Limit::default, Limit::of);
         for name in &self.disabled {
             context.disabled.extend(self.named(name)?);
@@ -308,7 +310,7 @@ impl Compiler {
     /// As [`generate`](Compiler::generate).
     pub fn generate_with(&self, grouped: &Graph, progress: &dyn Fn(Stage, usize, usize)) -> Result<Compiled, Error> {
         let options = Options { threads: egret_runtime::default_threads(), progress };
-        self.within_ranges(egret_codegen::compile(grouped, &self.chosen_target()?, &options)?)
+        self.within_ranges(egret_codegen::compile(grouped, &self.target_for(grouped)?, &options)?)
     }
 
     /// Step 3 for each target.
@@ -348,6 +350,15 @@ impl Compiler {
         Ok(self.chosen_targets()?.swap_remove(0))
     }
 
+    /// The first of the targets, with the instructions beyond its level that a graph of kernels has a use for.
+    ///
+    /// # Errors
+    ///
+    /// As [`chosen_target`](Compiler::chosen_target).
+    pub fn target_for(&self, grouped: &Graph) -> Result<Target, Error> {
+        Ok(suited(self.chosen_target()?, grouped))
+    }
+
     /// The processors and GPUs that were chosen by name, at least one.
     ///
     /// # Errors
@@ -367,6 +378,11 @@ impl Compiler {
         }
         Ok(targets)
     }
+}
+
+/// The target with products of bytes, if the graph has such products: only code that uses them needs a processor that has them.
+fn suited(target: Target, grouped: &Graph) -> Target {
+    if integer::has_products(grouped) { target.with_bytes().unwrap_or(target) } else { target }
 }
 
 /// A graph of kernels for a target.

@@ -96,7 +96,7 @@ pub mod passes {
     pub use egret_passes::cost;
     pub use egret_passes::limit::{Applied, Limit};
     pub use egret_passes::pass::{Context, FUSED, PASSES, Pass, PassManager, Report, UNFUSED};
-    pub use egret_passes::{explain, group, replay, rules, stage};
+    pub use egret_passes::{explain, group, integer, replay, rules, stage};
 }
 
 /// The Rust code of README.md compiles.

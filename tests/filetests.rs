@@ -173,7 +173,7 @@ fn evaluated(file: &File, arguments: &str) -> Result<String, Box<dyn Error>> {
 fn passes(file: &File, pipeline: &str) -> Result<String, Box<dyn Error>> {
     let graph = file.graph()?;
     let mut story = print(&graph, Options::brief());
-    let (last, _) = PassManager::named(pipeline)?.run(&graph, &Context::default(), |report, graph| {
+    let (last, _) = PassManager::named(pipeline)?.run(&graph, &context(pipeline), |report, graph| {
         story += &format!("\n=== {report} ===\n{}", print(graph, Options::brief()));
     })?;
     let (bindings, seed) = settings(&graph, "")?;
@@ -187,11 +187,12 @@ fn passes(file: &File, pipeline: &str) -> Result<String, Box<dyn Error>> {
 
 fn kernels(file: &File, pipeline: &str) -> Result<String, Box<dyn Error>> {
     let graph = file.graph()?;
-    let (grouped, _) = PassManager::named(pipeline)?.run(&graph, &Context::default(), |_, _| ())?;
-    let target = Target::named(SHOWN_TARGET)?;
-    // What is narrow is multiplied in pairs.
-    let dots = Target::named("znver4")?.with_dots().filter(|_| pipeline.contains("narrow"));
-    let target = dots.unwrap_or(target);
+    let context = context(pipeline);
+    let (grouped, _) = PassManager::named(pipeline)?.run(&graph, &context, |_, _| ())?;
+    let (target, able) = (Target::named(SHOWN_TARGET)?, Target::named("znver4")?);
+    // What is narrow is multiplied in pairs, and bytes in fours.
+    let able = if context.bytes { able.with_bytes() } else { able.with_dots().filter(|_| pipeline.contains("narrow")) };
+    let target = able.unwrap_or(target);
     let program = plan::build(&grouped, &target, &|_, _| ())?;
     let (bindings, seed) = settings(&graph, "")?;
     let inputs = seeded_inputs(&graph, &bindings, seed)?;
@@ -235,6 +236,11 @@ fn run(file: &File, arguments: &str) -> Result<String, Box<dyn Error>> {
         story += &format!("{name}: {}\n", result.ty());
     }
     Ok(story)
+}
+
+/// What passes may know: there are products of bytes where a pipeline makes some.
+fn context(pipeline: &str) -> Context {
+    Context { bytes: pipeline.contains("integer"), ..Context::default() }
 }
 
 /// How far results may be apart behind some passes.

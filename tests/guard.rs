@@ -122,6 +122,47 @@ const NARROW_GRAPHS: [(&str, &str); 3] = [
     ),
 ];
 
+/// Quantised products, quantised again: a dense layer, and 3x3 filters.
+const QUANTISED_GRAPHS: [(&str, &str); 2] = [
+    (
+        "matmul · bias · quantise",
+        "graph g(x: u8[128, 768]) {
+            const w: i8[768, 3072] = random(1)
+            const s: f32[] = 0.01
+            const t: f32[3072] = random(2)
+            const b: f32[3072] = random(3)
+            xi = cast[to = i32](x)
+            xf = cast[to = f32](xi)
+            xs = mul(xf, s)
+            wi = cast[to = i32](w)
+            wf = cast[to = f32](wi)
+            ws = mul(wf, t)
+            h = matmul(xs, ws)
+            a = add(h, b)
+            r = round(a)
+            y = cast[to = u8](r)
+            return y
+        }",
+    ),
+    (
+        "conv 3x3 · quantise",
+        "graph g(x: u8[1, 128, 30, 30]) {
+            const w: i8[128, 128, 3, 3] = random(1)
+            const s: f32[] = 0.01
+            xi = cast[to = i32](x)
+            xf = cast[to = f32](xi)
+            xs = mul(xf, s)
+            wi = cast[to = i32](w)
+            wf = cast[to = f32](wi)
+            ws = mul(wf, s)
+            c = conv[stride = [1, 1], pad = [1, 1, 1, 1], dilation = [1, 1]](xs, ws)
+            r = round(c)
+            y = cast[to = u8](r)
+            return y
+        }",
+    ),
+];
+
 /// Of so many instructions of an innermost loop that is not a contraction's, one may be a spill or a reload.
 const INSTRUCTIONS_PER_SPILL: usize = 10;
 
@@ -131,6 +172,7 @@ const INSTRUCTIONS_PER_SPILL_OF_TRANSFORMS: usize = 4;
 /// What a product's loop consists of.
 const MULTIPLY_ADD: &str = "vfmadd";
 const DOT: &str = "vdpbf16ps";
+const DOT_OF_BYTES: &str = "vpdpbusd";
 
 const TARGETS: [&str; 2] = ["x86-64-v4", "x86-64-v3"];
 
@@ -155,6 +197,21 @@ fn narrow_kernels_take_dot_products() {
         let product = kernels.iter().find(|kernel| matches!(kernel.body, Body::Contract(_))).unwrap();
         let code = asm_text(product, &target).unwrap();
         check_loops(&code, DOT, multiply_adds(product), INSTRUCTIONS_PER_SPILL).unwrap_or_else(|e| panic!("{name}: {e}\n{product}"));
+    }
+}
+
+#[test]
+fn products_of_bytes_take_dot_products() {
+    let target = target("znver4").with_bytes().unwrap();
+    for (name, source) in QUANTISED_GRAPHS {
+        let compiler = Compiler::new().target("znver4");
+        let grouped = compiler.optimise(&egret::parse_text("guard", source).unwrap()).unwrap();
+        let kernels = plan::build(&grouped, &target, &|_, _| ()).unwrap().kernels;
+        let product =
+            kernels.iter().find(|kernel| matches!(kernel.body, Body::Contract(_))).unwrap_or_else(|| panic!("{name}: no product"));
+        let code = asm_text(product, &target).unwrap();
+        check_loops(&code, DOT_OF_BYTES, multiply_adds(product), INSTRUCTIONS_PER_SPILL)
+            .unwrap_or_else(|e| panic!("{name}: {e}\n{product}"));
     }
 }
 

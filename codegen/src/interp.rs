@@ -249,24 +249,29 @@ impl Machine<'_> {
         let width = c.tile.vectors * self.lanes;
         self.each_of_part(&axes, &mut |m| {
             let column = m.symbols[&c.cols.name] as usize;
-            let (mut acc, mut step) = (0f32, 0);
+            let (mut acc, mut exact, mut step) = (0f32, 0i32, 0);
             m.each(&c.k, &mut |m| {
-                let a = m.load(c.a.0, m.index(&c.a.1)?)?.as_f64() as f32;
+                let a = m.load(c.a.0, m.index(&c.a.1)?)?;
                 let at = match &c.b {
                     Panels::Strided(_, offset) => m.index(offset)?,
                     Panels::Packed(_, offset) => m.index(offset)? + ((column / width * k_count + step) * width + column % width) as i64,
-                    Panels::Paired(_, offset) => {
-                        let run = m.count(&c.k[c.k.len() - 1..])?;
-                        let pair = |step: usize| step / run * run.div_ceil(2) + step % run / 2;
-                        let row = column / width * pair(k_count) + pair(step);
-                        m.index(offset)? + 2 * (row * width + column % width) as i64 + (step % run % 2) as i64
+                    Panels::Paired(_, offset) | Panels::Quads(_, offset) => {
+                        let (run, together) = (m.count(&c.k[c.k.len() - 1..])?, c.b.together());
+                        let word = |step: usize| step / run * run.div_ceil(together) + step % run / together;
+                        let row = column / width * word(k_count) + word(step);
+                        m.index(offset)? + (together * (row * width + column % width) + step % run % together) as i64
                     }
                 };
-                let b = m.load(c.b.buffer(), at)?.as_f64() as f32;
-                (acc, step) = (a.mul_add(b, acc), step + 1);
+                let b = m.load(c.b.buffer(), at)?;
+                match c.b.sum() {
+                    DType::I32 => exact = exact.wrapping_add((a.as_int() * b.as_int()) as i32),
+                    _ => acc = (a.as_f64() as f32).mul_add(b.as_f64() as f32, acc),
+                }
+                step += 1;
                 Ok(())
             })?;
-            m.vars.insert("acc".into(), Element::Float(acc.into()));
+            let sum = if c.b.sum() == DType::I32 { Element::Int(exact.into()) } else { Element::Float(acc.into()) };
+            m.vars.insert("acc".into(), sum);
             m.block(&c.epilogue)
         })
     }

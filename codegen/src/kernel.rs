@@ -222,7 +222,7 @@ pub enum Fold {
 
 /// `acc[batch, rows, cols] = sum over k of a[batch, rows, k] * b[batch, k, cols]`, then the epilogue at every point, with
 /// `acc` as a variable. Operands are f32, or bf16 that is widened as it is read; the sum is f32 and runs over `k` in order, fused
-/// multiply-add, but for [`Panels::Paired`]; a GPU sums in an order of its own, to f32's accuracy.
+/// multiply-add, but for [`Panels::Paired`] and [`Panels::Quads`]; a GPU sums in an order of its own, to f32's accuracy.
 ///
 /// A convolution over channels-last data is this with rows `[oh, ow]` and k `[kh, kw*ic]`: no im2col.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -261,20 +261,43 @@ pub enum Panels {
     /// `a` is bf16 too and has stride 1 along the innermost `k`: a step is a dot product of two pairs (AVX512-BF16), which adds both
     /// products in an order that the processor chooses, with subnormal operands and sums as zero.
     Paired(BufferId, Dim),
+    /// i8, packed in fours of steps of the innermost `k`, a number: `[ceil(N / (nv*lanes))][outer k][ceil(k/4)][nv*lanes][4]`,
+    /// starting at an offset that may depend on the batch axes. Behind the last step stands zero.
+    ///
+    /// `a` is u8 and has stride 1 along the innermost `k`: a step is a sum of four products (VNNI), and the sum is an i32, exact. The last
+    /// four of a row may be read beyond its end, where what is read counts for nothing.
+    Quads(BufferId, Dim),
 }
 
 impl Panels {
+    /// Steps of the innermost `k` that stand beside each other in a column.
+    pub fn together(&self) -> usize {
+        match self {
+            Panels::Packed(..) | Panels::Strided(..) => 1,
+            Panels::Paired(..) => 2,
+            Panels::Quads(..) => 4,
+        }
+    }
+
+    /// The type of the sums.
+    pub fn sum(&self) -> DType {
+        match self {
+            Panels::Packed(..) | Panels::Strided(..) | Panels::Paired(..) => DType::F32,
+            Panels::Quads(..) => DType::I32,
+        }
+    }
+
     /// The buffer.
     pub fn buffer(&self) -> BufferId {
         match self {
-            Panels::Packed(b, _) | Panels::Strided(b, _) | Panels::Paired(b, _) => *b,
+            Panels::Packed(b, _) | Panels::Strided(b, _) | Panels::Paired(b, _) | Panels::Quads(b, _) => *b,
         }
     }
 
     /// Where in the buffer it starts, or lies.
     pub fn offset(&self) -> &Dim {
         match self {
-            Panels::Packed(_, offset) | Panels::Strided(_, offset) | Panels::Paired(_, offset) => offset,
+            Panels::Packed(_, offset) | Panels::Strided(_, offset) | Panels::Paired(_, offset) | Panels::Quads(_, offset) => offset,
         }
     }
 
@@ -284,6 +307,7 @@ impl Panels {
             Panels::Packed(..) => Panels::Packed(buffer, offset),
             Panels::Strided(..) => Panels::Strided(buffer, offset),
             Panels::Paired(..) => Panels::Paired(buffer, offset),
+            Panels::Quads(..) => Panels::Quads(buffer, offset),
         }
     }
 }
@@ -742,8 +766,9 @@ impl Kernel {
             Panels::Packed(b, offset) => format!("{}.panels[{offset}]", self.buffers[b.0].name),
             Panels::Strided(b, offset) => format!("{}[{offset}]", self.buffers[b.0].name),
             Panels::Paired(b, offset) => format!("{}.pairs[{offset}]", self.buffers[b.0].name),
+            Panels::Quads(b, offset) => format!("{}.quads[{offset}]", self.buffers[b.0].name),
         };
-        let sum = if matches!(c.b, Panels::Paired(..)) { "dot" } else { "sum" };
+        let sum = if c.b.together() > 1 { "dot" } else { "sum" };
         writeln!(f, "    acc = {sum}({a}[{}] * {b})", c.a.1)?;
         self.write_block(f, "    ", &c.epilogue, &[])?;
         write!(f, "}}")

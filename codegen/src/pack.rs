@@ -8,7 +8,7 @@
 //! ```
 //!
 //! For dot products of pairs, two steps of the innermost loop of `k` stand beside each other in every column, and zero behind an odd
-//! last one:
+//! last one; for those of bytes, four:
 //!
 //! ```text
 //! paired                       panel 0: w00 w10  w01 w11      panel 1: w02 w12  0 0
@@ -33,8 +33,10 @@ pub struct Packing {
     pub cols: Axis,
     /// Columns of a panel.
     pub width: usize,
-    /// Whether two steps of the innermost loop of `k` stand together.
-    pub paired: bool,
+    /// The type of packed elements: that of the constant, or a narrower one that holds its integers.
+    pub dtype: DType,
+    /// Steps of the innermost loop of `k` that stand together.
+    pub together: usize,
 }
 
 impl Packing {
@@ -44,11 +46,11 @@ impl Packing {
         batch * (self.panels() * self.steps() * self.width)
     }
 
-    /// Elements of a column of a panel, what fills the pairs included.
+    /// Elements of a column of a panel, what fills the last pair or four included.
     fn steps(&self) -> usize {
         let mut steps = extents(&self.k);
-        if let Some(innermost) = steps.last_mut().filter(|_| self.paired) {
-            *innermost = innermost.next_multiple_of(2);
+        if let Some(innermost) = steps.last_mut() {
+            *innermost = innermost.next_multiple_of(self.together);
         }
         steps.into_iter().product()
     }
@@ -56,7 +58,7 @@ impl Packing {
     /// The type and number of the packed elements.
     pub fn size(&self) -> (DType, usize) {
         let batches: usize = extents(&self.batch).iter().product();
-        (self.tensor.dtype(), batches * self.steps() * self.panels() * self.width)
+        (self.dtype, batches * self.steps() * self.panels() * self.width)
     }
 
     /// The length of the packed elements in bytes.
@@ -71,12 +73,12 @@ impl Packing {
 
     /// The packed elements.
     pub fn bytes(&self) -> Vec<u8> {
-        let size = self.tensor.dtype().size();
+        let (size, from) = (self.dtype.size(), self.tensor.dtype().size());
         let (batch, k, cols) = (Walk::new(self, &self.batch), Walk::new(self, &self.k), Walk::new(self, std::slice::from_ref(&self.cols)));
         let mut packed = vec![0; self.size().1 * size];
         let base = self.offset.substitute(&|_| Some(Dim::ZERO)).as_const().unwrap_or(0);
         let source = self.tensor.bytes();
-        let together = if self.paired { 2 } else { 1 };
+        let together = self.together;
         let run = extents(&self.k).last().copied().unwrap_or(1).max(1);
         let mut panels = packed.chunks_exact_mut((self.width * together * size).max(1));
         for b in &batch.offsets {
@@ -85,7 +87,8 @@ impl Packing {
                     let into = panels.next().expect("as many rows of panels as counted");
                     for (slots, column) in into.chunks_exact_mut(together * size).zip(columns) {
                         for (slot, step) in slots.chunks_exact_mut(size).zip(steps) {
-                            let at = (base + b + step + column) as usize * size;
+                            // The low bytes of an integer are the integer in a narrower type that holds it.
+                            let at = (base + b + step + column) as usize * from;
                             slot.copy_from_slice(&source[at..at + size]);
                         }
                     }
@@ -99,13 +102,14 @@ impl Packing {
     pub fn key(&self) -> String {
         let axes = |axes: &[Axis]| axes.iter().map(|a| format!("{} in {}", a.name, a.extent)).collect::<Vec<_>>().join(", ");
         format!(
-            "{} over {} / {} / {} by {}{}",
+            "{} over {} / {} / {} by {}{} as {}",
             self.offset,
             axes(&self.batch),
             axes(&self.k),
             axes(std::slice::from_ref(&self.cols)),
             self.width,
-            if self.paired { " in pairs" } else { "" }
+            if self.together > 1 { format!(" in {}s", self.together) } else { String::new() },
+            self.dtype
         )
     }
 }
@@ -168,7 +172,8 @@ mod tests {
             k: vec![axis("k", 2)],
             cols: axis("n", 3),
             width: 2,
-            paired: false,
+            dtype: DType::F32,
+            together: 1,
         };
         assert_eq!(floats(&packing), [0.0, 1.0, 3.0, 4.0, 2.0, 0.0, 5.0, 0.0]);
     }
@@ -184,12 +189,31 @@ mod tests {
             k: vec![axis("j", 2), axis("k", 3)],
             cols: axis("n", 3),
             width: 2,
-            paired: true,
+            dtype: DType::F32,
+            together: 2,
         };
         let first = [0.0, 3.0, 1.0, 4.0, 6.0, 0.0, 7.0, 0.0, 9.0, 12.0, 10.0, 13.0, 15.0, 0.0, 16.0, 0.0];
         let last = [2.0, 5.0, 0.0, 0.0, 8.0, 0.0, 0.0, 0.0, 11.0, 14.0, 0.0, 0.0, 17.0, 0.0, 0.0, 0.0];
         assert_eq!(floats(&packing), [first, last].concat());
         assert_eq!(packing.size().1, 32);
+    }
+
+    #[test]
+    fn integers_are_narrowed_into_fours() {
+        let w: Vec<i128> = (0..10).map(|i| if i % 2 == 0 { i } else { -i }).collect();
+        let packing = Packing {
+            tensor: Arc::new(Tensor::from_elements(DType::I32, vec![5, 2], w.into_iter().map(egret_ir::Element::Int))),
+            offset: Dim::symbol("k") * 2 + Dim::symbol("n"),
+            batch: vec![],
+            k: vec![axis("k", 5)],
+            cols: axis("n", 2),
+            width: 2,
+            dtype: DType::I8,
+            together: 4,
+        };
+        let bytes: Vec<i8> = packing.bytes().into_iter().map(|b| b as i8).collect();
+        assert_eq!(bytes, [0, 2, 4, 6, -1, -3, -5, -7, 8, 0, 0, 0, -9, 0, 0, 0]);
+        assert_eq!((packing.size(), packing.bytes_length()), ((DType::I8, 16), 16));
     }
 
     #[test]
@@ -203,7 +227,8 @@ mod tests {
             k: vec![axis("k", 4)],
             cols: axis("c", 4),
             width: 4,
-            paired: false,
+            dtype: DType::F32,
+            together: 1,
         };
         assert_eq!(floats(&packing)[..8], [0.0, 1.0, 8.0, 9.0, 2.0, 3.0, 10.0, 11.0]);
     }

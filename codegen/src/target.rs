@@ -1,8 +1,8 @@
 //! Which processors code is made for.
 //!
 //! A [`Target`] fixes the instruction set (a level such as `x86-64-v4`) and, apart from it, the processor whose pipeline the
-//! instructions are ordered for. **Invariant.** Code uses no feature beyond [`Target::features`], which the header of an
-//! artifact lists, so that an artifact for `znver4` runs on every processor of level `x86-64-v4`.
+//! instructions are ordered for. **Invariant.** Code uses no feature beyond [`Target::required_features`], which the header of an
+//! artifact lists: an artifact for `znver4` runs on every processor of level `x86-64-v4`, unless it has dot products of bf16 or bytes.
 //!
 //! ```
 //! # use egret_codegen::target::Target;
@@ -39,6 +39,10 @@ pub struct Target {
     has_dots: bool,
     /// Whether products of f32 may round their operands to TF32, of which a number has 11 significant bits; see [`Target::with_tf32`].
     pub tf32: bool,
+    /// Whether code may use products of bytes; see [`Target::with_bytes`].
+    pub bytes: bool,
+    /// Whether the processor has them.
+    has_bytes: bool,
 }
 
 /// A target that is not known or cannot be made code for.
@@ -87,6 +91,22 @@ struct Level {
 /// What dot products of pairs of bf16 need beyond the level, and the processors that have it.
 const DOTS: &str = "avx512bf16";
 const WITH_DOTS: &[&str] = &["cooperlake", "sapphirerapids", "emeraldrapids", "graniterapids", "znver4", "znver5"];
+
+/// What products of bytes, four at a time, need beyond the level, and the processors that have it.
+const BYTES: &str = "avx512vnni";
+const WITH_BYTES: &[&str] = &[
+    "cascadelake",
+    "cooperlake",
+    "icelake-client",
+    "icelake-server",
+    "tigerlake",
+    "rocketlake",
+    "sapphirerapids",
+    "emeraldrapids",
+    "graniterapids",
+    "znver4",
+    "znver5",
+];
 
 /// Best first within an architecture.
 const LEVELS: &[Level] = &[
@@ -215,8 +235,8 @@ impl Target {
         let here: Vec<&Level> = LEVELS.iter().filter(|l| l.arch == std::env::consts::ARCH).collect();
         match here.iter().find(|l| l.missing().is_empty()) {
             Some(level) => {
-                let has_dots = level.lanes == 16 && egret_runtime::cpu::missing_features(&[DOTS.to_string()]).is_empty();
-                Ok(Target { has_dots, ..level.target(&cpu) })
+                let has = |feature: &str| level.lanes == 16 && egret_runtime::cpu::missing_features(&[feature.to_string()]).is_empty();
+                Ok(Target { has_dots: has(DOTS), has_bytes: has(BYTES), ..level.target(&cpu) })
             }
             None => {
                 let missing = here.last().map_or(format!("support for {}", std::env::consts::ARCH), |l| l.missing().join(", "));
@@ -232,8 +252,7 @@ impl Target {
 
     /// The features as an artifact's header has them.
     pub fn required_features(&self) -> Vec<String> {
-        let dots = self.dots.then_some(&DOTS);
-        let mut features: Vec<String> = self.features.iter().chain(dots).map(|f| f.to_string()).collect();
+        let mut features: Vec<String> = self.features.iter().copied().chain(self.extensions()).map(str::to_string).collect();
         features.sort();
         features
     }
@@ -242,6 +261,16 @@ impl Target {
     /// has none.
     pub fn with_dots(&self) -> Option<Target> {
         self.has_dots.then(|| Target { dots: true, ..self.clone() })
+    }
+
+    /// The same with the processor's products of bytes, which then are among the features that code needs; `None` if it has none.
+    pub fn with_bytes(&self) -> Option<Target> {
+        self.has_bytes.then(|| Target { bytes: true, ..self.clone() })
+    }
+
+    /// The same without products of bytes.
+    pub(crate) fn without_bytes(&self) -> Target {
+        Target { bytes: false, ..self.clone() }
     }
 
     /// The same with products of f32 in TF32, for a GPU that has such instructions; `None` for all others.
@@ -266,8 +295,14 @@ impl Target {
     }
 
     /// What code uses beyond `cpu`, as LLVM wants it.
-    pub(crate) fn extra_features(&self) -> &'static str {
-        if self.dots { "+avx512bf16" } else { "" }
+    pub(crate) fn extra_features(&self) -> String {
+        let named: Vec<String> = self.extensions().map(|feature| format!("+{feature}")).collect();
+        named.join(",")
+    }
+
+    /// The features beyond the level that code may use.
+    fn extensions(&self) -> impl Iterator<Item = &'static str> {
+        [(self.dots, DOTS), (self.bytes, BYTES)].into_iter().filter_map(|(is_used, feature)| is_used.then_some(feature))
     }
 
     /// Whether code for it runs on this machine.
@@ -309,6 +344,8 @@ impl Level {
             dots: false,
             tf32: false,
             has_dots: WITH_DOTS.contains(&name),
+            bytes: false,
+            has_bytes: WITH_BYTES.contains(&name),
         }
     }
 
@@ -356,7 +393,10 @@ mod tests {
         assert!(!needs(&zen) && needs(&zen.with_dots().unwrap()));
         for without in ["x86-64-v4", "skylake-avx512", "x86-64-v3", "aarch64", "cuda"] {
             assert_eq!(Target::named(without).unwrap().with_dots(), None, "{without}");
+            assert_eq!(Target::named(without).unwrap().with_bytes(), None, "{without}");
         }
+        let lake = Target::named("icelake-server").unwrap().with_bytes().unwrap();
+        assert!(lake.required_features().contains(&BYTES.to_string()) && !needs(&lake));
     }
 
     #[test]

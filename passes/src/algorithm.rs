@@ -34,7 +34,7 @@ pub fn algorithm(graph: &Graph, context: &Context) -> Result<Graph, String> {
         let [mut direct, winograd] = [Algorithm::Direct, Algorithm::Winograd].map(|way| Work::of_conv(graph, id, way));
         if let Kind::Contract(products) = &mut direct.kind {
             // Winograd's form is computed in f32: rounded to 8 bits, what it adds and subtracts would cancel.
-            products.pairs = context.dots;
+            products.together = if context.dots { 2 } else { 1 };
         }
         let [direct, winograd] = [direct, winograd].map(|work| model.time(&work));
         winograd < direct - direct * LEAST_GAIN / 100

@@ -41,6 +41,7 @@
 //!
 //! - [`pass`]: the table of passes, the pipelines, the manager that runs, verifies and times them.
 //! - [`fold`], [`cse`], [`dce`]: the plain ones.
+//! - [`mod@integer`]: products of quantised values as products of bytes.
 //! - [`mod@stage`]: where extents depend on data, the graph in parts in which they do not.
 //! - [`rewrite`]: everything that is an equation. [`mod@rules`] has the equations, one a line, and [`rules::proof`] proves each;
 //!   [`egraph`] holds all equal graphs at once; [`extract`] takes the cheapest.
@@ -59,6 +60,7 @@ pub mod extract;
 pub mod fold;
 pub mod group;
 pub mod halo;
+pub mod integer;
 pub mod layout;
 pub mod legalize;
 pub mod limit;

@@ -18,7 +18,7 @@ use crate::limit::{Applied, Limit};
 use crate::narrow::Storage;
 use crate::replay::Applications;
 use crate::rules::{Class, Rule};
-use crate::{algorithm, cse, dce, fold, group, halo, layout, legalize, narrow, rewrite, stage};
+use crate::{algorithm, cse, dce, fold, group, halo, integer, layout, legalize, narrow, rewrite, stage};
 use egret_ir::Graph;
 use egret_ir::verify::verify;
 use std::cell::RefCell;
@@ -45,6 +45,7 @@ pub const PASSES: &[Pass] = &[
         doc: "Computes what is known at compile time, shapes included, and drops what changes nothing.",
         run: |g, _| fold::fold(g),
     },
+    Pass { name: "integer", doc: "Makes products of quantised values products of bytes.", run: integer::integer },
     Pass { name: "cse", doc: "Computes equal ops of equal operands once.", run: |g, _| cse::cse(g) },
     Pass { name: "dce", doc: "Leaves out what no result depends on.", run: |g, _| dce::dce(g) },
     Pass { name: "rewrite", doc: "Applies the rules in an e-graph and takes the cheapest equal graph.", run: rewrite::rewrite },
@@ -65,7 +66,7 @@ pub const PASSES: &[Pass] = &[
 const STAGE: Pass = Pass { name: "stage", doc: "Splits a graph where an extent depends on data.", run: |g, _| stage::stage(g) };
 
 /// What a model goes through on its way to kernels. Weights are folded again after every pass that moves them.
-pub const FUSED: &str = "fold, cse, rewrite, fold, cse, legalize, layout, fold, cse, algorithm, halo, group";
+pub const FUSED: &str = "integer, fold, cse, rewrite, fold, cse, legalize, layout, fold, cse, algorithm, halo, group";
 
 /// The same without fusion: what is needed to be compilable, every op a kernel of its own.
 pub const UNFUSED: &str = "fold, cse, legalize, layout, fold, cse, ungrouped";
@@ -105,6 +106,8 @@ pub struct Context {
     pub dots: bool,
     /// How the pass `narrow` stores values.
     pub storage: Storage,
+    /// Whether there are products of bytes, four at a time.
+    pub bytes: bool,
     /// Rules beside those of [`crate::rules::all`].
     pub rules: Vec<Rule>,
     /// How much is applied: everything, unless a fault is looked for.
@@ -137,6 +140,7 @@ impl Default for Context {
             exact_conv: false,
             dots: false,
             storage: Storage::default(),
+            bytes: false,
             rules: vec![],
             limit: Limit::default(),
             applications: None,
@@ -307,7 +311,7 @@ mod tests {
     #[test]
     fn unknown_passes_are_errors() {
         let error = PassManager::named("fold, fuse").unwrap_err();
-        assert!(error.starts_with("there is no pass `fuse`; there are: stage, fold, cse, "), "{error}");
+        assert!(error.starts_with("there is no pass `fuse`; there are: stage, fold, integer, cse, "), "{error}");
     }
 
     #[test]

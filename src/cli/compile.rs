@@ -90,7 +90,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         return Ok(());
     };
     progress.phase("Compiling");
-    let content = emitted(emit, &compiler, &targets[0], &graph)?;
+    let content = emitted(emit, &compiler, &graph)?;
     drop(progress);
     match (args.output, emit) {
         (Some(path), _) => write(&path, &content),
@@ -155,11 +155,12 @@ fn write(path: &Path, content: &[u8]) -> Result<(), Error> {
     std::fs::write(path, content).map_err(|error| Error::File(format!("{}: {error}", path.display())))
 }
 
-fn emitted(emit: Emit, compiler: &Compiler, target: &Target, graph: &Graph) -> Result<Vec<u8>, Error> {
+fn emitted(emit: Emit, compiler: &Compiler, graph: &Graph) -> Result<Vec<u8>, Error> {
     let grouped = compiler.optimise(graph)?;
     if let Emit::Ir = emit {
         return Ok(print(&grouped, Options::lossless()).into_bytes());
     }
+    let target = &compiler.target_for(&grouped)?;
     let program = plan::build(&grouped, target, &|_, _| {})?;
     let translate = |form| cpu::translate(&program.kernels, target, form).map_err(|error| Error::Bug(error.to_string()));
     match emit {

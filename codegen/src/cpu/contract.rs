@@ -12,8 +12,8 @@
 //!         epilogue(acc)
 //! ```
 //!
-//! Operands in bf16 are widened as they are read, or taken two steps of `k` at a time by dot products of pairs: then a broadcast and a
-//! column are words of two elements, and the loops are the same.
+//! Operands in bf16 are widened as they are read, or taken two steps of `k` at a time by dot products of pairs, bytes four at a time: then
+//! a broadcast and a column are words of several elements, and the loops are the same. Sums of bytes are i32.
 
 use super::emit::{Emit, Value};
 use super::map::weight;
@@ -40,8 +40,8 @@ const SHORT_EPILOGUE: usize = 8;
 /// Rows that share a base address where the pitch is not a number: the machine scales an index register by 4 and by 8 bytes.
 const ROWS_PER_POINTER: usize = 3;
 
-/// Size of an f32.
-const F32: usize = 4;
+/// Size of a sum, an f32 or an i32, and of a word of several elements.
+const WORD: usize = 4;
 
 /// A panel of columns: the vectors that are computed, and which lanes of them count.
 #[derive(Clone)]
@@ -64,31 +64,26 @@ struct Carried<'c> {
 struct Operands {
     a: DType,
     b: DType,
-    /// Whether a column holds a pair of steps.
-    paired: bool,
+    /// Steps of `k` that are taken at a time: a column holds so many.
+    together: usize,
 }
 
 impl Operands {
     fn of(kernel: &Kernel, c: &Contract) -> Operands {
         let dtype = |b: BufferId| kernel.buffers[b.0].dtype;
-        Operands { a: dtype(c.a.0), b: dtype(c.b.buffer()), paired: matches!(c.b, Panels::Paired(..)) }
-    }
-
-    /// Steps of `k` that are taken at a time.
-    fn together(self) -> usize {
-        if self.paired { 2 } else { 1 }
+        Operands { a: dtype(c.a.0), b: dtype(c.b.buffer()), together: c.b.together() }
     }
 
     /// From one column to the next, in bytes.
     fn column(self) -> usize {
-        self.b.size() * self.together()
+        self.b.size() * self.together
     }
 }
 
 /// What one step down `k` takes of the operands.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// An element of a row, or a pair where columns hold pairs.
+    /// An element of a row, or as many as a column holds.
     Whole,
     /// The last element of a row of odd length, where columns hold pairs.
     Half,
@@ -244,7 +239,7 @@ impl<'c> Gen<'_, 'c> {
     /// One register tile.
     fn tile(&mut self, c: &Contract, panel: &Panel<'c>, rows: usize) {
         let vectors = panel.masks.len();
-        let zero = self.e.zero(self.e.vector_type(self.e.register_type(DType::F32), self.e.lanes).into());
+        let zero = self.e.zero(self.e.vector_type(self.e.register_type(c.b.sum()), self.e.lanes).into());
         let (a, addressing) = self.a_pointers(c, rows);
         let b = self.b_pointer(c);
         let at = Carried { acc: vec![zero; rows * vectors], a, b };
@@ -292,11 +287,12 @@ impl<'c> Gen<'_, 'c> {
                 let depth: Dim = c.k.iter().map(|k| k.extent.clone()).product();
                 self.pointer(*b, &(offset.clone() + c.cols.index() * depth))
             }
-            Panels::Paired(b, offset) => {
-                let (innermost, outer) = c.k.split_last().expect("pairs are of an axis");
+            Panels::Paired(b, offset) | Panels::Quads(b, offset) => {
+                let together = Dim::from(c.b.together());
+                let (innermost, outer) = c.k.split_last().expect("what stands together is of an axis");
                 let steps: Dim = outer.iter().map(|k| k.extent.clone()).product();
-                let pairs = innermost.extent.ceil_div(&2.into());
-                self.pointer(*b, &(offset.clone() + c.cols.index() * steps * pairs * 2))
+                let words = innermost.extent.ceil_div(&together);
+                self.pointer(*b, &(offset.clone() + c.cols.index() * steps * words * together))
             }
         }
     }
@@ -320,12 +316,16 @@ impl<'c> Gen<'_, 'c> {
         let a_stride = self.index(&stride(&c.a.1));
         let b_stride = match &c.b {
             Panels::Strided(_, offset) => Some(self.index(&stride(offset))),
-            Panels::Packed(..) | Panels::Paired(..) => None,
+            Panels::Packed(..) | Panels::Paired(..) | Panels::Quads(..) => None,
         };
-        // The last step of an odd number follows the loop over pairs.
-        let pairs = c.innermost_steps().filter(|_| operands.paired && inner.is_empty());
-        let (axis, a_step) = match pairs {
-            Some(steps) => (&Axis::new(axis.name.clone(), steps / 2), operands.a.size() * 2),
+        // The last step of an odd number follows the loop over pairs. The last of fours that are not whole is one of the loop: what it reads
+        // behind the row, at most in the slack behind the buffer, is multiplied by zero.
+        let together = operands.together as i64;
+        let steps = c.innermost_steps().filter(|_| together > 1 && inner.is_empty());
+        let is_odd = steps.is_some_and(|steps| together == 2 && steps % 2 == 1);
+        let words = steps.map(|steps| (steps + together - 1) / together - i64::from(is_odd));
+        let (axis, a_step) = match words {
+            Some(words) => (&Axis::new(axis.name.clone(), words), operands.a.size() * operands.together),
             None => (axis, operands.a.size()),
         };
         let carried = acc.into_iter().chain(a.iter().map(|&p| p.into())).chain([b.into()]).collect();
@@ -336,7 +336,7 @@ impl<'c> Gen<'_, 'c> {
             let a: Vec<PointerValue> = carried.split_off(count).into_iter().map(|p| p.into_pointer_value()).collect();
             let at = Carried { acc: carried, a: a.clone(), b };
             let (mut next, after) = match inner {
-                [innermost] if is_long(innermost) => g.partial_sums(c, panel, rows, inner, at),
+                [innermost] if is_long(innermost) && c.b.sum().is_float() => g.partial_sums(c, panel, rows, inner, at),
                 _ => g.down_k(c, panel, rows, inner, at),
             };
             next.extend(a.iter().map(|&p| Value::from(g.e.offset(p, a_stride, a_step))));
@@ -346,7 +346,7 @@ impl<'c> Gen<'_, 'c> {
         });
         let a = end[count..count + pointers].iter().map(|p| p.into_pointer_value()).collect();
         let end = Carried { acc: end[..count].to_vec(), a, b: end[count + pointers].into_pointer_value() };
-        match pairs.is_some_and(|steps| steps % 2 == 1) {
+        match is_odd {
             true => self.multiply_add(c, panel, rows, Step::Half, end),
             false => (end.acc, end.b),
         }
@@ -397,7 +397,11 @@ impl<'c> Gen<'_, 'c> {
             let x = e.splat(element(e, operands, step, at));
             for j in 0..vectors {
                 let sum = &mut acc[i * vectors + j];
-                *sum = if operands.paired { e.dot(x, columns[j], *sum) } else { e.fma(x, columns[j], *sum) };
+                *sum = match operands.together {
+                    1 => e.fma(x, columns[j], *sum),
+                    2 => e.dot(x, columns[j], *sum),
+                    _ => e.dot_of_bytes(x, columns[j], *sum),
+                };
             }
         }
         (acc, e.displaced(b, (c.tile.vectors * e.lanes * column) as i64))
@@ -423,19 +427,19 @@ impl<'c> Gen<'_, 'c> {
     /// Stores the tile and loops over its rows.
     fn epilogue_through_memory(&mut self, c: &Contract, panel: &Panel<'c>, rows: usize, acc: Vec<Value<'c>>) {
         let (lanes, vectors) = (self.e.lanes, panel.masks.len());
-        let bytes = c.tile.rows * c.tile.vectors * lanes * F32;
+        let bytes = c.tile.rows * c.tile.vectors * lanes * WORD;
         let known = self.tile_scratch.filter(|(_, has)| *has >= bytes);
         let (scratch, _) = *self.tile_scratch.insert(known.unwrap_or_else(|| (self.e.scratch(bytes), bytes)));
         for (n, acc) in acc.into_iter().enumerate() {
-            self.e.store(acc, self.e.displaced(scratch, (n * lanes * F32) as i64), lanes * F32);
+            self.e.store(acc, self.e.displaced(scratch, (n * lanes * WORD) as i64), lanes * WORD);
         }
-        let vector = self.e.vector_type(self.e.register_type(DType::F32), lanes).into();
+        let vector = self.e.vector_type(self.e.register_type(c.b.sum()), lanes).into();
         let row = Axis::new(self.fresh("row"), rows);
         self.over(&row, true, |g| {
             let at = g.index(&(row.index() * (vectors * lanes) as i64));
-            let at = g.e.offset(scratch, at, F32);
+            let at = g.e.offset(scratch, at, WORD);
             let points = (0..vectors).map(|j| {
-                let acc = g.e.load(vector, g.e.displaced(at, (j * lanes * F32) as i64), lanes * F32);
+                let acc = g.e.load(vector, g.e.displaced(at, (j * lanes * WORD) as i64), lanes * WORD);
                 g.tile_point(c, panel, row.index(), j, acc)
             });
             let points = points.collect();
@@ -444,23 +448,24 @@ impl<'c> Gen<'_, 'c> {
     }
 }
 
-/// A vector of columns: f32, or words of two steps each.
+/// A vector of columns: f32, or words of several steps each.
 fn columns<'c>(e: &Emit<'c>, operands: Operands, at: PointerValue<'c>, mask: Option<Value<'c>>) -> Value<'c> {
-    let element = if operands.paired { e.int_type(32) } else { e.memory_type(operands.b) };
+    let are_words = operands.together > 1;
+    let element = if are_words { e.int_type(32) } else { e.memory_type(operands.b) };
     let (vector, size) = (e.vector_type(element, e.lanes).into(), operands.b.size());
     let raw = match mask {
         Some(mask) => e.masked_load(vector, at, mask, size),
         None => e.load(vector, at, size),
     };
-    if operands.paired { raw } else { widened(e, raw, operands.b) }
+    if are_words { raw } else { widened(e, raw, operands.b) }
 }
 
-/// An element of a row: f32, or a word of two steps, of which the second is zero behind the last.
+/// An element of a row: f32, or a word of several steps, of which the second of a pair is zero behind the last.
 fn element<'c>(e: &Emit<'c>, operands: Operands, step: Step, at: PointerValue<'c>) -> Value<'c> {
     let (memory, size) = (e.memory_type(operands.a), operands.a.size());
-    match (operands.paired, step) {
-        (true, Step::Whole) => e.load(e.int_type(32), at, size),
-        (true, Step::Half) => e.convert(InstructionOpcode::ZExt, e.load(memory, at, size), e.int_type(32)),
-        (false, _) => widened(e, e.load(memory, at, size), operands.a),
+    match (operands.together, step) {
+        (1, _) => widened(e, e.load(memory, at, size), operands.a),
+        (_, Step::Whole) => e.load(e.int_type(32), at, size),
+        (_, Step::Half) => e.convert(InstructionOpcode::ZExt, e.load(memory, at, size), e.int_type(32)),
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Emit<'c> {
     pub(crate) wide: bool,
     /// Whether the instructions of AVX512-BF16 may be used.
     pub(crate) dots: bool,
+    /// Whether the instructions of AVX512-VNNI may be used.
+    pub(crate) bytes: bool,
     /// Whether one number is rounded to bf16 by an instruction (NVIDIA's from sm_80).
     pub(crate) rounds_bf16: bool,
 }
@@ -65,15 +67,17 @@ impl<'c> Emit<'c> {
         for (key, value) in attributes {
             function.add_attribute(AttributeLoc::Function, cx.create_string_attribute(key, value));
         }
-        if target.dots {
-            function.add_attribute(AttributeLoc::Function, cx.create_string_attribute("target-features", target.extra_features()));
+        let extra = target.extra_features();
+        if !extra.is_empty() {
+            function.add_attribute(AttributeLoc::Function, cx.create_string_attribute("target-features", &extra));
         }
         for key in ["nounwind", "mustprogress"] {
             function.add_attribute(AttributeLoc::Function, cx.create_enum_attribute(Attribute::get_named_enum_kind_id(key), 0));
         }
         let builder = cx.create_builder();
         builder.position_at_end(cx.append_basic_block(function, "entry"));
-        Emit { cx, module, builder, function, lanes: target.lanes, wide: target.lanes == 16, dots: target.dots, rounds_bf16: false }
+        let (lanes, wide) = (target.lanes, target.lanes == 16);
+        Emit { cx, module, builder, function, lanes, wide, dots: target.dots, bytes: target.bytes, rounds_bf16: false }
     }
 
     // ---- types
@@ -315,6 +319,23 @@ impl<'c> Emit<'c> {
         let pairs = self.vector_type(self.cx.bf16_type().into(), 2 * self.lanes);
         let bitcast = |v: Value<'c>| built(self.builder.build_bit_cast(v, pairs, ""));
         self.intrinsic("llvm.x86.avx512bf16.dpbf16ps.512", &[], &[z, bitcast(x), bitcast(y)])
+    }
+
+    /// For vectors of 32-bit words, of four u8 in `x` and four i8 in `y`: the sum of their products and `z`, an i32, lane by lane.
+    pub(crate) fn dot_of_bytes(&self, x: Value<'c>, y: Value<'c>, z: Value<'c>) -> Value<'c> {
+        let bytes = self.vector_type(self.int_type(8), 4 * self.lanes);
+        let bitcast = |v: Value<'c>| built(self.builder.build_bit_cast(v, bytes, ""));
+        self.intrinsic("llvm.x86.avx512.vpdpbusd.512", &[], &[z, bitcast(x), bitcast(y)])
+    }
+
+    /// A vector of f32 as the nearest i32s, of two the even one; the least i32 for what none holds, and for NaN. AVX-512.
+    pub(crate) fn nearest(&self, x: Value<'c>) -> Value<'c> {
+        /// `_MM_FROUND_CUR_DIRECTION`: as a thread starts, to nearest.
+        const CURRENT: i64 = 4;
+        let whole = self.vector_type(self.int_type(32), self.lanes);
+        let all = self.int_of(self.cx.i16_type().into(), -1);
+        let direction = self.int_of(self.int_type(32), CURRENT);
+        self.intrinsic("llvm.x86.avx512.mask.cvtps2dq.512", &[], &[x, self.zero(whole.into()), all, direction])
     }
 
     /// A vector of f32 rounded to bf16 by one instruction, subnormal numbers to zero: their 16 bits.

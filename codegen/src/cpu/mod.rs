@@ -21,11 +21,13 @@ pub(crate) mod math;
 pub(crate) mod ops;
 pub(crate) mod point;
 pub mod probe;
+mod quantise;
 mod recur;
 pub(crate) mod rows;
 pub(crate) mod scope;
 mod small;
 mod split;
+mod taps;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tile;
@@ -35,7 +37,7 @@ mod winograd;
 
 pub use tile::choose_tile;
 
-use crate::kernel::{Body, Kernel};
+use crate::kernel::{Body, Kernel, Panels};
 use crate::object::{self, Image, LinkError};
 use crate::target::Target;
 use emit::Emit;
@@ -47,6 +49,7 @@ use std::cell::RefCell;
 use std::ffi::{CStr, c_char};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Once, mpsc};
+use taps::Quads;
 
 /// Compiled kernels: the image and the offset of each kernel's entry, in the order of the kernels.
 pub type CompiledCode = Image;
@@ -209,6 +212,16 @@ pub(crate) fn malformed(kernel: &Kernel, reason: String) -> CompileError {
     CompileError::Malformed { kernel: kernel.to_string(), reason }
 }
 
+/// Whether a kernel has products of bytes. All others are code without: LLVM 22 finds some by itself, in sums of bytes times a number, and
+/// takes one below zero for a byte without a sign.
+fn multiplies_bytes(kernel: &Kernel) -> bool {
+    match &kernel.body {
+        Body::Contract(contracts) => contracts.iter().any(|c| matches!(c.b, Panels::Quads(..))),
+        Body::Rows(rows) => rows.lanes_outside && rows.passes.iter().any(|pass| pass.over_row && Quads::of(pass).is_some()),
+        Body::Map(_) | Body::Winograd(_) | Body::Chain(_) | Body::Recur(_) => false,
+    }
+}
+
 /// Emits the function of a kernel.
 fn emitted<'c>(
     context: &'c Context,
@@ -218,7 +231,8 @@ fn emitted<'c>(
     i: usize,
 ) -> Result<Emit<'c>, CompileError> {
     CURRENT.with(|c| *c.borrow_mut() = kernel.to_string());
-    let e = Emit::new(context, target, &entry_name(i), &machine.get_target_data());
+    let own_target = if multiplies_bytes(kernel) { target.clone() } else { target.without_bytes() };
+    let e = Emit::new(context, &own_target, &entry_name(i), &machine.get_target_data());
     let with_working = winograd::with_working_buffers(kernel);
     let mut kernel_gen = Gen::new(e, kernel, target.vregs);
     kernel_gen.kernel = &with_working;
@@ -243,7 +257,7 @@ pub(crate) fn machine(target: &Target) -> Result<TargetMachine, CompileError> {
     llvm.create_target_machine(
         &triple,
         target.cpu,
-        target.extra_features(),
+        &target.without_bytes().extra_features(),
         OptimizationLevel::Aggressive,
         RelocMode::PIC,
         CodeModel::Small,

@@ -5,7 +5,7 @@
 
 use super::emit::{Emit, Value};
 use super::scope::{Gen, Run};
-use super::{math, small};
+use super::{math, quantise, small};
 use crate::kernel::{Expr, ExprKind, Literal};
 use egret_ir::DType;
 use egret_ir::scalar::{BinOp, UnOp};
@@ -275,6 +275,7 @@ impl<'c> Gen<'_, 'c> {
                     _ => to_odd(e, e.convert(op, x, f64)),
                 }
             }
+            (false, t) if quantise::is_narrow(t) && x.is_vector_value() && from != DType::F64 => quantise::truncated(e, x, t),
             (false, t) if t.is_int() => {
                 let name = if t.is_signed_int() { "llvm.fptosi.sat" } else { "llvm.fptoui.sat" };
                 small::clamped(e, e.intrinsic(name, &[e.shaped(register, x), x.get_type()], &[x]), t)

@@ -6,6 +6,7 @@
 
 use super::emit::Value;
 use super::ops::{needs_loop, widened};
+use super::quantise::Quantised;
 use super::scope::{Facts, Gen, Symbol};
 use crate::kernel::{Block, BufferId, Expr, ExprKind, Let, Literal, Store};
 use egret_ir::dim::Term;
@@ -319,6 +320,9 @@ impl<'c> Gen<'_, 'c> {
                 widened(&self.e, stored, expr.dtype)
             }
             ExprKind::Cast(x) => {
+                if let Some(quantised) = Quantised::of(x, expr.dtype) {
+                    return self.quantised(point, &quantised, expr.dtype);
+                }
                 let value = self.eval(point, x);
                 // Narrow floats are held wide: they are rounded where they leave an expression of their type.
                 let value = if matches!(&*x.kind, ExprKind::Load(..)) { value } else { self.rounded(value, x.dtype) };
@@ -469,8 +473,10 @@ impl<'c> Gen<'_, 'c> {
 
     /// The lanes `0..count`.
     pub(crate) fn first_lanes(&self, count: Value<'c>) -> Value<'c> {
-        // Counts are compared in 32 bits: one compare of one register.
-        let count = self.e.imin(count, self.e.int(count, self.e.lanes as i64), true);
+        // Counts are compared in 32 bits: one compare of one register. A number that is known gives a mask that is.
+        let most = self.e.lanes as i64;
+        let known = count.into_int_value().get_sign_extended_constant();
+        let count = known.map_or_else(|| self.e.imin(count, self.e.int(count, most), true), |n| self.e.int(count, n.min(most)));
         let count = self.e.convert(InstructionOpcode::Trunc, count, self.e.int_type(32));
         self.e.icmp(inkwell::IntPredicate::SLT, self.e.iota(32, 1).into(), count)
     }

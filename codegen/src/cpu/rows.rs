@@ -19,6 +19,7 @@ use super::ops::extreme;
 use super::point::Point;
 use super::scope::{Gen, Run};
 use super::split;
+use super::taps::Quads;
 use crate::kernel::{Axis, Expr, ExprKind, Fold, Pass, Reduce, Rows};
 use egret_ir::DType;
 use egret_ir::scalar::BinOp;
@@ -239,7 +240,11 @@ impl<'c> Gen<'_, 'c> {
         let most = (UNROLLED_WEIGHT / (points.len() * pass_weight(pass))) as i64;
         let (looped, unrolled) = rows.reduced.split_at(looped_axes(&rows.reduced, most.min(MOST_UNROLLED)));
         let start: Vec<Value> = pass.reduces.iter().map(|r| self.e.splat(identity(&self.e, r.fold, r.value.dtype))).collect();
+        let quads = Quads::of(pass).filter(|_| self.e.bytes);
         self.nest_carrying(looped, start.repeat(points.len()), &mut |g, mut carried| {
+            if let Some(quads) = &quads {
+                return g.quads(quads, points, unrolled, &taps(unrolled), carried);
+            }
             for tap in taps(unrolled) {
                 let here = |p: &Point<'c>| tap.iter().zip(unrolled).fold(p.renewed(), |p, (&at, axis)| p.fixed(&axis.name, at));
                 carried = g.fold_points(pass, points.iter().map(here).collect(), carried);

@@ -203,7 +203,7 @@ fn begun<'c>(context: &'c Context, entry: &Entry, target: &Target, machine: &Tar
     (0..pointers).for_each(|b| function.add_attribute(AttributeLoc::Param(b as u32), align));
     let builder = context.create_builder();
     builder.position_at_end(context.append_basic_block(function, "entry"));
-    Emit { cx: context, module, builder, function, lanes: 1, wide: false, dots: false, rounds_bf16: target.has_bf16() }
+    Emit { cx: context, module, builder, function, lanes: 1, wide: false, dots: false, bytes: false, rounds_bf16: target.has_bf16() }
 }
 
 /// What an entry point is called with, and where its working memory is.

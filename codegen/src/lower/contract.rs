@@ -6,7 +6,8 @@
 //! else is packed by a kernel of its own before.
 //!
 //! Of operands in bf16, a constant is packed in pairs for a target with dot products, where the left operand holds neighbours along
-//! `k` side by side. All others are widened as they are read.
+//! `k` side by side. All others are widened as they are read. Bytes are multiplied by constants that are packed in fours, likewise, or not
+//! as a product at all.
 
 use super::built::Built;
 use super::exprs::{Rewrite, dims_of};
@@ -62,6 +63,7 @@ impl Roles {
 enum Reading {
     Packed,
     Paired,
+    Quads,
     PackedAtRunTime,
     Strided,
 }
@@ -129,6 +131,9 @@ impl Lowering<'_> {
         if roles.cols.is_empty() {
             return Err(Stop::AsFold(product.node));
         }
+        if product.sum == DType::I32 {
+            return if self.takes_quads(built, product, k) { Ok(Reading::Quads) } else { Err(Stop::AsFold(product.node)) };
+        }
         if self.is_known(built, *buffer) && [&roles.batch, &roles.cols, k].into_iter().flatten().all(|a| a.extent.as_const().is_some()) {
             return Ok(if self.takes_pairs(built, product, k) { Reading::Paired } else { Reading::Packed });
         }
@@ -147,6 +152,12 @@ impl Lowering<'_> {
     fn takes_pairs(&self, built: &Built, product: &Product, k: &[Axis]) -> bool {
         let is_bf16 = |operand: &(BufferId, Dim)| self.dtype(&built.buffers[operand.0.0]) == DType::BF16;
         self.target.dots && is_bf16(&product.a) && is_bf16(&product.b) && k.iter().any(|axis| has_unit_stride(&product.a.1, axis))
+    }
+
+    /// Whether steps of `k` can go four at a time: the left operand has its bytes along `k` side by side, and the other is known.
+    fn takes_quads(&self, built: &Built, product: &Product, k: &[Axis]) -> bool {
+        let is_bytes = self.dtype(&built.buffers[product.a.0.0]) == DType::U8;
+        is_bytes && self.is_known(built, product.b.0) && k.iter().any(|axis| has_unit_stride(&product.a.1, axis))
     }
 
     fn assemble(&mut self, built: Built, mut product: Product, roles: Roles, k: Vec<Axis>, reading: Reading) -> (Contract, Vec<Place>) {
@@ -186,13 +197,16 @@ impl Lowering<'_> {
         let width = tile.vectors * self.target.lanes;
         let b = match reading {
             Reading::Strided => Panels::Strided(buffer, offset),
-            Reading::Packed | Reading::Paired => {
-                let paired = matches!(reading, Reading::Paired);
-                let packing = Packing { paired, ..self.packing(&built, &product, &loops, width) };
+            Reading::Packed | Reading::Paired | Reading::Quads => {
+                let packing = self.packing(&built, &product, &loops, width);
+                let (form, packing) = match reading {
+                    Reading::Paired => (Panels::Paired as fn(BufferId, Dim) -> Panels, Packing { together: 2, ..packing }),
+                    Reading::Quads => (Panels::Quads as _, Packing { together: 4, dtype: DType::I8, ..packing }),
+                    _ => (Panels::Packed as _, packing),
+                };
                 let start = packing.start();
                 self.lowered.data.push(Data::Packed(packing));
-                let panels = place(Place::Data(self.lowered.data.len() - 1));
-                if paired { Panels::Paired(panels, start) } else { Panels::Packed(panels, start) }
+                form(place(Place::Data(self.lowered.data.len() - 1)), start)
             }
             Reading::PackedAtRunTime => {
                 let (scratch, start) = self.pack_first(&built, &product, &loops, width);
@@ -216,7 +230,8 @@ impl Lowering<'_> {
     fn packing(&self, built: &Built, product: &Product, loops: &Loops, width: usize) -> Packing {
         let tensor = self.known(built, product.b.0).expect("only constants are packed now").clone();
         let batch = loops.batch.iter().filter(|a| product.b.1.mentions(&a.name)).cloned().collect();
-        Packing { tensor, offset: product.b.1.clone(), batch, k: loops.k.clone(), cols: loops.cols.clone(), width, paired: false }
+        let (offset, dtype) = (product.b.1.clone(), tensor.dtype());
+        Packing { tensor, offset, batch, k: loops.k.clone(), cols: loops.cols.clone(), width, dtype, together: 1 }
     }
 
     /// A kernel that packs the right operand into scratch memory; gives that and where a batch starts in it.

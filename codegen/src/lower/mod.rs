@@ -24,6 +24,8 @@
 
 mod attention;
 mod built;
+#[cfg(test)]
+mod bytes_tests;
 mod contract;
 mod domain;
 mod exprs;
@@ -164,6 +166,7 @@ pub fn lower(region: &Region, target: &Target) -> Result<Lowered, Failure> {
             computed: HashMap::new(),
             as_fold: HashSet::new(),
             widened: if target.is_cuda() { ON_GPUS } else { ON_PROCESSORS },
+            bytes: target.bytes,
         },
         target,
         lowered: Lowered::default(),
@@ -225,6 +228,8 @@ pub struct Scope<'a> {
     /// Contractions that are better done as folds.
     as_fold: HashSet<ValueId>,
     widened: Widened,
+    /// Whether there are products of bytes.
+    bytes: bool,
 }
 
 /// What is widened to f32 as it is read.

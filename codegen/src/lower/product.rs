@@ -7,6 +7,7 @@
 //! conv[stride=[2, 2]](x, w)    at [n, y, x, o]  x at [n, 2*y + p, 2*x + q, c],  w at [p, q, c, o]
 //! ```
 
+use super::Place;
 use super::exprs::{bin, cast};
 use super::fold::wide;
 use super::value::{Build, Stop, Valued, broadcast_index};
@@ -14,6 +15,7 @@ use crate::kernel::{BufferId, Expr, ExprKind, Fold};
 use egret_ir::attr::Layout;
 use egret_ir::scalar::BinOp;
 use egret_ir::{DType, Def, Dim, Kind, Node, Op, ValueId};
+use std::sync::Arc;
 
 /// The name of a contraction's result in its kernel.
 pub const ACC: &str = "acc";
@@ -30,7 +32,12 @@ pub struct Product {
     pub b: (BufferId, Dim),
     /// The operands before their views.
     pub operands: [ValueId; 2],
+    /// The type of its sums: f32, or i32 for bytes.
+    pub sum: DType,
 }
+
+/// What the right operand of a product of bytes can be.
+const WEIGHT: std::ops::RangeInclusive<i128> = -128..=127;
 
 impl Build<'_> {
     /// The contraction at an index.
@@ -46,6 +53,7 @@ impl Build<'_> {
             return self.product(value, node, at, [&x, &w]);
         }
         let (x, w) = (self.element(node.operands[0], &x)?, self.element(node.operands[1], &w)?);
+        let w = if self.is_of_bytes(node) { self.as_bytes(node.operands[1], &w)? } else { w };
         let dtype = x.dtype;
         let element = bin(BinOp::Mul, &cast(&x, wide(dtype)), &cast(&w, wide(dtype)));
         match inner {
@@ -54,14 +62,33 @@ impl Build<'_> {
         }
     }
 
-    /// Whether the contraction kernel computes it: it does `f32`, and lanes that share a sum's other operand.
+    /// Whether the contraction kernel computes it: it does `f32`, known bytes, and lanes that share a sum's other operand.
     fn is_product(&self, node: &Node) -> bool {
         let one_input_per_filter = match &node.op {
             Op::conv { layout: Layout::Last, .. } => self.ty(node.operands[1]).dims.iter().rev().nth(1).is_some_and(|c| c.is(1)),
             Op::conv { layout: Layout::First, .. } => self.ty(node.operands[1]).dims[1].is(1),
             _ => false,
         };
-        self.ty(node.results[0]).dtype == DType::F32 && !(one_input_per_filter && self.is_grouped(node))
+        (self.ty(node.results[0]).dtype == DType::F32 || self.is_of_bytes(node)) && !(one_input_per_filter && self.is_grouped(node))
+    }
+
+    /// Whether it multiplies u8 by what is known and fits i8, and the target does that.
+    fn is_of_bytes(&self, node: &Node) -> bool {
+        let graph = self.scope.graph();
+        let left = graph.producer(self.below_views(node.operands[0])).map(|id| graph.node(id));
+        let is_widened = left.is_some_and(|n| n.op == Op::cast { to: DType::I32 } && self.ty(n.operands[0]).dtype == DType::U8);
+        let fits = |v: ValueId| self.scope.constant(v).is_some_and(|t| t.elements().all(|e| WEIGHT.contains(&e.as_int())));
+        self.scope.bytes && self.ty(node.results[0]).dtype == DType::I32 && is_widened && fits(self.below_views(node.operands[1]))
+    }
+
+    /// An element of weights that i8 holds, read from such.
+    fn as_bytes(&mut self, weights: ValueId, element: &Expr) -> Valued {
+        let ExprKind::Load(_, offset) = &*element.kind else { return Ok(element.clone()) };
+        let below = self.below_views(weights);
+        let Some(tensor) = self.scope.constant(below) else { return Ok(element.clone()) };
+        let bytes = Op::cast { to: DType::I8 }.eval(&[tensor]).map_err(|reason| Stop::Fail(below, reason))?.swap_remove(0);
+        let table = self.buffer(&Place::Table(Arc::new(bytes)));
+        Ok(cast(&Expr::new(DType::I8, ExprKind::Load(table, offset.clone())), DType::I32))
     }
 
     fn is_grouped(&self, node: &Node) -> bool {
@@ -78,15 +105,17 @@ impl Build<'_> {
         let a = self.multiplied(operands[0], x)?;
         let b = self.multiplied(operands[1], w)?;
         self.in_memory = false;
-        self.product = Some(Product { node: value, at: at.to_vec(), a, b, operands });
-        Ok(Expr::new(DType::F32, ExprKind::Var(ACC.into())))
+        let sum = self.ty(node.results[0]).dtype;
+        self.product = Some(Product { node: value, at: at.to_vec(), a, b, operands, sum });
+        Ok(Expr::new(sum, ExprKind::Var(ACC.into())))
     }
 
-    /// Where an operand lies, as f32 or as what is cast to it: a product widens that as it reads.
+    /// Where an operand lies, or what is cast to its type: a product widens floats as it reads, and multiplies bytes as they are.
     pub fn multiplied(&mut self, operand: ValueId, at: &[Dim]) -> Result<(BufferId, Dim), Stop> {
         let value = self.value(operand, at)?;
         let below = match &*value.kind {
             ExprKind::Cast(x) if value.dtype == DType::F32 && self.scope.widened.types.contains(&x.dtype) => x,
+            ExprKind::Cast(x) if self.scope.bytes && (value.dtype, x.dtype) == (DType::I32, DType::U8) => x,
             _ => &value,
         };
         self.loaded(operand, below)

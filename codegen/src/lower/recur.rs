@@ -174,7 +174,8 @@ impl Lowering<'_> {
         let offset = (index(&gate) * hidden as i64 + index(&lane)) * hidden as i64 + index(&k);
         let steps: Vec<Axis> = [k, gate].into_iter().filter(|axis| !axis.extent.is(1)).collect();
         if let Some(tensor) = self.scope.constant(layer.r).cloned() {
-            let packing = Packing { tensor, offset, batch: vec![], k: steps, cols: lane, width: self.target.lanes, paired: false };
+            let (width, dtype) = (self.target.lanes, tensor.dtype());
+            let packing = Packing { tensor, offset, batch: vec![], k: steps, cols: lane, width, dtype, together: 1 };
             return Ok(self.add_data(Data::Packed(packing)));
         }
         let r = self.in_memory(node, layer.r)?;

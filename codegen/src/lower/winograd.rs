@@ -63,8 +63,16 @@ impl Lowering<'_> {
         let mut buffers = built.buffers.clone();
         let tensor = self.known(&built, product.b.0).expect("the weights are known").clone();
         let width = tile.vectors * self.target.lanes;
-        let packing =
-            Packing { tensor, offset: product.b.1, batch: taps.to_vec(), k: vec![depth.clone()], cols: cols.clone(), width, paired: false };
+        let packing = Packing {
+            dtype: tensor.dtype(),
+            tensor,
+            offset: product.b.1,
+            batch: taps.to_vec(),
+            k: vec![depth.clone()],
+            cols: cols.clone(),
+            width,
+            together: 1,
+        };
         self.lowered.data.push(Data::Transformed(packing));
         buffers.push(Place::Data(self.lowered.data.len() - 1));
         let mut names = self.names();

@@ -80,7 +80,7 @@ const ROWS_OVERHEAD: u64 = 1;
 /// and other floats of 16 bits are converted as they are read.
 fn percent(c: &Contraction) -> u64 {
     match c.dtype {
-        _ if c.pairs => 50,
+        _ if c.together > 1 => 100 / c.together,
         DType::F32 => 100,
         ty if ty.is_float() && ty.size() == 8 => 200,
         ty if ty.is_float() => 310,

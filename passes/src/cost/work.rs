@@ -74,8 +74,8 @@ pub enum Kind {
 const TILE: u64 = 4;
 const TILE_PRODUCTS: u64 = 36;
 
-/// Scalar work of a cast of floats to integers of a byte, which are written one by one.
-const NARROWING: u64 = 28;
+/// Scalar work of a cast of floats to integers of a byte: they are held within the range, converted and packed.
+const NARROWING: u64 = 2;
 
 /// Scalar functions of floats of less than 32 bits take so many times the work: each op converts its operands and its result.
 const HALF_TIMES: u64 = 9;
@@ -95,8 +95,8 @@ pub struct Contraction {
     pub packed: u64,
     /// What is multiplied.
     pub dtype: DType,
-    /// Whether both operands are f32 that was widened from bf16, so that dot products of pairs apply.
-    pub pairs: bool,
+    /// Terms that are taken at a time: two where both operands are f32 that was widened from bf16, four where the left one was bytes.
+    pub together: u64,
 }
 
 impl Work {
@@ -250,7 +250,7 @@ impl<'a> Counted<'a> {
                 // x: [t, b, i], w: [g*h, i], r: [g*h, h]
                 let at = |i: usize, axis: usize| dims(i).get(axis).map_or(1, extent);
                 let dtype = self.dtype(node.operands[0]);
-                let product = |rows, i| Contraction { batch: 1, rows, cols: at(i, 0), depth: at(i, 1), packed: 0, dtype, pairs: false };
+                let product = |rows, i| Contraction { batch: 1, rows, cols: at(i, 0), depth: at(i, 1), packed: 0, dtype, together: 1 };
                 Kind::Steps { steps: at(0, 0), input: product(at(0, 0).saturating_mul(at(0, 1)), 1), state: product(at(0, 1), 2) }
             }
             _ => Kind::Map { strided: true },
@@ -278,7 +278,7 @@ impl<'a> Counted<'a> {
             depth,
             packed: product(dims(1)),
             dtype: self.dtype(node.operands[0]),
-            pairs: false,
+            together: 1,
         }
     }
 
@@ -301,19 +301,23 @@ impl<'a> Counted<'a> {
         let dtype = self.dtype(node.operands[0]);
         let direct = bytes(self.graph.ty(node.operands[1]));
         Kind::Winograd {
-            products: Contraction { batch: TILE_PRODUCTS, rows, cols, depth, packed: 0, dtype, pairs: false },
+            products: Contraction { batch: TILE_PRODUCTS, rows, cols, depth, packed: 0, dtype, together: 1 },
             more_weights: direct / 9 * TILE_PRODUCTS - direct,
         }
     }
 
-    /// Whether both operands of a product are widened from bf16.
-    fn pairs(&self, node: &Node) -> bool {
-        node.operands[..2].iter().all(|&v| self.widened_from(v) == DType::BF16)
+    /// How many terms of a product are taken at a time.
+    fn together(&self, node: &Node) -> u64 {
+        match [0, 1].map(|i| self.widened_from(node.operands[i])) {
+            [DType::BF16, DType::BF16] => 2,
+            [DType::U8, DType::I32] => 4,
+            _ => 1,
+        }
     }
 
-    /// The type of a value before views and a cast of it.
+    /// The type of a value before views and a cast of it, as far as the kernel does them.
     fn widened_from(&self, value: ValueId) -> DType {
-        match self.graph.producer(value).map(|id| self.graph.node(id)) {
+        match self.graph.producer(value).filter(|id| self.members.contains(id)).map(|id| self.graph.node(id)) {
             Some(node) if node.op.def().kind == egret_ir::Kind::View => self.widened_from(node.operands[0]),
             Some(Node { op: Op::cast { .. }, operands, .. }) => self.dtype(operands[0]),
             _ => self.dtype(value),
@@ -335,7 +339,7 @@ impl<'a> Counted<'a> {
             depth,
             packed: 0,
             dtype: self.dtype(node.operands[0]),
-            pairs: self.pairs(node),
+            together: self.together(node),
         }
     }
 
@@ -353,7 +357,7 @@ impl<'a> Counted<'a> {
             depth: x.last().map_or(1, extent),
             packed,
             dtype: self.dtype(node.operands[0]),
-            pairs: self.pairs(node),
+            together: self.together(node),
         }
     }
 

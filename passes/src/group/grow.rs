@@ -11,7 +11,7 @@
 use super::merge::Network;
 use crate::refusal::Refusal;
 use crate::role::{Role, is_free};
-use egret_ir::{Dim, Graph, Node, NodeId, Op, ValueId};
+use egret_ir::{DType, Dim, Graph, Node, NodeId, Op, ValueId};
 use std::collections::{BTreeSet, HashSet};
 
 /// A kernel has at most so many ops: its code grows with them, and beyond some dozens values no longer fit in registers.
@@ -279,9 +279,11 @@ impl InGroup<'_> {
         if self.feeds_contraction(readers) {
             return Refusal::NotInPlace.unless(self.may_feed_contraction(producer, readers));
         }
-        // A window reads every element many times: nothing is computed in it, but it may read a part of a larger tensor.
-        if readers.iter().any(|&r| self.group.anchor == Some(r) && self.role(r) == Role::Window) {
-            return Refusal::Window.unless(matches!(self.graph().node(producer).op, Op::slice { .. }));
+        // A window reads every element many times: nothing is computed in it, but it may read a part of a larger tensor, and bytes, which are
+        // a quarter of what they become.
+        if readers.iter().any(|&r| self.feeds_window(r)) {
+            let is_read = matches!(self.graph().node(producer).op, Op::slice { .. }) || self.widens_bytes(producer);
+            return Refusal::Window.unless(is_read);
         }
         match self.role(producer) {
             Role::Elementwise => Refusal::Recomputed.unless(readers.iter().all(|&r| self.worth_recomputing(r, producer))),
@@ -297,10 +299,12 @@ impl InGroup<'_> {
         }
     }
 
-    /// Whether taking `producer` in saves time for sure: it moves no data, or nobody else reads it and it is computed once.
+    /// Whether taking `producer` in saves time for sure: it moves no data, or what it reads is a quarter of what it makes, or nobody else
+    /// reads it and it is computed once.
     fn costs_nothing(&self, producer: NodeId) -> bool {
         let once = || self.is_computed_once(producer, &self.readers_of(producer));
-        is_free(&self.graph().node(producer).op) || self.role(producer) == Role::Elementwise && self.dies(producer) && once()
+        let moves_less = || is_free(&self.graph().node(producer).op) || self.widens_bytes(producer);
+        moves_less() || self.role(producer) == Role::Elementwise && self.dies(producer) && once()
     }
 
     /// Whether `readers` ask for each element of `producer` at most once.
@@ -317,12 +321,14 @@ impl InGroup<'_> {
 
     /// Whether taking `producer` in means that its work is done once more.
     fn is_done_again(&self, producer: NodeId) -> bool {
-        matches!(self.role(producer), Role::Elementwise | Role::Gather) && !self.dies(producer)
+        let takes_time = matches!(self.role(producer), Role::Elementwise | Role::Gather) && !self.widens_bytes(producer);
+        takes_time && !self.dies(producer)
     }
 
-    /// Whether nothing outside the group reads what the producer makes.
+    /// Whether nothing outside the group reads what the producer makes, be it to widen it as the group does.
     fn dies(&self, producer: NodeId) -> bool {
-        let in_group = |r: &ValueId| self.graph().readers(*r).iter().all(|u| self.group.members.contains(u));
+        let is_only_here = |u: &NodeId| self.group.members.contains(u) && (!self.widens_bytes(*u) || self.dies(*u));
+        let in_group = |r: &ValueId| self.graph().readers(*r).iter().all(is_only_here);
         self.graph().node(producer).results.iter().all(|r| !self.network.is_result(*r) && in_group(r))
     }
 
@@ -340,15 +346,29 @@ impl InGroup<'_> {
     }
 
     /// Operands of a contraction are read in place, many times each: only views whose strides stay linear may stand
-    /// between them and memory, so nothing but reshapes below a reshape that merges axes.
+    /// between them and memory, so nothing but reshapes below a reshape that merges axes; and bytes are multiplied as they are.
     fn may_feed_contraction(&self, producer: NodeId, readers: &[NodeId]) -> bool {
         let below_reshape = readers.iter().any(|&r| self.merges_axes(r));
         let linear = match self.graph().node(producer).op {
             Op::reshape { .. } => true,
             Op::transpose { .. } | Op::slice { .. } | Op::broadcast { .. } => !below_reshape,
+            Op::cast { to: DType::I32 } => self.widens_bytes(producer),
             _ => false,
         };
         linear && readers.iter().all(|r| self.group.anchor == Some(*r) || self.group.operand_views.contains(r))
+    }
+
+    /// Whether a member is the window of the group, or widens the bytes that it reads.
+    fn feeds_window(&self, member: NodeId) -> bool {
+        let is_window = |m: &NodeId| self.group.anchor == Some(*m) && self.role(*m) == Role::Window;
+        let read_by_it = || self.graph().readers(self.graph().node(member).results[0]).iter().any(is_window);
+        is_window(&member) || self.widens_bytes(member) && read_by_it()
+    }
+
+    /// Whether a node makes integers or floats of bytes.
+    fn widens_bytes(&self, node: NodeId) -> bool {
+        let node = self.graph().node(node);
+        matches!(node.op, Op::cast { to: DType::I32 | DType::F32 }) && self.graph().ty(node.operands[0]).dtype == DType::U8
     }
 
     fn merges_axes(&self, node: NodeId) -> bool {

@@ -6,6 +6,7 @@ mod contract;
 mod map;
 mod math;
 mod pairs;
+mod quantise;
 mod random;
 mod recur;
 mod rows;
