@@ -513,6 +513,8 @@ pub enum Unit {
     F32,
     /// Dot products of pairs of bf16, summed in f32.
     Bf16Pairs,
+    /// Dot products of four bytes, summed in i32.
+    ByteQuads,
 }
 
 #[cfg(test)]

@@ -120,6 +120,7 @@ fn text(machine: &Machine) -> String {
     };
     let mut rows = vec![row("f32 GFLOP/s".into(), machine.gflops, 1, String::new())];
     rows.extend(machine.pairs_gflops.map(|rate| row("bf16 GFLOP/s".into(), rate, 1, String::new())));
+    rows.extend(machine.quads_gops.map(|rate| row("int8 GOP/s".into(), rate, 1, String::new())));
     for level in &machine.levels {
         rows.push(row(format!("{} read GB/s", level.name), level.read, 1, about(level)));
         rows.push(row(format!("{} write GB/s", level.name), level.write, 1, String::new()));

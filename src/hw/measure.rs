@@ -52,7 +52,8 @@ impl Machine {
     ///
     /// As [`measure`](Machine::measure), and [`Error::Usage`] if this machine cannot run such code.
     pub fn measure_as(target: Target) -> Result<Machine, Error> {
-        let bench = Bench::new(target.with_dots().unwrap_or(target))?;
+        let with_dots = target.with_dots().unwrap_or(target);
+        let bench = Bench::new(with_dots.with_bytes().unwrap_or(with_dots))?;
         let levels: Vec<Option<Cache>> = caches().into_iter().map(Some).chain([None]).collect();
         Ok(Machine {
             schema: SCHEMA.to_string(),
@@ -60,6 +61,7 @@ impl Machine {
             threads: bench.threads,
             gflops: bench.both(|threads| bench.gflops(threads, Probe::MultiplyAdd))?,
             pairs_gflops: bench.target.dots.then(|| bench.both(|threads| bench.gflops(threads, Probe::DotPairs))).transpose()?,
+            quads_gops: bench.target.bytes.then(|| bench.both(|threads| bench.gflops(threads, Probe::DotBytes))).transpose()?,
             levels: levels.iter().map(|cache| bench.level(*cache, &levels)).collect::<Result<_, _>>()?,
             step_us: bench.both(|threads| bench.step_us(threads))?,
         })
@@ -157,11 +159,12 @@ impl Bench {
             unit: Unit::F32,
         };
         let bytes = threads * calls.iter().map(|call| call.share).max().unwrap_or(0);
+        let probes = Probe::all(&self.target);
         let plan = Plan {
             model: "probe".to_string(),
             buffers: vec![Buffer { name: "memory".to_string(), bytes: Size::Const(bytes as i64), place: Place::Arena }],
-            steps: calls.iter().map(|call| call.step(threads)).collect(),
-            kernels: Probe::all(&self.target).iter().zip(&self.code.entries).map(kernel).collect(),
+            steps: calls.iter().map(|call| call.step(threads, &probes)).collect(),
+            kernels: probes.iter().zip(&self.code.entries).map(kernel).collect(),
             ..Plan::default()
         };
         let Target { arch, tune, .. } = &self.target;
@@ -182,11 +185,11 @@ struct Call {
 }
 
 impl Call {
-    fn step(self, threads: usize) -> Step {
+    fn step(self, threads: usize, probes: &[Probe]) -> Step {
         let sizes = [self.repetitions, self.share].map(|size| Size::Const(size as i64));
         Step {
             name: format!("{:?}", self.probe),
-            kernel: self.probe as u32,
+            kernel: probes.iter().position(|probe| *probe == self.probe).unwrap_or(0) as u32,
             reads: vec![],
             writes: vec![0],
             sizes: sizes.into(),

@@ -34,6 +34,8 @@ pub struct Machine {
     pub gflops: Rate,
     /// Dot products of pairs of bf16, likewise, each four operations; none where the processor has no such instruction.
     pub pairs_gflops: Option<Rate>,
+    /// Dot products of four bytes, likewise, each eight operations.
+    pub quads_gops: Option<Rate>,
     /// The levels of the memory, nearest first; the last is the main memory.
     pub levels: Vec<Level>,
     /// What a step costs that does nothing, in microseconds: handing it to all threads and waiting for the last.
@@ -130,6 +132,7 @@ impl Machine {
         let rate = match unit {
             Unit::F32 => self.gflops,
             Unit::Bf16Pairs => self.pairs_gflops.unwrap_or(self.gflops),
+            Unit::ByteQuads => self.quads_gops.unwrap_or(self.gflops),
         };
         rate.on(threads, self.threads)
     }
@@ -149,6 +152,7 @@ pub(crate) mod tests {
             threads: 4,
             gflops: rate(100.0, 400.0),
             pairs_gflops: Some(rate(200.0, 800.0)),
+            quads_gops: None,
             levels: vec![
                 level("L1", Some(1000), 1, rate(200.0, 800.0)),
                 level("L2", Some(10_000), 4, rate(100.0, 150.0)),

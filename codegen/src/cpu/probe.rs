@@ -43,20 +43,23 @@ pub enum Probe {
     Write,
     /// Dot products of pairs of bf16 on registers, where the target has them.
     DotPairs,
+    /// Dot products of four bytes on registers, likewise.
+    DotBytes,
 }
 
 impl Probe {
     /// The probes of a target, in the order of the entries that [`compile`] gives.
     pub fn all(target: &Target) -> Vec<Probe> {
-        let dots = target.dots.then_some(Probe::DotPairs);
-        [Probe::MultiplyAdd, Probe::Read, Probe::Write].into_iter().chain(dots).collect()
+        let dots = [target.dots.then_some(Probe::DotPairs), target.bytes.then_some(Probe::DotBytes)];
+        [Probe::MultiplyAdd, Probe::Read, Probe::Write].into_iter().chain(dots.into_iter().flatten()).collect()
     }
 
-    /// Floating-point operations of one repetition.
+    /// Operations of one repetition, those on memory none.
     pub fn operations(self, target: &Target) -> usize {
         match self {
             Probe::MultiplyAdd => 2 * accumulators(target) * target.lanes,
             Probe::DotPairs => 4 * accumulators(target) * target.lanes,
+            Probe::DotBytes => 8 * accumulators(target) * target.lanes,
             Probe::Read | Probe::Write => 0,
         }
     }
@@ -112,6 +115,15 @@ impl<'c> Gen<'_, 'c> {
                 let next = |g: &Self, sum| if probe == Probe::DotPairs { g.e.dot(x, y, sum) } else { g.e.fma(sum, x, y) };
                 let sums = self.times(repetitions, 1, sums, |g, _, sums| sums.into_iter().map(|sum| next(g, sum)).collect());
                 self.keep(sums, share);
+            }
+            Probe::DotBytes => {
+                let words = self.e.vector_type(self.e.int_type(32), self.e.lanes).as_basic_type_enum();
+                let [x, y] = [0, 1].map(|i| self.e.load(words, at(self, share, i), 64));
+                let sums = vec![self.e.zero(words); accumulators(target)];
+                let next = |g: &Self, sum| g.e.dot_of_bytes(x, y, sum);
+                let sums = self.times(repetitions, 1, sums, |g, _, sums| sums.into_iter().map(|sum| next(g, sum)).collect());
+                let sum = sums.into_iter().reduce(|x, y| self.e.add(x, y)).expect("a target has registers");
+                self.e.store(sum, share, 64);
             }
             Probe::Read => {
                 let sums = zeros(self, SUMS);
@@ -209,6 +221,10 @@ mod tests {
         let dots = assembly(Probe::DotPairs, &target);
         assert_eq!(dots.matches("vdpbf16ps").count(), accumulators(&target), "{dots}");
         assert!(!dots.contains("(%rsp)"), "{dots}");
+        let target = Target::named("znver4").unwrap().with_bytes().unwrap();
+        let bytes = assembly(Probe::DotBytes, &target);
+        assert_eq!(bytes.matches("vpdpbusd").count(), accumulators(&target), "{bytes}");
+        assert!(!bytes.contains("(%rsp)"), "{bytes}");
     }
 
     #[test]

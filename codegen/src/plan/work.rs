@@ -19,9 +19,12 @@ const OPERATIONS_OF_FUNCTION: i64 = 20;
 
 /// What the operations of a kernel run on.
 pub fn unit(kernel: &Kernel) -> Unit {
-    match &kernel.body {
-        Body::Contract(contracts) if contracts.iter().any(|c| matches!(c.b, Panels::Paired(..))) => Unit::Bf16Pairs,
-        _ => Unit::F32,
+    let Body::Contract(contracts) = &kernel.body else { return Unit::F32 };
+    let has = |is: fn(&Panels) -> bool| contracts.iter().any(|c| is(&c.b));
+    match () {
+        () if has(|panels| matches!(panels, Panels::Quads(..))) => Unit::ByteQuads,
+        () if has(|panels| matches!(panels, Panels::Paired(..))) => Unit::Bf16Pairs,
+        () => Unit::F32,
     }
 }
 
