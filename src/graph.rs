@@ -6,7 +6,7 @@
 use crate::artifact;
 use crate::error::Error;
 use egret_ir::text::Reader;
-use egret_ir::{Graph, TensorType};
+use egret_ir::{Bindings, Graph, TensorType};
 use egret_runtime::Tensor;
 use std::path::Path;
 
@@ -32,14 +32,25 @@ pub fn parse_text(name: &str, text: &str) -> Result<Graph, Error> {
     Ok(graph)
 }
 
-/// The inputs that an ONNX file declares, in its order, without importing the rest.
+/// The inputs that an ONNX file declares, in its order, without importing the rest; sequences and optional inputs have these lengths
+/// (see [`lengths`]).
 ///
 /// # Errors
 ///
 /// [`Error::File`] if it is no model, [`Error::Unsupported`] if an input is not a tensor.
-pub fn signature(path: impl AsRef<Path>) -> Result<Vec<(String, TensorType)>, Error> {
-    let inputs = egret_frontend::inputs(path.as_ref())?;
+pub fn signature(path: impl AsRef<Path>, lengths: &Bindings) -> Result<Vec<(String, TensorType)>, Error> {
+    let inputs = egret_frontend::inputs(path.as_ref(), lengths)?;
     Ok(inputs.into_iter().map(|(name, ty)| (name.to_string(), ty)).collect())
+}
+
+/// The names of the extents that say how long the input sequences of an ONNX file are, and which optional inputs are given: they have to be
+/// numbers when it is imported.
+///
+/// # Errors
+///
+/// [`Error::File`] if it is no model.
+pub fn lengths(path: impl AsRef<Path>) -> Result<Vec<String>, Error> {
+    egret_frontend::lengths(path.as_ref()).map_err(|error| Error::File(error.to_string()))
 }
 
 /// The inputs of a graph, in its order.

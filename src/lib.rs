@@ -80,7 +80,7 @@ pub use case::{Tolerance, Verdict, run_case};
 pub use compiler::{Compiler, Optimised};
 pub use device::{DeviceName, gpus};
 pub use error::Error;
-pub use graph::{evaluate, from_ir, inputs_of, parse_file, parse_text, signature, to_ir};
+pub use graph::{evaluate, from_ir, inputs_of, lengths, parse_file, parse_text, signature, to_ir};
 
 pub use precision::Precision;
 

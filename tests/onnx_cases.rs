@@ -65,6 +65,22 @@ fn operators_of_onnx_runtime_compute_what_it_computes() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
+/// How long an input sequence is, is said like a free extent.
+#[test]
+fn elements_of_an_input_sequence_are_inputs() {
+    let model = cases("cases.tar.xz").join("test_optional_get_element_optional_sequence/model.onnx");
+    let egret = |verb: &str, options: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_egret")).arg(verb).arg(&model).args(options).output().unwrap();
+        [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned()).concat()
+    };
+    for verb in ["run", "check", "inspect", "opt"] {
+        let said = egret(verb, &["--dim", "optional_input.given=1", "--dim", "optional_input.length=2"]);
+        assert!(said.contains("output.0") && said.contains("output.1") && !said.contains("output.2"), "{verb}: {said}");
+    }
+    assert!(egret("run", &[]).contains("--dim optional_input.given=..."));
+    assert!(egret("run", &["--dim", "optional_input.length=1..2"]).contains("--dim optional_input.length=1..2 is no extent to run with"));
+}
+
 fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx_cases")
 }

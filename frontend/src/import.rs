@@ -21,10 +21,10 @@ use std::sync::Arc;
 mod control;
 pub(crate) mod sequence;
 
-/// The inputs of a model that has been read.
-pub(crate) fn inputs(model: &Model) -> Result<Vec<(Arc<str>, TensorType)>, ImportError> {
+/// The inputs of a model that has been read, for these lengths of sequences.
+pub(crate) fn inputs(model: &Model, lengths: &Bindings) -> Result<Vec<(Arc<str>, TensorType)>, ImportError> {
     let mut importer = Importer::new(model, &model.proto.graph);
-    importer.parameters(&model.proto.graph, &ImportOptions::default())?;
+    importer.parameters(&model.proto.graph, &ImportOptions { dims: lengths.clone(), ..ImportOptions::default() })?;
     if !importer.problems.is_empty() {
         return Err(ImportError::Unsupported(importer.problems));
     }

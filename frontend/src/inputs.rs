@@ -113,7 +113,7 @@ pub(crate) fn is_optional(ty: &TypeProto) -> bool {
 }
 
 /// The extents that say how many tensors an input is, with what they say.
-fn lengths(ty: &TypeProto, name: &str) -> Vec<(String, String)> {
+pub(crate) fn lengths(ty: &TypeProto, name: &str) -> Vec<(String, String)> {
     match &ty.value {
         Some(OptionalType(optional)) => {
             let inner = lengths(&optional.elem_type, name);

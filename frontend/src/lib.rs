@@ -57,6 +57,7 @@ pub use part::{Choice, Part, Whole};
 use bytes::Bytes;
 use egret_ir::{Bindings, Graph, Tensor, TensorType};
 use model::Model;
+use onnx_protobuf::GraphProto;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -123,11 +124,23 @@ pub fn import_bytes(bytes: impl Into<Bytes>, options: &ImportOptions) -> Result<
     import::import(&model, options)
 }
 
-/// The inputs that a model file declares, in order, with free extents as symbols: what has to be given to run it.
+/// The inputs that a model file declares, in order, with free extents as symbols: what has to be given to run it. Sequences and optional
+/// inputs have their [`lengths`].
 ///
 /// # Errors
-/// When the file is no model, or an input is not a tensor that the IR has.
-pub fn inputs(path: &Path) -> Result<Vec<(Arc<str>, TensorType)>, ImportError> {
+/// When the file is no model, an input is not a tensor that the IR has, or a length is not given.
+pub fn inputs(path: &Path, lengths: &Bindings) -> Result<Vec<(Arc<str>, TensorType)>, ImportError> {
     let model = Model::open(path).map_err(ImportError::File)?;
-    import::inputs(&model)
+    import::inputs(&model, lengths)
+}
+
+/// The names in [`ImportOptions::dims`] that say how long a model's input sequences are, `xs.length`, and which of its optional inputs are
+/// given, `x.given`.
+///
+/// # Errors
+/// When the file is no model.
+pub fn lengths(path: &Path) -> Result<Vec<String>, FileError> {
+    let model = Model::open(path)?;
+    let graph: &GraphProto = &model.proto.graph;
+    Ok(inputs::fed(graph).flat_map(|input| inputs::lengths(&input.type_, &input.name)).map(|(name, _)| name).collect())
 }

@@ -134,10 +134,11 @@ fn check_command(command: &[String], model: &Path) -> Result<(), Error> {
 
 /// The model with its values for the inputs that were given, or for pseudo-random ones.
 fn whole(args: &Args) -> Result<Whole, Error> {
-    let Source::Onnx(path) = Source::open(&args.model)? else {
+    let source = Source::open(&args.model)?;
+    let Source::Onnx { path, .. } = &source else {
         return Err(Error::Usage(format!("{} is no .onnx model; only such a model can be cut into parts", args.model.display())));
     };
-    let declared = Source::Onnx(path.clone()).declared()?;
+    let declared = source.declared()?;
     super::source::check_dims(&args.free, &declared)?;
     let fixed = args.free.numbers()?;
     let given = inputs::read(&args.inputs, &declared)?;
@@ -149,7 +150,7 @@ fn whole(args: &Args) -> Result<Whole, Error> {
         Some(given) => given.into_iter().map(|given| given.tensor).collect(),
         None => declared.iter().enumerate().map(|(i, input)| random(&input.ty, &dims, args.inputs.seed, i)).collect::<Result<_, _>>()?,
     };
-    open(&path, &declared, &tensors, dims)
+    open(path, &declared, &tensors, dims)
 }
 
 fn open(path: &Path, declared: &[Declared], tensors: &Vec<Tensor>, dims: Bindings) -> Result<Whole, Error> {

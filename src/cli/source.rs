@@ -27,8 +27,8 @@ use std::sync::Arc;
 
 /// A file that can be run, by its content.
 pub enum Source {
-    /// An ONNX model.
-    Onnx(PathBuf),
+    /// An ONNX model, and how long its input sequences are.
+    Onnx { path: PathBuf, lengths: Bindings },
     /// A graph as text.
     Text(Graph),
     /// A compiled model.
@@ -45,13 +45,25 @@ impl Source {
         if is_named("egret") || begins_as_artifact(path) {
             return Ok(Source::Artifact(Rc::new(Artifact::open(path)?)));
         }
-        Ok(Source::Onnx(path.to_path_buf()))
+        Ok(Source::Onnx { path: path.to_path_buf(), lengths: Bindings::new() })
+    }
+
+    /// Takes what says how long input sequences are, and which optional inputs are given: these are numbers in any case, and no free
+    /// dimensions of the graph.
+    fn take_lengths(&mut self, free: &mut DimOptions) -> Result<(), Error> {
+        let Source::Onnx { path, lengths } = self else { return Ok(()) };
+        let names = egret::lengths(path)?;
+        let (own, others): (Vec<_>, Vec<_>) = free.dims.drain(..).partition(|(name, _)| names.contains(name));
+        let own = DimOptions { dims: own }.numbers()?;
+        lengths.extend(own.into_iter().map(|(name, length)| (name.into(), length)));
+        free.dims = others;
+        Ok(())
     }
 
     /// The inputs as the model declares them, in its order.
     pub fn declared(&self) -> Result<Vec<Declared>, Error> {
         let inputs = match self {
-            Source::Onnx(path) => egret::signature(path)?,
+            Source::Onnx { path, lengths } => egret::signature(path, lengths)?,
             Source::Text(graph) => egret::inputs_of(graph),
             Source::Artifact(artifact) => artifact.inputs(),
         };
@@ -81,12 +93,14 @@ impl Source {
     fn ranges(&self) -> Vec<(String, Range)> {
         match self {
             Source::Artifact(artifact) => artifact.plan().symbols.iter().cloned().zip(artifact.plan().ranges.iter().copied()).collect(),
-            Source::Onnx(_) | Source::Text(_) => vec![],
+            Source::Onnx { .. } | Source::Text(_) => vec![],
         }
     }
 
-    fn bound(&self, compiler: &Compiler, free: &DimOptions, frozen: &FreezeOptions) -> Result<Option<Graph>, Error> {
-        check_dims(free, &self.declared()?)?;
+    fn bound(mut self, compiler: &Compiler, free: &DimOptions, frozen: &FreezeOptions) -> Result<Option<Graph>, Error> {
+        let mut free = free.clone();
+        self.take_lengths(&mut free)?;
+        check_dims(&free, &self.declared()?)?;
         let (_, compiler) = self.settled(frozen, &mut free.fixed(), compiler.clone())?;
         Ok(self.graph(&compiler)?.map(|(graph, _)| graph))
     }
@@ -97,7 +111,8 @@ impl Source {
         match self {
             Source::Artifact(_) => Ok(None),
             Source::Text(graph) => Ok(Some((compiler.bind(graph)?, None))),
-            Source::Onnx(path) => {
+            Source::Onnx { path, lengths } => {
+                let compiler = lengths.iter().fold(compiler.clone(), |compiler, (name, length)| compiler.dim(name, *length));
                 let Import { graph, warnings, summary, .. } = compiler.import(path)?;
                 warnings.iter().for_each(|warning| report::warning(&warning.message));
                 Ok(Some((graph, Some(summary))))
@@ -146,8 +161,9 @@ impl Ready {
 
     /// The same, to run it on a device. Unless a target is named, the model is compiled for that.
     pub fn open_for(path: &Path, options: &CompileOptions, inputs: &InputOptions, device: DeviceName) -> Result<Ready, Error> {
-        let source = Source::open(path)?;
+        let mut source = Source::open(path)?;
         let mut options = options.clone();
+        source.take_lengths(&mut options.free)?;
         // That the device is not there is said before anything else is done.
         let target = device.target()?;
         if options.target == NATIVE && !matches!(source, Source::Artifact(_)) {
@@ -183,11 +199,12 @@ impl Ready {
 
     /// Reads the model with only those free dimensions fixed that `--dim` names, to look at it and not to run it.
     pub fn unbound(path: &Path, options: &CompileOptions) -> Result<Ready, Error> {
-        let source = Source::open(path)?;
+        let mut source = Source::open(path)?;
         options.compiler(true).context()?;
         source.announce(options)?;
-        check_dims(&options.free, &source.declared()?)?;
         let mut options = options.clone();
+        source.take_lengths(&mut options.free)?;
+        check_dims(&options.free, &source.declared()?)?;
         let mut fixed = options.free.fixed();
         let (declared, compiler) = source.settled(&options.freeze, &mut fixed, Compiler::new())?;
         let dims = fixed.iter().map(|(name, extent)| (name.as_str().into(), *extent)).collect();
