@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         let name =
             model.parent().and_then(Path::file_name).map_or_else(|| model.display().to_string(), |n| n.to_string_lossy().into_owned());
         let folder = model.parent().unwrap_or(Path::new("."));
-        if shapes && let Ok(inputs) = egret_frontend::inputs(&model) {
+        if shapes && let Ok(inputs) = egret_frontend::inputs(&model, &options.dims) {
             let stored = inputs
                 .iter()
                 .enumerate()
