@@ -334,7 +334,7 @@ impl Artifact {
     }
 }
 
-/// The bytes of a section; in range, since [`check_section`] passed.
+/// The bytes of a section; in range, since the sections were checked when the file was read.
 /// The code of a GPU, checked against the plan that calls it; `None` for a processor.
 fn image(target: &TargetInfo, plan: &Plan, code: &[u8]) -> Result<Option<Image>, String> {
     if !target.is_gpu() {
