@@ -17,7 +17,7 @@
 //! A pool of quantised values that takes the largest takes that of the bytes, which stands for it.
 //!
 //! **Invariant.** Sums are those of the standard's integers, exactly; only the order of the multiplications by scales differs, each of which
-//! rounds once, so that what has scales is of class `reassoc` and what has none is `exact`. Weights keep to [`WEIGHT`], and sums to an i32.
+//! rounds once, so that what has scales is of class `reassoc` and what has none is `exact`. Weights keep to `WEIGHT`, and sums to an i32.
 
 use crate::dce::dce;
 use crate::pass::Context;
