@@ -145,11 +145,62 @@ def load_ncnn(file, arrays, folder, threads):
     return run
 
 
+def load_tract(file, arrays, folder, threads):
+    import tract
+
+    if threads > 1:
+        raise RuntimeError("its Python package runs on one thread")
+    model = tract.onnx().load(str(file))
+    short = {"float32": "f32", "float64": "f64", "float16": "f16", "bool": "bool"}
+    for i, array in enumerate(arrays):
+        kind = short.get(str(array.dtype)) or str(array.dtype).replace("uint", "u").replace("int", "i")
+        model.set_input_fact(i, ",".join([*map(str, array.shape), kind]))
+    for i in range(model.output_count()):
+        model.set_output_fact(i, None)
+    runnable = model.into_model().into_runnable()
+    inputs = [tract.Tensor.from_numpy(array) for array in arrays]
+    return lambda: [output.to_numpy() for output in runnable.run(inputs)]
+
+
+def prepare_tvm(file, arrays, folder):
+    import onnx
+    import tvm
+    from tvm import relax
+    from tvm.relax.frontend.onnx import from_onnx
+
+    model = onnx.load(static(file, arrays, folder))
+    ports = [port.name for port in inputs_of(model)]
+    shapes = {name: list(array.shape) for name, array in zip(ports, arrays, strict=True)}
+    types = {name: str(array.dtype) for name, array in zip(ports, arrays, strict=True)}
+    module = from_onnx(model, shape_dict=shapes, dtype_dict=types, keep_params_in_input=False)
+    module = relax.transform.DecomposeOpsForInference()(module)
+    target = tvm.target.Target({"kind": "llvm", "mcpu": str(tvm.target.codegen.llvm_get_system_cpu())})
+    relax.build(module, target=target).export_library(str(folder / "tvm.so"))
+
+
+def load_tvm(file, arrays, folder, threads):
+    os.environ["TVM_NUM_THREADS"] = str(threads)
+    import tvm
+    from tvm import relax
+
+    machine = relax.VirtualMachine(tvm.runtime.load_module(str(folder / "tvm.so")), tvm.cpu())
+    machine.set_input("main", *(tvm.runtime.tensor(array, tvm.cpu()) for array in arrays))
+
+    def run():
+        machine.invoke_stateful("main")
+        outputs = machine.get_outputs("main")
+        return [output.numpy() for output in (outputs if isinstance(outputs, (tuple, list)) else [outputs])]
+
+    return run
+
+
 ENGINES = {
     "onnxruntime": Engine("ONNX Runtime", ["onnxruntime==1.31.1"], load_onnxruntime),
     "openvino": Engine("OpenVINO", ["openvino==2026.4.1"], load_openvino),
     "iree": Engine("IREE", ["iree-base-compiler[onnx]==3.13.0", "iree-base-runtime==3.13.0"], load_iree, prepare_iree),
     "mnn": Engine("MNN", ["MNN==3.6.1", "onnx==1.23.2"], load_mnn, prepare_mnn),
+    "tract": Engine("tract", ["tract==0.23.9"], load_tract),
+    "tvm": Engine("TVM (not tuned)", ["apache-tvm==0.27.0.post1", "onnx==1.23.2"], load_tvm, prepare_tvm),
     "ncnn": Engine("ncnn", ["ncnn==1.0.20261020", "pnnx==20261020"], load_ncnn, prepare_ncnn),
 }
 
