@@ -238,14 +238,14 @@ fn run(file: &File, arguments: &str) -> Result<String, Box<dyn Error>> {
     Ok(story)
 }
 
-/// What passes may know: there are products of bytes where a pipeline makes some.
+/// What passes may know: there are products of bytes where a pipeline makes some, and no arithmetic of 16 bits where it widens them.
 fn context(pipeline: &str) -> Context {
-    Context { bytes: pipeline.contains("integer"), ..Context::default() }
+    Context { bytes: pipeline.contains("integer"), wide: pipeline.contains("widen"), ..Context::default() }
 }
 
 /// How far results may be apart behind some passes.
 fn tolerance(pipeline: &str) -> f64 {
-    if pipeline.contains("narrow") { NARROW_TOLERANCE } else { TOLERANCE }
+    if pipeline.contains("narrow") || pipeline.contains("widen") { NARROW_TOLERANCE } else { TOLERANCE }
 }
 
 fn compare(graph: &Graph, what: &str, expected: &[Tensor], found: &[Tensor], tolerance: f64) -> Result<(), String> {

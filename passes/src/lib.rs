@@ -41,6 +41,7 @@
 //!
 //! - [`pass`]: the table of passes, the pipelines, the manager that runs, verifies and times them.
 //! - [`fold`], [`cse`], [`dce`]: the plain ones.
+//! - [`mod@widen`]: what a model computes in 16 bits, in f32.
 //! - [`mod@integer`]: products of quantised values as products of bytes.
 //! - [`mod@stage`]: where extents depend on data, the graph in parts in which they do not.
 //! - [`rewrite`]: everything that is an equation. [`mod@rules`] has the equations, one a line, and [`rules::proof`] proves each;
@@ -74,3 +75,4 @@ pub mod rules;
 pub mod stage;
 #[cfg(test)]
 mod testing;
+pub mod widen;

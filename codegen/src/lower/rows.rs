@@ -199,7 +199,8 @@ fn finish(built: &Built, passes: Vec<Pass>, mut names: Names) -> Rows {
     dims.extend(passes.iter().flat_map(|p| p.reduces.iter().flat_map(|r| dims_in(&r.value))));
     let merged = merge(groups, &dims, &built.ranges);
     let [mut axes, mut reduced] = <[Vec<Axis>; 2]>::try_from(merged.groups.clone()).unwrap_or_default();
-    let walks: Vec<Dim> = passes.iter().filter(|p| p.over_row).flat_map(row_offsets).map(|d| merged.apply(&d)).collect();
+    let walk = |offset: Dim| Walk { through: found_dims(&offset, &built.lets).map(|d| merged.apply(&d)).collect(), offset: merged.apply(&offset) };
+    let walks: Vec<Walk> = passes.iter().filter(|p| p.over_row).flat_map(row_offsets).map(walk).collect();
     let lanes_outside = choose_lanes(&mut axes, &mut reduced, &walks);
     let tile = choose_tile(&mut axes, lanes_outside, &walks);
     names.number(axes.iter().map(|a| a.name.clone()), "i", 0);
@@ -238,16 +239,56 @@ fn row_offsets(pass: &Pass) -> Vec<Dim> {
     offsets
 }
 
+/// How a pass walks through memory.
+struct Walk {
+    /// Where it touches it.
+    offset: Dim,
+    /// Where the indices in the offset that are data are read.
+    through: Vec<Dim>,
+}
+
+impl Walk {
+    fn depends_on(&self, axis: &Axis) -> bool {
+        self.offset.mentions(&axis.name) || self.through.iter().any(|d| d.mentions(&axis.name))
+    }
+
+    /// What it costs when the lanes run along an axis: nothing where all lanes touch one element, little where they touch neighbours,
+    /// much where each is on its own.
+    fn cost(&self, lanes: &Axis) -> usize {
+        match self.offset.linear_in(&lanes.name) {
+            _ if self.through.iter().any(|d| d.mentions(&lanes.name)) => COST_OF_GATHER,
+            Some((stride, _)) if stride.is(0) => 0,
+            Some((stride, _)) if stride.is(1) => 1,
+            Some(_) | None => COST_OF_GATHER,
+        }
+    }
+}
+
+/// Where the lets that an offset mentions are read, and those that they mention.
+fn found_dims(offset: &Dim, lets: &[Let]) -> impl Iterator<Item = Dim> + use<> {
+    let mut dims = vec![offset.clone()];
+    // A let mentions earlier ones only.
+    for known in lets.iter().rev() {
+        if dims.iter().any(|d| d.mentions(&known.name)) {
+            dims.extend(dims_in(&known.value));
+        }
+    }
+    dims.into_iter().skip(1)
+}
+
 /// Whether the lanes run along one of the outer axes; brings the lane axis to the end of its group.
-fn choose_lanes(axes: &mut Vec<Axis>, reduced: &mut Vec<Axis>, walks: &[Dim]) -> bool {
-    let cost = |a: &Axis| walks.iter().map(|d| cost_of_lanes(d, a)).sum::<usize>();
+fn choose_lanes(axes: &mut Vec<Axis>, reduced: &mut Vec<Axis>, walks: &[Walk]) -> bool {
+    let cost = |a: &Axis| walks.iter().map(|walk| walk.cost(a)).sum::<usize>();
     // Of equals, the innermost.
     let cheapest = |group: &[Axis]| (0..group.len()).rev().min_by_key(|&i| cost(&group[i])).map(|i| (i, cost(&group[i])));
     let is_short = |a: &Axis| a.extent.as_const().is_some_and(|n| n < FEWEST_LANES);
+    // Lanes along an outer axis that gather, and may turn out to be one: only worth while where there is nothing else in a row.
+    let is_risk = |a: &Axis, outside: usize, inside: usize| a.extent.as_const().is_none() && outside > inside && reduced.len() > 1;
     let (outside, inside) = (cheapest(axes), cheapest(reduced));
     let lanes_outside = match (outside, inside) {
         (None, _) => false,
         (Some(_), None) => true,
+        (Some((o, outside)), Some((_, inside))) if is_risk(&axes[o], outside, inside) => false,
         (Some((o, _)), Some((i, _))) if is_short(&axes[o]) != is_short(&reduced[i]) => is_short(&reduced[i]),
         (Some((_, outside)), Some((_, inside))) => outside < inside,
     };
@@ -259,21 +300,10 @@ fn choose_lanes(axes: &mut Vec<Axis>, reduced: &mut Vec<Axis>, walks: &[Dim]) ->
     lanes_outside
 }
 
-/// What touching memory at `d` costs when the lanes run along an axis: nothing where all lanes touch one element, little
-/// where they touch neighbours, much where each is on its own.
-fn cost_of_lanes(d: &Dim, lanes: &Axis) -> usize {
-    match d.linear_in(&lanes.name) {
-        Some((stride, _)) if stride.is(0) => 0,
-        Some((stride, _)) if stride.is(1) => 1,
-        Some(_) | None => COST_OF_GATHER,
-    }
-}
-
 /// How many neighbouring points are computed together because they share loads; brings their axis next to the lanes.
-fn choose_tile(axes: &mut Vec<Axis>, lanes_outside: bool, walks: &[Dim]) -> usize {
+fn choose_tile(axes: &mut Vec<Axis>, lanes_outside: bool, walks: &[Walk]) -> usize {
     let Some(before_lanes) = axes.len().checked_sub(1).filter(|_| lanes_outside) else { return 1 };
-    let depends = |d: &Dim, axis: &Axis| d.mentions(&axis.name);
-    let shares = |axis: &Axis| walks.iter().any(|d| depends(d, axis)) && !walks.iter().all(|d| depends(d, axis));
+    let shares = |axis: &Axis| walks.iter().any(|walk| walk.depends_on(axis)) && !walks.iter().all(|walk| walk.depends_on(axis));
     let Some(at) = (0..before_lanes).rev().find(|&i| shares(&axes[i])) else { return 1 };
     let axis = axes.remove(at);
     let wasted = |tile: i64| axis.extent.as_const().map_or(0, |n| (tile - n % tile) % tile);
