@@ -11,27 +11,29 @@
 //! c = conv[stride=[1, 1], ..., layout=last, algorithm=winograd](x, w)
 //! ```
 //!
-//! **Invariant.** Nothing but the attribute changes. Of extents that are not known, the number of images counts as one, others as
-//! [`cost`](mod@crate::cost) says.
+//! **Invariant.** Nothing but the attribute changes. Where extents are not known, one image of some hundred rows and columns is what counts.
 
 use crate::cost::{Kind, Model, Work};
 use crate::group::MACHINE;
 use crate::pass::Context;
 use egret_ir::attr::{Algorithm, Layout};
-use egret_ir::{Copy, DType, Graph, Node, Op, TensorType};
+use egret_ir::{Bindings, Copy, DType, Graph, Node, Op, TensorType};
 
 /// Winograd's form is taken only where it saves this share of the time, in percent: its weights make the artifact larger and its
 /// rounding errors are about twice as large.
 const LEAST_GAIN: u64 = 20;
+
+/// An image's height or width that is not known: most have some hundred rows, and maps inside of a network are a part of that.
+const TYPICAL_ROWS: i64 = 256;
 
 /// The pass; see the module.
 ///
 /// # Errors
 /// None: the attribute changes no type.
 pub fn algorithm(graph: &Graph, context: &Context) -> Result<Graph, String> {
-    let model = Model::new(MACHINE, graph);
+    let (model, typical) = (Model::new(MACHINE, graph), typical(graph));
     let pays = |id| {
-        let [mut direct, winograd] = [Algorithm::Direct, Algorithm::Winograd].map(|way| Work::of_conv(graph, id, way));
+        let [mut direct, winograd] = [Algorithm::Direct, Algorithm::Winograd].map(|way| Work::of_conv(&typical, id, way));
         if let Kind::Contract(products) = &mut direct.kind {
             // Winograd's form is computed in f32: rounded to 8 bits, what it adds and subtracts would cancel.
             products.together = if context.dots { 2 } else { 1 };
@@ -53,6 +55,21 @@ pub fn algorithm(graph: &Graph, context: &Context) -> Result<Graph, String> {
         }
     }
     Ok(copy.finish())
+}
+
+/// The graph for one image of a common size; it has the same nodes.
+fn typical(graph: &Graph) -> Graph {
+    let mut typical = Bindings::new();
+    for node in graph.nodes().iter().filter(|node| suits_winograd(graph, node)) {
+        let extents = graph.ty(node.results[0]).dims.iter().enumerate();
+        let counts = extents.flat_map(|(axis, d)| d.symbols().into_iter().map(move |s| (s, if axis == 0 { 1 } else { TYPICAL_ROWS })));
+        counts.for_each(|(symbol, count)| {
+            let known = typical.entry(symbol).or_insert(count);
+            *known = count.min(*known);
+        });
+    }
+    // An extent that data decides may not be such a number; it counts as everywhere else then.
+    graph.bind(&typical).unwrap_or_else(|_| graph.clone())
 }
 
 /// Whether it can be computed so.
@@ -101,13 +118,18 @@ mod tests {
 
     #[test]
     fn images_that_are_not_known_are_large() {
-        let text = "graph g(x: f32[N, H + 2, W + 2, 64]) {
-            const w: f32[3, 3, 64, 64] = splat(0.5)
-            y = conv[stride=[1, 1], pad=[0, 0, 0, 0], dilation=[1, 1], group=1, layout=last](x, w)
-            return y
-        }";
-        let graph = algorithm(&parse(text).unwrap(), &Context::default()).unwrap();
-        assert!(matches!(graph.nodes()[0].op, Op::conv { algorithm: Algorithm::Winograd, .. }));
+        // As a network reads them, and deep inside of it.
+        for (height, width) in [("H + 2", "W + 2"), ("H/32 + 2", "W/32 + 2")] {
+            let text = format!(
+                "graph g(x: f32[N, {height}, {width}, 64]) {{
+                    const w: f32[3, 3, 64, 64] = splat(0.5)
+                    y = conv[stride=[1, 1], pad=[0, 0, 0, 0], dilation=[1, 1], group=1, layout=last](x, w)
+                    return y
+                }}"
+            );
+            let graph = algorithm(&parse(&text).unwrap(), &Context::default()).unwrap();
+            assert!(matches!(graph.nodes()[0].op, Op::conv { algorithm: Algorithm::Winograd, .. }), "{height}");
+        }
     }
 
     #[test]

@@ -199,7 +199,8 @@ fn finish(built: &Built, passes: Vec<Pass>, mut names: Names) -> Rows {
     dims.extend(passes.iter().flat_map(|p| p.reduces.iter().flat_map(|r| dims_in(&r.value))));
     let merged = merge(groups, &dims, &built.ranges);
     let [mut axes, mut reduced] = <[Vec<Axis>; 2]>::try_from(merged.groups.clone()).unwrap_or_default();
-    let walk = |offset: Dim| Walk { through: found_dims(&offset, &built.lets).map(|d| merged.apply(&d)).collect(), offset: merged.apply(&offset) };
+    let walk =
+        |offset: Dim| Walk { through: found_dims(&offset, &built.lets).map(|d| merged.apply(&d)).collect(), offset: merged.apply(&offset) };
     let walks: Vec<Walk> = passes.iter().filter(|p| p.over_row).flat_map(row_offsets).map(walk).collect();
     let lanes_outside = choose_lanes(&mut axes, &mut reduced, &walks);
     let tile = choose_tile(&mut axes, lanes_outside, &walks);

@@ -6,9 +6,6 @@ use egret_ir::attr::{Algorithm, Layout};
 use egret_ir::{DType, Dim, Graph, Node, NodeId, Op, ValueId};
 use std::collections::BTreeSet;
 
-/// An image's height or width that is not known counts as so many times [`NOMINAL`](super::NOMINAL): most images have some hundred rows.
-const LARGER_IMAGE: u64 = 8;
-
 /// What a kernel does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Work {
@@ -122,28 +119,14 @@ impl Work {
         Work::of(graph, &[id], &node.operands, &node.results, |v| graph.constant(v).is_some())
     }
 
-    /// What a convolution does that is computed in this way, one image after another where their number is not known.
+    /// What a convolution does that is computed in this way.
     pub fn of_conv(graph: &Graph, id: NodeId, algorithm: Algorithm) -> Work {
         let node = graph.node(id);
         let mut work = Work::of_one(graph, id);
         if let Op::conv { group, layout, .. } = node.op {
             work.kind = Counted { graph, members: &[id] }.conv(node, group, layout, algorithm);
         }
-        let is_free = |d: &&Dim| d.as_const().is_none();
-        let (images, image) = graph.ty(node.results[0]).dims.split_first().expect("a convolution has images");
-        let images = Some(images).filter(is_free).map_or(1, |d| extent(d).max(1));
-        let larger = image.iter().filter(is_free).map(|_| LARGER_IMAGE).product();
-        work.scaled(|n| n.saturating_mul(larger) / images)
-    }
-
-    /// The work with another number of rows.
-    fn scaled(mut self, number: impl Fn(u64) -> u64) -> Work {
-        self.reads.iter_mut().chain(&mut self.writes).chain([&mut self.elements]).for_each(|n| *n = number(*n));
-        match &mut self.kind {
-            Kind::Contract(products) | Kind::Winograd { products, .. } => products.rows = number(products.rows),
-            Kind::Alias | Kind::Map { .. } | Kind::Rows { .. } | Kind::Window { .. } | Kind::Steps { .. } => {}
-        }
-        self
+        work
     }
 
     /// What a node of a grouped graph does, one thing after another: its region, or the node itself.
