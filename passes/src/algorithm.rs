@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn images_that_are_not_known_are_large() {
         // As a network reads them, and deep inside of it.
-        for (height, width) in [("H + 2", "W + 2"), ("H/32 + 2", "W/32 + 2")] {
+        for (height, width) in [("H + 2", "W + 2"), ("div(H, 32) + 2", "div(W, 32) + 2")] {
             let text = format!(
                 "graph g(x: f32[N, {height}, {width}, 64]) {{
                     const w: f32[3, 3, 64, 64] = splat(0.5)
