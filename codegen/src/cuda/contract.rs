@@ -62,6 +62,11 @@ impl Tiles {
         if let Shape::Matrix(matrix) = &self.shape { matrix.blocks_of_sums(c) } else { None }
     }
 
+    /// Whether threads beside the others bring operands.
+    pub(super) fn has_carriers(&self) -> bool {
+        matches!(&self.shape, Shape::Matrix(matrix) if matrix.by_groups)
+    }
+
     /// Bytes of shared memory that the launch has to give.
     pub(super) fn shared(&self) -> i64 {
         if let Shape::Matrix(matrix) = &self.shape { matrix.shared() } else { 0 }
@@ -100,6 +105,7 @@ impl<'c> Gen<'_, 'c> {
     pub(super) fn contract_by_blocks(&mut self, c: &Contract, tiles: &Tiles, block: &Dim) {
         match &tiles.shape {
             Shape::Narrow(narrow) => self.contract_narrow(c, narrow, tiles.panel, block),
+            Shape::Matrix(matrix) if matrix.by_groups => self.contract_groups(c, matrix, tiles.panel, block),
             Shape::Matrix(matrix) => self.contract_matrix(c, matrix, tiles.panel, block),
             Shape::Tile(tile) => self.contract_tile(c, *tile, tiles.panel, block),
         }

@@ -1,16 +1,21 @@
 //! What a GPU has and a processor has not, one method a feature: numbers of threads, barriers, shuffles, shared memory, copies that
 //! go on by themselves, products of matrices.
 
-use super::grid::WARP;
+use super::grid::{THREADS, WARP};
 use super::tensor::Format;
 use crate::cpu::emit::{Emit, Value};
 use inkwell::AddressSpace;
+use inkwell::attributes::AttributeLoc;
 use inkwell::module::Linkage;
 use inkwell::types::{BasicType, BasicTypeEnum};
 use inkwell::values::{BasicValue, InstructionOpcode, IntValue, PointerValue};
 
-/// PTX's shared memory, of a block.
+/// PTX's shared memory, of a block; and as that of a block among others that work together.
 const SHARED: u16 = 3;
+const SHARED_OF_CLUSTER: u16 = 7;
+
+/// LLVM's name of the attribute that says how many threads the blocks of an entry point have.
+pub(super) const BLOCK_THREADS: &str = "nvvm.reqntid";
 
 /// The name of shared memory whose length the launch decides, and what it is aligned to: 16 bytes, the widest access; or eight rows
 /// that are swizzled.
@@ -37,9 +42,22 @@ impl<'c> Emit<'c> {
         self.special("ctaid.x")
     }
 
-    /// Waits for all threads of the block, whose writes are then seen.
+    /// Waits for all [threads](THREADS) of the block but those that only bring operands; the writes of all are then seen.
     pub(super) fn block_barrier(&self) {
-        self.call("llvm.nvvm.barrier.cta.sync.aligned.all", &[], &[self.cx.i32_type().const_zero().into()]);
+        if !self.has_carriers() {
+            return self.whole_barrier();
+        }
+        self.call("llvm.nvvm.barrier.cta.sync.aligned.count", &[], &[self.word(0), self.word(THREADS as u64)]);
+    }
+
+    /// Waits for all threads of the block, whose writes are then seen.
+    pub(super) fn whole_barrier(&self) {
+        self.call("llvm.nvvm.barrier.cta.sync.aligned.all", &[], &[self.word(0)]);
+    }
+
+    fn has_carriers(&self) -> bool {
+        let threads = self.function.get_string_attribute(AttributeLoc::Function, BLOCK_THREADS);
+        threads.is_some_and(|attribute| attribute.get_string_value().to_bytes() != THREADS.to_string().as_bytes())
     }
 
     /// Waits for all threads of the warp, whose writes are then seen.
@@ -152,6 +170,51 @@ impl<'c> Emit<'c> {
         self.call("llvm.nvvm.cp.async.wait.group", &[], &[self.word(groups)]);
     }
 
+    /// Makes a barrier in shared memory whose phases have so many arrivals (PTX `mbarrier`).
+    pub(super) fn make_phases(&self, barrier: PointerValue<'c>, arrivals: usize) {
+        self.call("llvm.nvvm.mbarrier.init.shared", &[], &[barrier.into(), self.word(arrivals as u64)]);
+    }
+
+    /// Arrives at a barrier; who waits for the phase sees what the thread did.
+    pub(super) fn arrive(&self, barrier: PointerValue<'c>) {
+        self.call("llvm.nvvm.mbarrier.arrive.scope.cta.space.cta", &[], &[barrier.into(), self.word(1)]);
+    }
+
+    /// Arrives at a barrier and has the phase wait for so many bytes that are copied by [`Emit::copy_bulk`].
+    pub(super) fn arrive_expecting(&self, barrier: PointerValue<'c>, bytes: i64) {
+        self.call("llvm.nvvm.mbarrier.arrive.expect.tx.scope.cta.space.cta", &[], &[barrier.into(), self.word(bytes as u64)]);
+    }
+
+    /// Has the end of all [copies](Emit::copy_async) that the thread has started be an arrival at a barrier.
+    pub(super) fn copies_arrive(&self, barrier: PointerValue<'c>) {
+        self.call("llvm.nvvm.cp.async.mbarrier.arrive.noinc.shared", &[], &[barrier.into()]);
+    }
+
+    /// Waits until the phase of this parity of a barrier is over.
+    pub(super) fn wait_for_phase(&self, barrier: PointerValue<'c>, parity: Value<'c>) {
+        let (ask, over) = (self.new_block("ask"), self.new_block("over"));
+        let parity = self.convert(InstructionOpcode::Trunc, parity, self.int_type(32));
+        self.jump(ask);
+        self.enter(ask);
+        let is_over = self.intrinsic("llvm.nvvm.mbarrier.try.wait.parity.scope.cta.space.cta", &[], &[barrier.into(), parity]);
+        self.branch(is_over.into_int_value(), over, ask);
+        self.enter(over);
+    }
+
+    /// Starts to copy `bytes`, a multiple of 16 as both addresses are, from global to shared memory, by the copy engine; a barrier is told
+    /// when they are there (PTX `cp.async.bulk`).
+    pub(super) fn copy_bulk(&self, from: PointerValue<'c>, to: PointerValue<'c>, bytes: i64, barrier: PointerValue<'c>) {
+        let cast = |pointer, space| {
+            let ty = self.cx.ptr_type(AddressSpace::from(space));
+            self.builder.build_address_space_cast(pointer, ty, "").expect("the builder stands in a block")
+        };
+        let to = cast(cast(to, 0), SHARED_OF_CLUSTER);
+        let no = |ty: inkwell::types::IntType<'c>| Value::from(ty.const_zero());
+        let (mask, policy, flag) = (no(self.cx.i16_type()), no(self.cx.i64_type()), no(self.cx.bool_type()));
+        let arguments = [to.into(), barrier.into(), from.into(), self.word(bytes as u64), mask, policy, flag, flag];
+        self.call("llvm.nvvm.cp.async.bulk.global.to.shared.cluster", &[], &arguments);
+    }
+
     /// Four matrices of eight rows of 16 bytes from shared memory: lanes 0 to 7 give the addresses of the rows of the first, and so
     /// on; lane `4*i + j` gets word `j` of row `i` of each (PTX `ldmatrix`). Transposed, the elements are 16 bits wide and those of
     /// rows `2*j` and `2*j + 1` at column `i`.
@@ -172,7 +235,8 @@ impl<'c> Emit<'c> {
         self.fields(self.intrinsic(&format!("llvm.nvvm.mma.{name}"), &[], &arguments), sums.len())
     }
 
-    /// What the thread has brought to shared memory is for the tensor cores, too, behind the next barrier (PTX `fence.proxy.async`).
+    /// What the thread has written to shared memory, and what it has waited for, is for tensor cores and the copy engine, too (PTX
+    /// `fence.proxy.async`).
     pub(super) fn show_to_tensor_cores(&self) {
         self.call("llvm.nvvm.fence.proxy.async.shared_cta", &[], &[]);
     }

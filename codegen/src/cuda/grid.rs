@@ -1,8 +1,9 @@
 //! Which thread blocks do what.
 //!
 //! A [`Job`] is a run of blocks: the loop nests of a map, contractions and the borders of any kernel each have theirs, the other
-//! skeletons have one. Blocks are numbered through over the jobs of a kernel. **Invariant.** All blocks of a kernel have
-//! [`THREADS`] threads, and which job a block belongs to is the same for all of them, so a job may use barriers.
+//! skeletons have one. Blocks are numbered through over the jobs of a kernel. **Invariant.** [`THREADS`] threads of a block do its job,
+//! and which job that is is the same for all of them, so a job may use barriers. Where a job has [`CARRIERS`] bring operands, all blocks of
+//! the kernel have these threads, too.
 //!
 //! ```text
 //! concat of x[8, 100] and y[8, 24]:   blocks 0 to 0 copy x, block 1 copies y
@@ -20,6 +21,9 @@ use std::sync::Arc;
 
 /// Threads of every block: 8 warps, of which an SM holds 8 blocks.
 pub(super) const THREADS: usize = 256;
+
+/// Threads that bring operands for the others, where there are some: a group of four warps.
+pub(super) const CARRIERS: usize = 128;
 
 /// Threads that run in step.
 pub(super) const WARP: usize = 32;
@@ -44,6 +48,12 @@ impl Job<'_> {
             Work::Recur(recur, _) if kernel.buffers[recur.weights.0].dtype.size() == 2 => Some(1),
             Work::Sums(..) | Work::Attention(_, Attention::Few(_)) | Work::Piece(_) | Work::Rows(_) | Work::Recur(..) => None,
         }
+    }
+
+    /// Threads that its blocks need.
+    fn threads(&self) -> usize {
+        let has_carriers = matches!(&self.work, Work::Contract(_, tiles) if tiles.has_carriers());
+        if has_carriers { THREADS + CARRIERS } else { THREADS }
     }
 
     /// Bytes of shared memory that a block of it needs from the launch.
@@ -94,6 +104,11 @@ pub(super) fn jobs<'k>(kernel: &'k Kernel, target: &Target) -> Result<Vec<Job<'k
     Ok(jobs)
 }
 
+/// Threads of a block of a kernel of these jobs.
+pub(super) fn threads(jobs: &[Job]) -> usize {
+    jobs.iter().map(Job::threads).max().unwrap_or(THREADS)
+}
+
 fn contract_jobs<'k>(contracts: &'k [Contract], kernel: &Kernel, target: &Target) -> Vec<Job<'k>> {
     let mut used = 0;
     let job = |contract: &'k Contract| {
@@ -130,8 +145,8 @@ pub(super) fn thread() -> Dim {
 impl<'c> Gen<'_, 'c> {
     /// Emits all jobs of a kernel.
     pub(super) fn jobs(&mut self, jobs: &[Job]) {
-        let (thread, block) = (self.e.thread_index(), self.e.block_index());
-        self.bind(&"%thread".into(), thread, (0, THREADS as i128 - 1));
+        let (thread, block, all) = (self.e.thread_index(), self.e.block_index(), threads(jobs));
+        self.bind(&"%thread".into(), thread, (0, all as i128 - 1));
         let mut before = Dim::ZERO;
         for job in jobs {
             let first = self.index(&before);
@@ -142,7 +157,8 @@ impl<'c> Gen<'_, 'c> {
             self.when(mine, |g| {
                 let name = g.fresh("%block");
                 g.bind(&name, number, (0, MOST_BLOCKS));
-                g.work(&job.work, &Dim::symbol(name));
+                let number = Dim::symbol(name);
+                if job.threads() == all { g.work(&job.work, &number) } else { g.by_threads(0, THREADS, |g| g.work(&job.work, &number)) }
             });
             before = before + job.blocks.clone();
         }
@@ -157,6 +173,18 @@ impl<'c> Gen<'_, 'c> {
             Work::Attention(c, attention) => self.attend(c, attention, block),
             Work::Recur(r, lanes) => self.recur_by_blocks(r, *lanes, block),
         }
+    }
+
+    /// Runs `body` in so many threads from one on, which there are numbered from 0.
+    pub(super) fn by_threads(&mut self, first: usize, count: usize, body: impl FnOnce(&mut Self)) {
+        let number = self.index(&(thread() - first as i64));
+        let end = self.e.i64(count as i64);
+        // Numbers below 0 are large as unsigned ones.
+        let inside = self.e.icmp(IntPredicate::ULT, number.into(), end.into()).into_int_value();
+        self.when(inside, |g| {
+            g.bind(&"%thread".into(), number, (0, count as i128 - 1));
+            body(g);
+        });
     }
 
     /// Gives a symbol its value on the innermost level.

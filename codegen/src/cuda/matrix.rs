@@ -19,6 +19,7 @@ use super::group;
 use super::map::NEIGHBOURS;
 use super::pipeline::Pipeline;
 use super::product::F32;
+use super::ring;
 use super::tensor::{Along, Arithmetic, COLUMNS, Fragment, Layout, Order, POINTS, SUMS, SWIZZLED_ROW, Side, WARPS, of_sums, warp};
 use crate::cpu::emit::Value;
 use crate::cpu::scope::{Gen, Run};
@@ -31,7 +32,7 @@ use inkwell::values::PointerValue;
 const SLICE: i64 = 64;
 
 /// Slices in shared memory: three on their way hide a load from memory behind the products of one each.
-const STAGES: i64 = 4;
+pub(super) const STAGES: i64 = 4;
 
 /// Fewest rows: below them a product is bound by reading the second operand, and multiply-adds in order are as fast.
 const FEWEST_ROWS: i64 = 17;
@@ -119,7 +120,7 @@ impl Matrix {
     }
 
     /// Slices of `k`.
-    fn slices(&self, c: &Contract) -> Dim {
+    pub(super) fn slices(&self, c: &Contract) -> Dim {
         count(&c.k).ceil_div(&self.steps().into())
     }
 
@@ -164,7 +165,7 @@ impl Matrix {
         // Rows along `k` take more, if any do.
         let layout = |(points, dtype)| Layout { dtype, along: Along::Depth, points, steps: self.steps(), order: self.order() }.bytes();
         let slices = STAGES * [(self.rows, self.operands[0]), (self.cols, self.operands[1])].map(layout).iter().sum::<i64>();
-        slices.max(self.rows * self.pitch() * F32)
+        slices.max(self.rows * self.pitch() * F32) + if self.by_groups { ring::BYTES } else { 0 }
     }
 
     /// Steps of `k` in a slice.
@@ -173,7 +174,7 @@ impl Matrix {
     }
 
     /// How operands lie in shared memory.
-    fn order(&self) -> Order {
+    pub(super) fn order(&self) -> Order {
         if self.by_groups { Order::Swizzled } else { Order::Straight }
     }
 
@@ -205,19 +206,24 @@ impl<'c> Gen<'_, 'c> {
     pub(super) fn contract_matrix(&mut self, c: &Contract, m: &Matrix, panel: i64, block: &Dim) {
         let (tile, part) = (block.floor_div(&m.parts.into()), block.modulo(&m.parts.into()));
         let first = self.first_of_tile(c, m, &tile);
-        let memory = if m.by_groups { self.e.aligned_shared() } else { self.e.dynamic_shared() };
+        let memory = self.e.dynamic_shared();
         let sums = self.matrix_sums(c, m, panel, memory, &first, &part);
         if m.parts > 1 {
             let working = self.working_memory(m);
             return self.lay_out_sums(m, working, &(block.clone() * (m.rows * m.cols)), m.cols, &sums);
         }
-        self.lay_out_sums(m, memory, &Dim::ZERO, m.pitch(), &sums);
+        self.finish_tile(c, m, memory, &first, &sums);
+    }
+
+    /// The epilogue of a tile, whose sums take the place of its operands.
+    pub(super) fn finish_tile(&mut self, c: &Contract, m: &Matrix, memory: PointerValue<'c>, first: &[Dim; 2], sums: &[Value<'c>]) {
+        self.lay_out_sums(m, memory, &Dim::ZERO, m.pitch(), sums);
         self.e.block_barrier();
-        self.matrix_epilogue(c, m, memory, &first);
+        self.matrix_epilogue(c, m, memory, first);
     }
 
     /// The first row and the first column of a tile, at the point of its batch.
-    fn first_of_tile(&mut self, c: &Contract, m: &Matrix, tile: &Dim) -> [Dim; 2] {
+    pub(super) fn first_of_tile(&mut self, c: &Contract, m: &Matrix, tile: &Dim) -> [Dim; 2] {
         let [batch, row_tile, col_tile] = {
             let found = self.unravelled(&singly(&m.axes(c)), tile);
             <[Dim; 3]>::try_from(found).expect("three axes")
@@ -246,13 +252,8 @@ impl<'c> Gen<'_, 'c> {
         let (all, of_part) = (m.slices(c), m.slices(c).ceil_div(&m.parts.into()));
         let start = part.clone() * of_part.clone();
         let slices = if m.parts > 1 { [start.clone(), of_part.minimum(&(all - start))] } else { [Dim::ZERO, all] };
-        // Warpgroups may still read the slice before the one that they are at.
-        let ahead = if m.by_groups { STAGES - 2 } else { STAGES - 1 };
-        let pipeline = Pipeline { operands: [&a, &b], memory, stages: STAGES, ahead, for_groups: m.by_groups, slices };
+        let pipeline = Pipeline { operands: [&a, &b], memory, stages: STAGES, ahead: STAGES - 1, slices };
         self.start_slices(&pipeline);
-        if m.by_groups {
-            return self.group_sums(m, &pipeline, vec![zero; m.sums()]);
-        }
         let readers = [self.reader(a.layout, Side::A, m.arithmetic), self.reader(b.layout, Side::B, m.arithmetic)];
         self.through_slices(&pipeline, vec![zero; m.sums()], |g, slice, mut sums| {
             let starts = [&a, &b].map(|operand| pipeline.stage(slice) + operand.start);

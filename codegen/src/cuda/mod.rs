@@ -11,6 +11,7 @@
 //! rows    a warp or a block does a row, its threads stride along it and combine by shuffles; or a thread does a row
 //! matrix  a block does a tile of rows and columns on tensor cores, k in slices that come through shared memory by themselves; of few
 //!         tiles several blocks share k, and what they find is added up by a launch that follows
+//! group   the same by warpgroups of the GPUs that have them, for which other warps of the block bring the slices
 //! product the same by multiply-adds, where there are few steps or no tensor cores; of few rows, some columns
 //! chain   a block does a tile of queries against all their keys, on tensor cores too; of few queries, its warps share the keys
 //! recur   a block does all steps of a row of the batch
@@ -32,6 +33,7 @@ mod narrow;
 mod pipeline;
 mod product;
 mod recur;
+mod ring;
 mod rows;
 mod tensor;
 #[cfg(test)]
@@ -44,8 +46,9 @@ use crate::cpu::scope::{Arguments, Gen};
 use crate::cpu::{CURRENT, CompileError, entry_name, machine, malformed, prepare};
 use crate::kernel::Kernel;
 use crate::target::Target;
+use device::BLOCK_THREADS;
 use egret_ir::Dim;
-use grid::{Job, THREADS, following, jobs};
+use grid::{Job, following, jobs, threads};
 use inkwell::AddressSpace;
 use inkwell::attributes::{Attribute, AttributeLoc};
 use inkwell::context::Context;
@@ -107,7 +110,7 @@ impl Entry<'_> {
     fn launch(&self, then: Option<usize>) -> Launch {
         let blocks = self.jobs.iter().map(|job| job.blocks.clone()).sum();
         let shared = self.jobs.iter().map(Job::shared).max().unwrap_or(0) as usize;
-        Launch { entry: self.name.clone(), blocks, threads: THREADS, shared, scratch: self.scratch as usize, then }
+        Launch { entry: self.name.clone(), blocks, threads: threads(self.jobs), shared, scratch: self.scratch as usize, then }
     }
 }
 
@@ -195,7 +198,7 @@ fn begun<'c>(context: &'c Context, entry: &Entry, target: &Target, machine: &Tar
     let function = module.add_function(name, context.void_type().fn_type(&parameters, false), None);
     function.set_call_conventions(PTX_KERNEL);
     let attributes =
-        [("target-cpu", target.cpu.to_string()), ("nvvm.reqntid", THREADS.to_string()), ("no-jump-tables", "true".to_string())];
+        [("target-cpu", target.cpu.to_string()), (BLOCK_THREADS, threads(entry.jobs).to_string()), ("no-jump-tables", "true".to_string())];
     for (key, value) in attributes {
         function.add_attribute(AttributeLoc::Function, context.create_string_attribute(key, &value));
     }

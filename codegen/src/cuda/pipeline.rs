@@ -55,14 +55,12 @@ pub(super) struct Pipeline<'p, 'k, 'c> {
     pub(super) stages: i64,
     /// How many of them are on their way.
     pub(super) ahead: i64,
-    /// Whether [warpgroups](super::group) multiply them.
-    pub(super) for_groups: bool,
     /// The first slice, and how many there are.
     pub(super) slices: [Dim; 2],
 }
 
 /// Whether an index is a multiple of `n` whatever its symbols are.
-fn is_multiple(d: &Dim, n: i64) -> bool {
+pub(super) fn is_multiple(d: &Dim, n: i64) -> bool {
     d.as_const().map_or_else(|| d.terms().iter().all(|term| term.coefficient % n == 0), |number| number % n == 0)
 }
 
@@ -107,10 +105,23 @@ impl Pipeline<'_, '_, '_> {
 }
 
 impl<'c> Gen<'_, 'c> {
-    /// An operand of so many points from `first` on and so many steps a slice, behind the first `start` bytes of a stage. The first
-    /// operand of a product always lies along `k`.
+    /// An operand of so many points from `first` on and so many steps a slice, behind the first `start` bytes of a stage, which all threads
+    /// bring.
     pub(super) fn incoming<'k>(
         &mut self,
+        source: Source<'k>,
+        extents: [i64; 2],
+        order: Order,
+        start: i64,
+        first: &Dim,
+    ) -> Incoming<'k, 'c> {
+        self.incoming_by(THREADS, source, extents, order, start, first)
+    }
+
+    /// The same for so many threads.
+    pub(super) fn incoming_by<'k>(
+        &mut self,
+        threads: usize,
         source: Source<'k>,
         extents: [i64; 2],
         order: Order,
@@ -120,13 +131,14 @@ impl<'c> Gen<'_, 'c> {
         let dtype = self.kernel.buffers[source.buffer.0].dtype;
         let (layout, together) = source.laid_out(dtype, extents, order);
         let copies = layout.points * layout.steps / together;
-        let parts = (0..copies).step_by(THREADS).map(|before| self.part(&source, &layout, together, [before, copies], first)).collect();
+        let before = (0..copies).step_by(threads);
+        let parts = before.map(|before| self.part(&source, &layout, together, [before, copies, threads as i64], first)).collect();
         Incoming { source, layout, start, together, parts }
     }
 
-    /// What the thread copies of those of a slice of which `before` are done. Of rows of whole vectors a warp takes eight at a time, which
+    /// What the thread, of so many, copies of those of a slice of which `before` are done. Of rows of whole vectors a warp takes eight at a time, which
     /// lie on different banks.
-    fn part(&mut self, source: &Source, layout: &Layout, together: i64, [before, copies]: [i64; 2], first: &Dim) -> Part<'c> {
+    fn part(&mut self, source: &Source, layout: &Layout, together: i64, [before, copies, threads]: [i64; 3], first: &Dim) -> Part<'c> {
         let number = thread() + before;
         let (point, step) = match layout.along {
             // Panels are whole in memory, step by step.
@@ -154,7 +166,7 @@ impl<'c> Gen<'_, 'c> {
             let (at, end) = (g.index(at), g.index(end));
             g.e.icmp(IntPredicate::SLT, at.into(), end.into()).into_int_value()
         };
-        let needed = (copies - before < THREADS as i64).then(|| is_below(self, &number, &copies.into()));
+        let needed = (copies - before < threads).then(|| is_below(self, &number, &copies.into()));
         let there = is_below(self, &(first.clone() + point.clone()), &count(source.points));
         Part { needed, point: self.unravelled(&singly(source.points), &(first.clone() + point)), there, step, place }
     }
@@ -189,16 +201,12 @@ impl<'c> Gen<'_, 'c> {
         let run = Run { start: self.e.i64(0), end, step: 1, certain: false, range: (0, self.range(slices).1.max(0)) };
         let sums = self.repeat(&name, run, sums, |g, sums| {
             g.e.wait_for_copies(ahead as u64 - 1);
-            if pipeline.for_groups {
-                g.e.show_to_tensor_cores();
-            }
             g.e.block_barrier();
             let slice = Dim::symbol(name.clone());
             g.where_below(&(slice.clone() + ahead), slices, |g, next| g.bring(pipeline, &next));
             g.e.commit_copies();
             body(g, &slice, sums)
         });
-        let sums = if pipeline.for_groups { self.e.wait_for_products(0, &sums) } else { sums };
         self.e.wait_for_copies(0);
         self.e.block_barrier();
         sums

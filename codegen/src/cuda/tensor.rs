@@ -114,10 +114,23 @@ pub(super) enum Order {
     /// As [warpgroups](super::group) read it: rows of 128 bytes, of points in pieces of so many; the 16-byte parts of eight rows are
     /// exchanged, by an exclusive or with the number of the row, so that each has a bank of its own along rows and across them.
     Swizzled,
+    /// As they read it, too: rows of 16 bytes, a step's points of a panel as wide as that.
+    Panels,
 }
 
 /// Bytes of a row that is swizzled.
 pub(super) const SWIZZLED_ROW: i64 = 128;
+
+impl Order {
+    /// Bytes of a row, where that is fixed.
+    fn row(self) -> Option<i64> {
+        match self {
+            Order::Straight | Order::Turned | Order::Paired => None,
+            Order::Swizzled => Some(SWIZZLED_ROW),
+            Order::Panels => Some(ROW),
+        }
+    }
+}
 
 /// How a slice of an operand lies in shared memory. Rows are padded so that lanes that read 8 rows of 16 bytes, or `4*t + g` words of
 /// four rows, find them on different banks.
@@ -137,8 +150,8 @@ impl Layout {
 
     /// Bytes from a row to the next.
     fn pitch(&self) -> i64 {
-        if self.order == Order::Swizzled {
-            return SWIZZLED_ROW;
+        if let Some(row) = self.order.row() {
+            return row;
         }
         let elements = if self.along == Along::Depth { self.steps } else { self.points };
         // Words of four rows that are neighbours, `t`, have to be 8 banks apart; those of every second row are with half of that.
@@ -150,7 +163,7 @@ impl Layout {
     fn as_read(&self) -> Layout {
         let turned = if self.along == Along::Depth { Along::Points } else { Along::Depth };
         match self.order {
-            Order::Straight | Order::Paired | Order::Swizzled => *self,
+            Order::Straight | Order::Paired | Order::Swizzled | Order::Panels => *self,
             Order::Turned => Layout { along: turned, points: self.steps, steps: self.points, order: Order::Straight, ..*self },
         }
     }
@@ -167,15 +180,15 @@ impl Layout {
 
     /// Where an element is, before rows are swizzled.
     pub(super) fn place(&self, point: &Dim, step: &Dim) -> Dim {
-        if self.order != Order::Swizzled || self.along == Along::Depth {
+        let Some(row) = self.order.row().filter(|_| self.along == Along::Points) else {
             return point.clone() * self.point() + step.clone() * self.step();
-        }
-        let of_row = Dim::from(SWIZZLED_ROW / self.size());
-        (point.floor_div(&of_row) * self.steps + step.clone()) * SWIZZLED_ROW + point.modulo(&of_row) * self.size()
+        };
+        let of_row = Dim::from(row / self.size());
+        (point.floor_div(&of_row) * self.steps + step.clone()) * row + point.modulo(&of_row) * self.size()
     }
 
     pub(super) fn bytes(&self) -> i64 {
-        if self.order == Order::Swizzled {
+        if self.order.row().is_some() {
             return self.points * self.steps * self.size();
         }
         self.pitch() * if self.along == Along::Depth { self.points } else { self.steps }

@@ -231,7 +231,7 @@ impl<'c> Gen<'_, 'c> {
         self.e.commit_copies();
         let memory = self.e.displaced(w.memory, w.queries.layout.bytes());
         let slices = [Dim::ZERO, w.seen.ceil_div(&s.tile().into())];
-        let pipeline = Pipeline { operands: [&w.keys, &w.values], memory, stages: STAGES, ahead: STAGES - 1, for_groups: false, slices };
+        let pipeline = Pipeline { operands: [&w.keys, &w.values], memory, stages: STAGES, ahead: STAGES - 1, slices };
         self.start_slices(&pipeline);
         let held = s.is_held().then(|| {
             self.e.wait_for_copies(STAGES as u64 - 1);

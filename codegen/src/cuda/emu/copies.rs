@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 /// Where a copy goes, and what it brings.
-type Copy = (u64, Vec<u8>);
+pub(super) type Copy = (u64, Vec<u8>);
 
 /// What a thread has on its way.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +24,12 @@ impl Copies {
     /// Makes a group of what was started since the last one.
     pub(super) fn commit(&mut self) {
         self.groups.push_back(std::mem::take(&mut self.open));
+    }
+
+    /// All that are on their way, which something else waits for now.
+    pub(super) fn handed_over(&mut self) -> Vec<Copy> {
+        let open = std::mem::take(&mut self.open);
+        self.groups.drain(..).flatten().chain(open).collect()
     }
 
     /// What has arrived when all but the last `groups` groups have.

@@ -6,7 +6,7 @@
 
 use super::WARP;
 use super::matrix::{added, toward};
-use super::memory::{Access, Region};
+use super::memory::{Now, Region};
 use super::op::Element;
 use std::collections::VecDeque;
 
@@ -38,21 +38,28 @@ pub(super) struct Operand {
     stride: u64,
     /// Whether rows of memory are points, and not steps of `k`.
     along_points: bool,
+    /// Whether these are swizzled rows of 128 bytes; else they are rows of 16 bytes.
+    swizzled: bool,
 }
 
 impl Operand {
-    /// Reads a description ("Matrix descriptor"): rows of 128 bytes that are swizzled are what there is here.
+    /// Reads a description ("Matrix descriptor"): rows of 128 bytes that are swizzled, and rows of 16 bytes of points, are what there is
+    /// here.
     pub(super) fn described(bits: u64, along_points: bool) -> Result<Operand, String> {
         let field = |at: u32| (bits >> at & 0x3fff) << 4;
+        let swizzled = bits >> 62 == 1;
         match (bits >> 62, bits >> 49 & 7) {
-            (1, 0) => Ok(Operand { start: field(0), leading: field(16), stride: field(32), along_points }),
-            _ => Err(format!("{bits:#x} does not describe rows of 128 bytes that are swizzled")),
+            (1, 0) | (0, 0) if swizzled || along_points => {
+                Ok(Operand { start: field(0), leading: field(16), stride: field(32), along_points, swizzled })
+            }
+            _ => Err(format!("{bits:#x} describes neither rows of 128 bytes that are swizzled nor rows of points of 16 bytes")),
         }
     }
 
     /// The address of eight neighbours: steps from `k` on of point `i`, or points from `i` on at step `k`.
     fn piece(&self, i: u64, k: u64) -> u64 {
         let at = match self.along_points {
+            _ if !self.swizzled => return self.start + i / 8 * self.stride + k / 8 * self.leading + k % 8 * 16,
             false => self.start + i / 8 * self.stride + i % 8 * 128 + k * 2,
             true => self.start + i / 64 * self.leading + k / 8 * self.stride + k % 8 * 128 + i % 64 * 2,
         };
@@ -60,13 +67,13 @@ impl Operand {
     }
 
     /// The elements at some points, by point and step.
-    fn read(&self, points: std::ops::Range<u64>, memory: &mut Region, who: Access, shown: &[u32]) -> Result<Vec<[u16; STEPS]>, String> {
+    fn read(&self, points: std::ops::Range<u64>, memory: &mut Region, who: &Now) -> Result<Vec<[u16; STEPS]>, String> {
         let first = points.start;
         let mut found = vec![[0; STEPS]; (points.end - first) as usize];
         let (point_step, step_step) = if self.along_points { (PIECE as usize, 1) } else { (1, PIECE as usize) };
         for i in points.step_by(point_step) {
             for k in (0..STEPS).step_by(step_step) {
-                let piece = memory.read_shown(self.piece(i, k as u64), who, shown)?;
+                let piece = memory.read_shown(self.piece(i, k as u64), who)?;
                 for (n, value) in piece.into_iter().enumerate() {
                     let (point, step) = if self.along_points { (i as usize + n, k) } else { (i as usize, k + n) };
                     found[point - first as usize][step] = value as u16;
@@ -79,10 +86,10 @@ impl Operand {
 
 impl Product {
     /// What a warp reads for it.
-    pub(super) fn read(&self, memory: &mut Region, who: Access, shown: &[u32]) -> Result<[Vec<[u16; STEPS]>; 2], String> {
+    pub(super) fn read(&self, memory: &mut Region, who: &Now) -> Result<[Vec<[u16; STEPS]>; 2], String> {
         let first = (who.warp() % WARPS * ROWS) as u64;
-        let a = self.operands[0].read(first..first + ROWS as u64, memory, who, shown)?;
-        let b = self.operands[1].read(0..self.columns as u64, memory, who, shown)?;
+        let a = self.operands[0].read(first..first + ROWS as u64, memory, who)?;
+        let b = self.operands[1].read(0..self.columns as u64, memory, who)?;
         Ok([a, b])
     }
 

@@ -1,14 +1,17 @@
 //! Runs an entry point: blocks one after another, their warps interleaved.
 
 use super::WARP;
+use super::clocks::Clocks;
 use super::copies::Copies;
 use super::counters::Counters;
 use super::group::{self, Product, Products};
 use super::matrix;
-use super::memory::{Access, Region};
+use super::memory::{Access, Now, Region};
 use super::op::{Element, Kind, Op, Space, Type};
+use super::phases::{self, Flight, Phases};
 use super::text::{Entry, Instruction, LAUNCHED_ALIGN, Operand};
 use super::value::{apply, brain_bits, compare, converted, packed_brains, packed_halves, signed, tf32, truncated, wide};
+use std::rc::Rc;
 
 /// How a kernel is started.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +30,9 @@ pub struct Start<'a> {
 
 /// Buffers lie this far apart, so that no wrong index of one finds another.
 const APART: u64 = 1 << 40;
+
+/// What the addresses and the length of a bulk copy are multiples of.
+const BULK: u64 = 16;
 
 /// Warp instructions that a launch may take: minutes of interpretation. What takes more has lost its way.
 const MOST_STEPS: u64 = 200_000_000;
@@ -50,12 +56,16 @@ struct Warp {
     ways: Vec<Way>,
     /// Threads that have not returned.
     alive: u32,
-    waiting: bool,
-    time: u32,
+    /// How many threads it waits for at a barrier.
+    waiting: Option<usize>,
+    /// The phase of a barrier in shared memory, by address and parity, that it has asked for; and whether it goes on only when that is
+    /// over.
+    asked: Option<(u64, u64)>,
+    blocked: bool,
+    /// What lies before the warp's next instruction.
+    known: Rc<Clocks>,
     /// What each lane has on its way to shared memory.
     copies: Vec<Copies>,
-    /// How often the warp has shown to the tensor cores what it wrote.
-    shows: u32,
     products: Products,
     /// Instructions so far; when each register was written by one that is no product; and when products were last given registers.
     clock: u64,
@@ -72,9 +82,8 @@ struct Machine<'a> {
     shared: Region,
     block: u32,
     blocks: u32,
-    time: u32,
-    /// How often each warp had shown to the tensor cores what it wrote, at the last barrier.
-    shown: Vec<u32>,
+    phases: Phases,
+    warps: usize,
 }
 
 /// A linear congruential generator (Knuth's MMIX).
@@ -108,7 +117,8 @@ pub fn run(entry: &Entry, start: Start, buffers: &mut [Vec<u8>]) -> Result<Count
     for block in blocks {
         let shared = Region::undefined("shared memory".into(), shared_bytes(entry, start.shared));
         let (global, counters, parameters) = (&mut global[..], &mut counters, &parameters[..]);
-        let mut machine = Machine { entry, parameters, global, counters, shared, block, blocks: start.blocks, time: 0, shown: vec![] };
+        let (blocks, phases, warps) = (start.blocks, Phases::default(), start.threads.div_ceil(WARP));
+        let mut machine = Machine { entry, parameters, global, counters, shared, block, blocks, phases, warps };
         machine.run_block(start.threads, &mut random, &mut steps)?;
     }
     buffers.iter_mut().zip(global).for_each(|(buffer, region)| *buffer = region.bytes);
@@ -122,22 +132,12 @@ fn shared_bytes(entry: &Entry, launched: usize) -> usize {
 
 impl Machine<'_> {
     fn run_block(&mut self, threads: usize, random: &mut Random, steps: &mut u64) -> Result<(), String> {
-        let mut warps: Vec<Warp> = (0..threads.div_ceil(WARP)).map(|n| self.warp(n, threads)).collect();
+        let mut warps: Vec<Warp> = (0..self.warps).map(|n| self.warp(n, threads)).collect();
         loop {
-            let ready: Vec<usize> = (0..warps.len()).filter(|&w| warps[w].alive != 0 && !warps[w].waiting).collect();
+            self.release(&mut warps)?;
+            let ready: Vec<usize> = (0..warps.len()).filter(|&w| self.is_ready(&warps[w])).collect();
             if ready.is_empty() {
-                match warps.iter().filter(|w| w.waiting).count() {
-                    0 => return self.ended(&warps),
-                    all if all == warps.len() => self.release(&mut warps),
-                    some => {
-                        return Err(format!(
-                            "block {}: {some} of {} warps wait at a barrier, the others have ended",
-                            self.block,
-                            warps.len()
-                        ));
-                    }
-                }
-                continue;
+                return self.ended(&warps);
             }
             let warp = &mut warps[ready[random.below(ready.len() as u64) as usize]];
             for _ in 0..=random.below(LONGEST_TURN) {
@@ -146,11 +146,16 @@ impl Machine<'_> {
                     return Err(format!("`{}` has not ended after {MOST_STEPS} steps", self.entry.name));
                 }
                 self.step(warp)?;
-                if warp.waiting || warp.alive == 0 {
+                if !self.is_ready(warp) {
                     break;
                 }
             }
         }
+    }
+
+    fn is_ready(&self, warp: &Warp) -> bool {
+        let is_held = warp.blocked && warp.asked.is_some_and(|(at, parity)| !self.phases.can_be_over(at, parity));
+        warp.alive != 0 && warp.waiting.is_none() && !is_held
     }
 
     fn warp(&self, number: usize, threads: usize) -> Warp {
@@ -158,24 +163,49 @@ impl Machine<'_> {
         let alive = if there == WARP { u32::MAX } else { (1 << there) - 1 };
         let ways = vec![Way { at: 0, join: usize::MAX, threads: alive }];
         let (copies, registers) = (vec![Copies::default(); WARP], vec![[0; WARP]; self.entry.registers]);
-        let written = vec![0; self.entry.registers];
+        let (written, known) = (vec![0; self.entry.registers], Rc::new(Clocks::of(self.warps)));
         let products = Products::default();
-        Warp { number, registers, ways, alive, waiting: false, time: 0, copies, shows: 0, products, clock: 0, written, given: 0 }
+        let (waiting, asked, blocked) = (None, None, false);
+        Warp { number, registers, ways, alive, waiting, asked, blocked, known, copies, products, clock: 0, written, given: 0 }
     }
 
-    /// Whether all products of the block are done, and all warps of a group had the same number of them.
+    /// Whether nothing waits or goes on when no warp can do more, and all warps of a group had the same number of products.
     fn ended(&self, warps: &[Warp]) -> Result<(), String> {
+        let block = self.block;
+        if let Some((at, _)) = warps.iter().filter(|w| w.alive != 0 && w.blocked).find_map(|w| w.asked) {
+            return Err(format!("block {block}: {}, and nothing else goes on", self.phases.said(at)));
+        }
+        let waiting = warps.iter().filter(|w| w.waiting.is_some()).count();
+        if waiting > 0 {
+            return Err(format!("block {block}: {waiting} of {} warps wait at a barrier, the others have ended", warps.len()));
+        }
         let is_whole = |group: &[Warp]| group.iter().all(|w| w.products.started == group[0].products.started && w.products.is_idle());
         match warps.chunks(group::WARPS).all(is_whole) {
-            true => Ok(()),
-            false => Err(format!("block {}: the warps of a group end with different products, or with some that go on", self.block)),
+            true => self.phases.ended().map_err(|e| format!("block {block}: {e}")),
+            false => Err(format!("block {block}: the warps of a group end with different products, or with some that go on")),
         }
     }
 
-    fn release(&mut self, warps: &mut [Warp]) {
-        self.time += 1;
-        warps.iter_mut().for_each(|w| w.waiting = false);
-        self.shown = warps.iter().map(|w| w.shows).collect();
+    /// Lets the warps go on that wait at a barrier, if all have come that it is for.
+    fn release(&mut self, warps: &mut [Warp]) -> Result<(), String> {
+        let counts: Vec<usize> = warps.iter().filter_map(|w| w.waiting).collect();
+        let Some(&count) = counts.first() else { return Ok(()) };
+        if counts.iter().any(|other| *other != count) {
+            return Err(format!("block {}: warps wait at one barrier for {counts:?} threads", self.block));
+        }
+        if counts.len() < count.div_ceil(WARP) {
+            return Ok(());
+        }
+        let mut all = Clocks::of(self.warps);
+        for warp in warps.iter_mut().filter(|w| w.waiting.is_some()) {
+            warp.meet();
+            all.join(&warp.known);
+        }
+        let all = Rc::new(all);
+        for warp in warps.iter_mut().filter(|w| w.waiting.is_some()) {
+            (warp.known, warp.waiting) = (all.clone(), None);
+        }
+        Ok(())
     }
 
     /// One instruction of the innermost way of a warp.
@@ -211,11 +241,12 @@ impl Machine<'_> {
                 Ok(())
             }
             Op::BlockBarrier if active == warp.alive && active != 0 => {
-                warp.waiting = true;
+                let count = i.operands.get(1).map(|count| self.value(warp, count, 0)).transpose()?;
+                warp.waiting = Some(count.map_or(self.warps * WARP, |count| count as usize));
                 Ok(())
             }
             Op::WarpBarrier if active == warp.alive => {
-                warp.time += 1;
+                warp.meet();
                 Ok(())
             }
             Op::BlockBarrier | Op::WarpBarrier => Err(format!("only threads {active:#x} of {:#x} are at this barrier", warp.alive)),
@@ -223,6 +254,7 @@ impl Machine<'_> {
             Op::LoadMatrices { .. }
             | Op::Multiply(_)
             | Op::Show
+            | Op::TryWait
             | Op::StartProduct(..)
             | Op::BeginProducts
             | Op::CommitProducts
@@ -234,9 +266,10 @@ impl Machine<'_> {
             Op::LoadMatrices { transposed } => self.load_matrices(warp, i, transposed),
             Op::Multiply(element) => self.multiply(warp, i, element),
             Op::Show => {
-                warp.shows += 1;
+                Rc::make_mut(&mut warp.known).show(warp.number, warp.clock);
                 Ok(())
             }
+            Op::TryWait => self.try_wait(warp, i),
             Op::BeginProducts => {
                 warp.given = warp.clock;
                 Ok(())
@@ -254,6 +287,9 @@ impl Machine<'_> {
                 Ok(())
             }
             Op::WaitForCopies => self.wait_for_copies(warp, i, active),
+            Op::MakePhases | Op::Arrive | Op::ArriveExpecting | Op::CopiesArrive | Op::CopyBulk => {
+                lanes(active).try_for_each(|lane| self.at_phases(warp, i, lane))
+            }
             Op::Load(space, ty, count) => self.load(warp, i, active, space, ty, count),
             Op::Store(space, ty, count) => self.store(warp, i, active, space, ty, count),
             _ => lanes(active).try_for_each(|lane| self.compute(warp, i, lane)),
@@ -338,9 +374,71 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn who(&self, warp: &Warp, lane: usize) -> Access {
+    fn who(&self, warp: &Warp, lane: usize) -> Now {
         let thread = (warp.number * WARP + lane) as u16;
-        Access { block: self.block, thread, block_time: self.time, warp_time: warp.time, shows: warp.shows }
+        Now { access: Access { block: self.block, thread, time: warp.clock, by_engine: false }, known: warp.known.clone() }
+    }
+
+    /// What a lane does at a barrier in shared memory, but for waiting.
+    fn at_phases(&mut self, warp: &mut Warp, i: &Instruction, lane: usize) -> Result<(), String> {
+        let who = self.who(warp, lane);
+        let values: Vec<u64> = i.operands.iter().map(|o| self.value(warp, o, lane)).collect::<Result<_, _>>()?;
+        match (i.op, &values[..]) {
+            (Op::MakePhases, &[at, count]) => {
+                // Whoever touches it in another way meets a place that is waited for.
+                self.shared.reserve(at, phases::SIZE, &who)?;
+                self.phases.make(at, count, self.warps, &who)
+            }
+            (Op::Arrive, &[_, at, count]) => self.phases.arrive(at, count, 0, &who),
+            (Op::ArriveExpecting, &[_, at, bytes]) => self.phases.arrive(at, 1, bytes, &who),
+            (Op::CopiesArrive, &[at]) => {
+                let flight = Flight { copies: warp.copies[lane].handed_over(), by: who.access, arrives: true };
+                self.phases.start(at, flight, &who)
+            }
+            (Op::CopyBulk, &[to, from, bytes, at]) => self.start_bulk(to, from, bytes, at, who),
+            (op, found) => Err(format!("{op:?} with {} operands", found.len())),
+        }
+    }
+
+    /// What is copied is read now, and arrives when the barrier's phase is asked for.
+    fn start_bulk(&mut self, to: u64, from: u64, bytes: u64, at: u64, who: Now) -> Result<(), String> {
+        if [to, from, bytes].iter().any(|n| n % BULK != 0) {
+            return Err(format!("{bytes} bytes from {from:#x} to {to:#x}: not all are multiples of {BULK}"));
+        }
+        let mut copies = vec![];
+        for piece in (0..bytes).step_by(BULK as usize) {
+            let (region, place) = self.region(Space::Global, from + piece)?;
+            let found = region.read(place, 1, BULK as usize, &who)?;
+            self.shared.reserve(to + piece, BULK as usize, &who)?;
+            copies.push((to + piece, found.into_iter().map(|byte| byte as u8).collect()));
+        }
+        let pieces: Vec<u64> = (0..bytes).step_by(BULK as usize).map(|piece| from + piece).collect();
+        self.counters.global(false, &pieces, BULK as usize);
+        self.phases.start(at, Flight { copies, by: Access { by_engine: true, ..who.access }, arrives: false }, &who)
+    }
+
+    /// Asks whether a phase is over; whoever asks again goes on when it is.
+    fn try_wait(&mut self, warp: &mut Warp, i: &Instruction) -> Result<(), String> {
+        let [target, at, parity] = &i.operands[..] else { return Err("a question for a phase has three operands".into()) };
+        let (asked, who) = ((self.value(warp, at, 0)?, self.value(warp, parity, 0)?), self.who(warp, 0));
+        let is_first = warp.asked.replace(asked) != Some(asked);
+        for lane in 0..WARP {
+            if (self.value(warp, at, lane)?, self.value(warp, parity, lane)?) != asked {
+                return Err("the lanes of a warp ask for several phases".into());
+            }
+        }
+        let needed = !is_first && self.phases.over(asked.0, asked.1, &who)?.is_none();
+        for flight in if needed { self.phases.landed(asked.0) } else { vec![] } {
+            flight.copies.iter().try_for_each(|(to, content)| self.shared.arrive(*to, content, flight.by))?;
+        }
+        let over = self.phases.over(asked.0, asked.1, &who)?.filter(|_| !is_first);
+        if let Some(known) = over {
+            Rc::make_mut(&mut warp.known).join(known);
+            warp.asked = None;
+        }
+        warp.blocked = over.is_none() && !is_first;
+        let found = u64::from(over.is_some());
+        (0..WARP).try_for_each(|lane| warp.set(target, lane, found))
     }
 
     /// What is copied is read now, and arrives when it is waited for.
@@ -357,11 +455,11 @@ impl Machine<'_> {
             let mut content = vec![0; bytes];
             if inside > 0 {
                 let (region, at) = self.region(Space::Global, from)?;
-                let found = region.read(at, 1, inside, who)?;
+                let found = region.read(at, 1, inside, &who)?;
                 content.iter_mut().zip(found).for_each(|(byte, value)| *byte = value as u8);
                 read.push(from);
             }
-            self.shared.reserve(to, bytes, who)?;
+            self.shared.reserve(to, bytes, &who)?;
             warp.copies[lane].start(to, content);
             written.push(to);
         }
@@ -378,7 +476,7 @@ impl Machine<'_> {
         for lane in lanes(active) {
             let (groups, who) = (self.value(warp, groups, lane)? as usize, self.who(warp, lane));
             for (to, content) in warp.copies[lane].arrived(groups) {
-                self.shared.arrive(to, &content, who)?;
+                self.shared.arrive(to, &content, who.access)?;
             }
         }
         Ok(())
@@ -391,7 +489,7 @@ impl Machine<'_> {
         self.counters.shared_by_eight(&addresses, matrix::ROW);
         let mut rows = vec![];
         for (_, address, who) in accesses {
-            rows.push(self.shared.read(address, 2, matrix::ROW / 2, who)?);
+            rows.push(self.shared.read(address, 2, matrix::ROW / 2, &who)?);
         }
         for (target, rows) in targets.iter().zip(rows.chunks(matrix::ROWS)) {
             (0..WARP).try_for_each(|lane| warp.set(target, lane, matrix::word(rows, lane, transposed)))?;
@@ -434,7 +532,7 @@ impl Machine<'_> {
         let described = |operand, turned| group::Operand::described(self.value(warp, operand, 0)?, turned == 1);
         let product = Product { element, columns, sums, operands: [described(a, turned_a)?, described(b, turned_b)?] };
         let who = self.who(warp, 0);
-        product.read(&mut self.shared, who, &self.shown)?;
+        product.read(&mut self.shared, &who)?;
         warp.products.start(product)
     }
 
@@ -443,14 +541,14 @@ impl Machine<'_> {
         let groups = self.value(warp, groups, 0)? as usize;
         for product in warp.products.done(groups) {
             let who = self.who(warp, 0);
-            let operands = product.read(&mut self.shared, who, &self.shown)?;
+            let operands = product.read(&mut self.shared, &who)?;
             product.add(operands, &mut warp.registers)?;
         }
         Ok(())
     }
 
     /// The addresses that a warp accesses, and who does.
-    fn accesses(&self, warp: &Warp, operand: &Operand, active: u32) -> Result<Vec<(usize, u64, Access)>, String> {
+    fn accesses(&self, warp: &Warp, operand: &Operand, active: u32) -> Result<Vec<(usize, u64, Now)>, String> {
         let access = |lane| Ok((lane, self.value(warp, operand, lane)?, self.who(warp, lane)));
         lanes(active).map(access).collect()
     }
@@ -467,7 +565,7 @@ impl Machine<'_> {
         }
     }
 
-    fn count(&mut self, space: Space, store: bool, accesses: &[(usize, u64, Access)], bytes: usize) {
+    fn count(&mut self, space: Space, store: bool, accesses: &[(usize, u64, Now)], bytes: usize) {
         let addresses: Vec<u64> = accesses.iter().map(|(_, at, _)| *at).collect();
         match space {
             Space::Global => self.counters.global(store, &addresses, bytes),
@@ -481,7 +579,7 @@ impl Machine<'_> {
         self.count(space, false, &accesses, ty.size() * count);
         for (lane, address, who) in accesses {
             let (region, at) = self.region(space, address)?;
-            let values = region.read(at, ty.size(), count, who)?;
+            let values = region.read(at, ty.size(), count, &who)?;
             // Registers are wider than what they hold: numbers with a sign keep it.
             let values = values.into_iter().map(|v| if ty.kind == Kind::Signed { signed(ty, v) as u64 } else { v });
             match target {
@@ -502,13 +600,18 @@ impl Machine<'_> {
                 one => vec![self.value(warp, one, lane)?],
             };
             let (region, at) = self.region(space, address)?;
-            region.write(at, ty.size(), &values, who)?;
+            region.write(at, ty.size(), &values, &who)?;
         }
         Ok(())
     }
 }
 
 impl Warp {
+    /// Its lanes see what each of them did.
+    fn meet(&mut self) {
+        Rc::make_mut(&mut self.known).meet(self.number, self.clock);
+    }
+
     /// The lanes whose predicate lets an instruction happen.
     fn guarded(&self, i: &Instruction) -> u32 {
         let Some((predicate, negated)) = i.guard else { return u32::MAX };

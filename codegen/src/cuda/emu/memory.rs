@@ -1,11 +1,13 @@
 //! Memory that says who may not touch it: bounds, alignment, races, and what was never written.
 //!
-//! Every byte remembers its last write and the reads since. Two accesses are in order if one thread did both, if a barrier of
-//! their block lies between them, or one of their warp; a write and another access that are not in order are a race, whatever
+//! Every byte remembers its last write and the reads since. Two accesses are in order if one thread did both, or if the thread of the later one
+//! [knows](super::clocks) of the other, by a barrier that lies between them; a write and another access that are not in order are a race, whatever
 //! the values. What is [on its way](Region::reserve) to a place is written when it starts and again when it arrives, and the place
 //! must not be touched in between. **Invariant.** Nothing is read or written outside a region, or across its natural alignment.
 
+use super::clocks::Clocks;
 use std::fmt;
+use std::rc::Rc;
 
 /// What memory holds that must not be used: of floats, NaN.
 const POISON: u8 = 0xff;
@@ -15,25 +17,34 @@ const POISON: u8 = 0xff;
 pub(super) struct Access {
     pub(super) block: u32,
     pub(super) thread: u16,
-    /// Barriers of the block so far.
-    pub(super) block_time: u32,
-    /// Barriers of the warp so far.
-    pub(super) warp_time: u32,
-    /// How often the warp has shown to the tensor cores what it wrote, so far.
-    pub(super) shows: u32,
+    /// The number of the instruction of its warp.
+    pub(super) time: u64,
+    /// Whether the copy engine does it, by the proxy that tensor cores read by.
+    pub(super) by_engine: bool,
 }
 
-impl Access {
+/// An access that happens now, and what is known to lie before it.
+#[derive(Clone, Debug)]
+pub(super) struct Now {
+    pub(super) access: Access,
+    pub(super) known: Rc<Clocks>,
+}
+
+impl Now {
     /// The warp of the thread.
     pub(super) fn warp(&self) -> usize {
-        self.thread as usize / super::WARP
+        self.access.thread as usize / super::WARP
     }
 
-    /// Whether this one comes before `now` on any schedule.
-    fn precedes(&self, now: &Access) -> bool {
-        let same_warp = self.warp() == now.warp();
-        let later = self.block_time < now.block_time || same_warp && self.warp_time < now.warp_time;
-        self.block == now.block && (self.thread == now.thread || later)
+    /// Whether another access comes before this one on any schedule.
+    pub(super) fn follows(&self, other: &Access) -> bool {
+        let is_before = self.access.thread == other.thread || other.time <= self.known.seen(other.thread);
+        self.access.block == other.block && is_before
+    }
+
+    /// Whether tensor cores and the copy engine see another access.
+    pub(super) fn is_shown(&self, other: &Access) -> bool {
+        other.by_engine || other.time <= self.known.shown(other.thread)
     }
 }
 
@@ -84,7 +95,7 @@ impl Region {
     }
 
     /// Reads `count` elements of `size` bytes that lie together.
-    pub(super) fn read(&mut self, at: u64, size: usize, count: usize, who: Access) -> Result<Vec<u64>, String> {
+    pub(super) fn read(&mut self, at: u64, size: usize, count: usize, who: &Now) -> Result<Vec<u64>, String> {
         let range = self.range(at, size * count)?;
         for i in range.clone() {
             let (name, shadow) = (&self.name, &mut self.shadow[i]);
@@ -94,8 +105,8 @@ impl Region {
             if !shadow.defined {
                 return Err(format!("byte {i} of `{name}` is read and was never written"));
             }
-            if let Some(other) = shadow.written.filter(|w| !w.precedes(&who)) {
-                return Err(format!("race on byte {i} of `{name}`: {who} reads what {other} writes"));
+            if let Some(other) = shadow.written.filter(|w| !who.follows(w)) {
+                return Err(format!("race on byte {i} of `{name}`: {} reads what {other} writes", who.access));
             }
             shadow.note_read(who);
         }
@@ -103,18 +114,17 @@ impl Region {
         Ok(self.bytes[range].chunks(size).map(word).collect())
     }
 
-    /// Reads eight elements of two bytes for the tensor cores, to which every warp has shown what it wrote so many times before the last
-    /// barrier.
-    pub(super) fn read_shown(&mut self, at: u64, who: Access, shown: &[u32]) -> Result<Vec<u64>, String> {
-        let unseen = |i: usize| self.shadow.get(i)?.written.filter(|w| shown.get(w.warp()).is_none_or(|shown| *shown <= w.shows));
-        if let Some(other) = usize::try_from(at).ok().and_then(unseen) {
+    /// Reads eight elements of two bytes for the tensor cores, to which what was written there has to have been shown.
+    pub(super) fn read_shown(&mut self, at: u64, who: &Now) -> Result<Vec<u64>, String> {
+        let unseen = |i: usize| self.shadow.get(i)?.written.filter(|w| !who.is_shown(w));
+        if let Some(other) = usize::try_from(at).ok().and_then(unseen).filter(|w| who.follows(w)) {
             return Err(format!("byte {at} of `{}` was written by {other} and not shown to the tensor cores", self.name));
         }
         self.read(at, 2, 8, who)
     }
 
     /// Writes elements of `size` bytes that lie together.
-    pub(super) fn write(&mut self, at: u64, size: usize, values: &[u64], who: Access) -> Result<(), String> {
+    pub(super) fn write(&mut self, at: u64, size: usize, values: &[u64], who: &Now) -> Result<(), String> {
         let range = self.range(at, size * values.len())?;
         self.note_write(range.clone(), who, false)?;
         for (slot, value) in self.bytes[range].chunks_mut(size).zip(values) {
@@ -124,7 +134,7 @@ impl Region {
     }
 
     /// Starts a copy to a place, which then holds what must not be used.
-    pub(super) fn reserve(&mut self, at: u64, size: usize, who: Access) -> Result<(), String> {
+    pub(super) fn reserve(&mut self, at: u64, size: usize, who: &Now) -> Result<(), String> {
         let range = self.range(at, size)?;
         self.note_write(range.clone(), who, true)?;
         self.bytes[range].fill(POISON);
@@ -139,27 +149,27 @@ impl Region {
         Ok(())
     }
 
-    fn note_write(&mut self, range: std::ops::Range<usize>, who: Access, awaited: bool) -> Result<(), String> {
+    fn note_write(&mut self, range: std::ops::Range<usize>, who: &Now, awaited: bool) -> Result<(), String> {
         for i in range {
             let (name, shadow) = (&self.name, &mut self.shadow[i]);
             if shadow.awaited {
                 return Err(format!("byte {i} of `{name}` is written while a copy to it is on its way"));
             }
             let others = shadow.read.into_iter().chain([shadow.written]).flatten();
-            if let Some(other) = others.into_iter().find(|o| !o.precedes(&who)) {
-                return Err(format!("race on byte {i} of `{name}`: {who} writes, and {other} has accessed it"));
+            if let Some(other) = others.into_iter().find(|o| !who.follows(o)) {
+                return Err(format!("race on byte {i} of `{name}`: {} writes, and {other} has accessed it", who.access));
             }
-            *shadow = Shadow { defined: !awaited, awaited, written: Some(who), read: [None; 2] };
+            *shadow = Shadow { defined: !awaited, awaited, written: Some(who.access), read: [None; 2] };
         }
         Ok(())
     }
 }
 
 impl Shadow {
-    fn note_read(&mut self, who: Access) {
+    fn note_read(&mut self, who: &Now) {
         match self.read {
-            [Some(first), _] if !first.precedes(&who) => self.read[1] = Some(who),
-            _ => self.read = [Some(who), None],
+            [Some(first), _] if !who.follows(&first) => self.read[1] = Some(who.access),
+            _ => self.read = [Some(who.access), None],
         }
     }
 }

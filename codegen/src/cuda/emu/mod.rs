@@ -26,6 +26,7 @@
 //! # Ok::<(), String>(())
 //! ```
 
+mod clocks;
 mod copies;
 mod counters;
 mod flow;
@@ -36,6 +37,7 @@ mod machine;
 mod matrix;
 mod memory;
 mod op;
+mod phases;
 mod text;
 mod value;
 

@@ -152,6 +152,15 @@ pub(super) enum Op {
     CopyAsync,
     CommitCopies,
     WaitForCopies,
+    /// The copies of the thread are an arrival at a barrier in shared memory when they arrive.
+    CopiesArrive,
+    /// A copy of many bytes, which a barrier in shared memory counts when they arrive.
+    CopyBulk,
+    MakePhases,
+    Arrive,
+    /// An arrival that says how many bytes there are to wait for.
+    ArriveExpecting,
+    TryWait,
     /// Four matrices of 8 by 8 words of 16 bits from shared memory.
     LoadMatrices {
         transposed: bool,
@@ -257,6 +266,12 @@ const TABLE: &[(&str, Form)] = &[
     ("cp.async.cg.shared.global", Form::Plain(Op::CopyAsync)),
     ("cp.async.commit_group", Form::Plain(Op::CommitCopies)),
     ("cp.async.wait_group", Form::Plain(Op::WaitForCopies)),
+    ("cp.async.mbarrier.arrive.noinc.shared", Form::Plain(Op::CopiesArrive)),
+    ("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes", Form::Plain(Op::CopyBulk)),
+    ("mbarrier.init.shared", Form::Plain(Op::MakePhases)),
+    ("mbarrier.arrive.shared", Form::Plain(Op::Arrive)),
+    ("mbarrier.arrive.expect_tx.shared", Form::Plain(Op::ArriveExpecting)),
+    ("mbarrier.try_wait.parity.shared", Form::Plain(Op::TryWait)),
     ("ldmatrix.sync.aligned.m8n8.x4.shared", Form::Plain(Op::LoadMatrices { transposed: false })),
     ("ldmatrix.sync.aligned.m8n8.x4.trans.shared", Form::Plain(Op::LoadMatrices { transposed: true })),
     ("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32", Form::Plain(Op::Multiply(Element::Tf32))),
@@ -271,6 +286,8 @@ const TABLE: &[(&str, Form)] = &[
     ("wgmma.mma_async.sync.aligned.m64n128k16", Form::Plain(Op::StartProduct(Element::F16, 128))),
     ("wgmma.mma_async.sync.aligned.m64n256k16", Form::Plain(Op::StartProduct(Element::F16, 256))),
     ("mov", Form::Move),
+    ("cvta.shared", Form::Move),
+    ("cvta.to.shared::cluster", Form::Move),
     ("ld.param", Form::Parameter),
     ("ld.global", Form::Load(Space::Global, 1)),
     ("ld.global.v2", Form::Load(Space::Global, 2)),

@@ -4,11 +4,16 @@ use crate::cuda::emu::{Module, Start, run};
 
 /// Runs a body on one buffer of 1024 bytes with 64 threads, and 256 bytes of shared memory from the launch.
 fn outcome(body: &str) -> Result<(), String> {
+    outcome_with(256, body)
+}
+
+/// The same with so many bytes of shared memory.
+fn outcome_with(shared: usize, body: &str) -> Result<(), String> {
     let text = format!(
         ".extern .shared .align 16 .b8 given[];\n.visible .entry k0(\n.param .u64 .ptr .global .align 16 k0_param_0\n)\n{{\n{body}\nret;\n}}"
     );
     let module = Module::parse(&text)?;
-    let start = Start { blocks: 2, threads: 64, shared: 256, sizes: &[], seed: 7 };
+    let start = Start { blocks: 2, threads: 64, shared, sizes: &[], seed: 7 };
     run(module.entry("k0").ok_or("no entry")?, start, &mut [vec![0; 1024]]).map(drop)
 }
 
@@ -116,6 +121,64 @@ fn a_warp_multiplies_what_is_rounded() {
         "setp.lt.u32 %p1, %r1, 40;\nmov.b64 %rd7, given;\n@%p1 ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r4, %r5, %r6, %r7}, [%rd7];",
         "whole warp",
     );
+}
+
+/// A barrier for two arrivals, which the first thread makes.
+const MADE: &str = "setp.eq.u32 %p1, %r1, 0;\nsetp.eq.u32 %p2, %r1, 32;\n@%p1 mbarrier.init.shared.b64 [given+128], 2;
+    fence.proxy.async.shared::cta;\nbar.sync 0;";
+
+/// The first thread has 64 bytes copied, and one of the other warp arrives.
+const BROUGHT: &str = "@%p1 mbarrier.arrive.expect_tx.shared.b64 %rd9, [given+128], 64;
+    @%p1 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [given], [%rd1], 64, [given+128];
+    @%p2 mbarrier.arrive.shared.b64 %rd9, [given+128], 1;";
+
+const WAITED: &str = "$L1:\nmbarrier.try_wait.parity.shared.b64 %p3, [given+128], 0;\n@!%p3 bra $L1;\nld.shared.b32 %r4, [given+16];";
+
+#[test]
+fn barriers_count_arrivals_and_bytes() {
+    let all = [MADE, BROUGHT, WAITED].join("\n");
+    outcome(&format!("{ADDRESS}\n{all}")).unwrap();
+    let with = |from: &str, to: &str, expected: &str| {
+        assert!(all.contains(from), "{from}");
+        wrong(&all.replacen(from, to, 1), expected);
+    };
+    with(
+        "init.shared.b64 [given+128], 2",
+        "init.shared.b64 [given+128], 3",
+        "waits for 1 of 3 arrivals and 0 bytes, and nothing else goes on",
+    );
+    with("init.shared.b64 [given+128], 2", "init.shared.b64 [given+128], 0", "a barrier for 0 arrivals");
+    with("fence.proxy.async.shared::cta;", "", "no fence shows the barrier");
+    with("bar.sync 0;", "", "is known to have been made");
+    with("[given+128], 64;\n", "[given+128], 80;\n", "0 of 2 arrivals and 16 bytes");
+    with("[%rd1], 64", "[%rd1], 80", "16 bytes more are copied");
+    with("[%rd1], 64", "[%rd1], 60", "not all are multiples of 16");
+    with("[%rd1], 64", "[%rd1+1008], 64", "which has 1024");
+    // Who does not wait finds a copy on its way, or what was never written.
+    with("@!%p3 bra $L1;", "", "of `shared memory` is read");
+    with("[given+128], 0;\n@!", "[given+128], 1;\n@!", "of `shared memory` is read");
+    with("[given+16]", "[given+128]", "is read while a copy to it is on its way");
+    with(WAITED, "", "are on their way at the end");
+    with(", 1;", ", 3;", "more arrivals at the barrier");
+}
+
+/// Copies of every thread of a warp, whose end is its arrival.
+#[test]
+fn copies_are_arrivals() {
+    let made = MADE.replace(", 2;", ", 64;");
+    let copied = COPY.replace("cp.async.commit_group;", "cp.async.mbarrier.arrive.noinc.shared.b64 [given+256];");
+    let all = [made.as_str(), &copied, WAITED].join("\n").replace("given+128", "given+256").replace("given+16]", "given+160]");
+    let more = |body: &str| outcome_with(512, &format!("{ADDRESS}\n{body}"));
+    more(&all).unwrap();
+    let early = all.replace("cp.async.mbarrier.arrive.noinc.shared.b64 [given+256];", "mbarrier.arrive.shared.b64 %rd9, [given+256], 1;");
+    assert!(more(&early).unwrap_err().contains("is read while a copy to it is on its way"));
+}
+
+#[test]
+fn some_threads_have_barriers_of_their_own() {
+    let of_first = |threads: &str| format!("setp.gt.u32 %p1, %r1, 31;\n@%p1 bra $L1;\nbar.sync 0, {threads};\n$L1:");
+    outcome(&format!("{ADDRESS}\n{}", of_first("32"))).unwrap();
+    wrong(&of_first("64"), "wait at a barrier, the others have ended");
 }
 
 #[test]

@@ -88,6 +88,19 @@ fn many_tiles_are_wide() {
     assert!(ptx.contains("m64n256k16"), "{ptx}");
 }
 
+/// Operands that are packed, when it is compiled or runs, come by bulk copies where slices are whole; nothing else does.
+#[test]
+fn packed_weights_come_by_bulk_copies() {
+    for (k, copies) in [(320, 2), (72, 0)] {
+        let ptx = right(&PRODUCTS.replace("half", "f16").replace('K', &k.to_string()), &[("M", 70)]);
+        assert_eq!(ptx.matches("cp.async.bulk").count(), copies, "{ptx}");
+    }
+    let wide =
+        WIDE.replace("half", "bf16").replace(", w: bf16[24, 512]) {", ") {\n const w: bf16[64, 512] = random(1)").replace("24]", "64]");
+    let ptx = right(&wide, &[]);
+    assert!(ptx.contains("m64n256k16") && ptx.contains("cp.async.bulk"), "{ptx}");
+}
+
 /// Operands that cannot be copied by 16 bytes, types that are not narrow or two, few columns, other GPUs.
 #[test]
 fn the_rest_is_for_warps() {

@@ -72,6 +72,18 @@ const GROUPS: Subject = (
 }",
 );
 
+/// The same with weights that are known.
+const PANELS: Subject = (
+    HOPPER,
+    "graph g(x: bf16[M, 320]) {
+    const w: bf16[320, 120] = random(1)
+    a = cast[to = f32](x)
+    b = cast[to = f32](w)
+    y = matmul(a, b)
+    return y
+}",
+);
+
 /// Few queries: warps share the keys.
 const DECODE: Subject = (NEW, "graph g(q: f32[2, 40], k: f32[37, 40], v: f32[37, 24]) { y = attention[scale = 0.5](q, k, v)\n return y }");
 
@@ -172,9 +184,42 @@ const BUGS: &[Bug] = &[
     Bug(STORED, "totals of other columns of a share", "ld.shared.v4.b32", 6, "+16];"),
     Bug(STORED, "the maximum of another row", "ld.shared.v2.b32", 6, "+160];"),
     Bug(STORED, "no barrier before shares meet", "bar.sync", 3, ""),
-    Bug(GROUPS, "no wait for copies", "cp.async.wait_group", 0, ""),
-    Bug(GROUPS, "copies not shown to the tensor cores", "fence.proxy.async", 0, ""),
-    Bug(GROUPS, "no barrier before a slice is multiplied", "bar.sync", 0, ""),
+    Bug(GROUPS, "no wait for an empty place", "mbarrier.try_wait", 0, "no wait"),
+    Bug(GROUPS, "no wait for a full place", "mbarrier.try_wait", 1, "no wait"),
+    Bug(GROUPS, "an empty place asked for once", "mbarrier.try_wait", 0, "once"),
+    Bug(GROUPS, "a full place asked for once", "mbarrier.try_wait", 1, "once"),
+    Bug(GROUPS, "an empty place in the wrong phase", "mbarrier.try_wait", 0, "last 1"),
+    Bug(GROUPS, "the first phase of an empty place waited for", "mbarrier.try_wait", 0, "last 0"),
+    Bug(GROUPS, "a full place in the wrong phase", "mbarrier.try_wait", 1, "last 0"),
+    Bug(GROUPS, "the second phase of a full place waited for", "mbarrier.try_wait", 1, "last 1"),
+    Bug(GROUPS, "a wait for the next place", "mbarrier.try_wait", 1, "+8],"),
+    Bug(GROUPS, "copies that arrive nowhere", "cp.async.mbarrier.arrive", 0, ""),
+    Bug(GROUPS, "copies that arrive at the next place", "cp.async.mbarrier.arrive", 0, "+8];"),
+    Bug(GROUPS, "an arrival before the copies", "cp.async.mbarrier.arrive", 0, "at once"),
+    Bug(GROUPS, "a place not given back", "mbarrier.arrive.shared", 0, ""),
+    Bug(GROUPS, "another place given back", "mbarrier.arrive.shared", 0, "+8],"),
+    Bug(GROUPS, "a place given back twice", "mbarrier.arrive.shared", 0, "last 2"),
+    Bug(GROUPS, "a barrier not made", "mbarrier.init", 3, ""),
+    Bug(GROUPS, "a barrier for too few arrivals", "mbarrier.init", 0, "last 127"),
+    Bug(GROUPS, "a barrier for too many arrivals", "mbarrier.init", 4, "last 9"),
+    Bug(GROUPS, "barriers not shown to the copies", "fence.proxy.async", 0, ""),
+    Bug(GROUPS, "copies not shown to the tensor cores", "fence.proxy.async", 1, ""),
+    Bug(GROUPS, "no wait for barriers that are made", "bar.sync", 0, ""),
+    Bug(GROUPS, "no barrier before sums take the place of slices", "bar.sync", 1, ""),
+    Bug(GROUPS, "no barrier before sums are read", "bar.sync", 2, ""),
+    Bug(GROUPS, "a barrier that waits for the carriers", "\t0, 256;", 0, "\t0, 384;"),
+    Bug(PANELS, "bytes that never come", "expect_tx", 0, "last 16400"),
+    Bug(PANELS, "too few bytes waited for", "expect_tx", 0, "last 15360"),
+    Bug(PANELS, "nothing said of bytes", "expect_tx", 0, ""),
+    Bug(PANELS, "no panels", "cp.async.bulk", 0, ""),
+    Bug(PANELS, "panels in each other's place", "cp.async.bulk", 0, "+1024],"),
+    Bug(PANELS, "panels half a row too far", "cp.async.bulk", 0, "+8],"),
+    Bug(PANELS, "panels for the next place", "cp.async.bulk", 0, "other place"),
+    Bug(PANELS, "no wait for panels", "mbarrier.try_wait", 1, "no wait"),
+    Bug(PANELS, "panels brought too early", "mbarrier.try_wait", 0, "last 1"),
+    Bug(PANELS, "panels in the place of rows", "wgmma.mma_async", 1, "exchanged"),
+    Bug(PANELS, "barriers not shown to the copy engine", "fence.proxy.async", 0, ""),
+    Bug(PANELS, "a place given back too early", "wgmma.wait_group.sync.aligned 1", 0, "wait 2"),
     Bug(GROUPS, "registers not given to the products", "wgmma.fence", 0, ""),
     Bug(GROUPS, "a product left out", "wgmma.mma_async", 1, ""),
     Bug(GROUPS, "products in no group", "wgmma.commit_group", 0, ""),
@@ -229,6 +274,10 @@ fn changed(line: &str, pattern: &str, change: &str) -> Option<String> {
         "wait 3" => "cp.async.wait_group 3;".to_string(),
         "turn" => line.replacen(".trans", "", 1),
         "halves" => format!("{} {}, {}, {};", of(0)?, of(1)?, of(3)?, of(2)?),
+        "no wait" => format!("setp.eq.b32 {}, 0, 0;", of(1)?),
+        "once" => format!("{{ {line} setp.eq.b32 {}, 0, 0;}}", of(1)?),
+        "at once" => format!("mbarrier.arrive.shared.b64 %arrived, {}, 1;", of(1)?),
+        "other place" => displaced_last(line, "+8")?,
         "wait 1" => line.replace("aligned 0", "aligned 1"),
         "wait 2" => line.replace("aligned 1", "aligned 2"),
         "along" => line.replace(", 0, 1;", ", 0, 0;"),
@@ -247,10 +296,17 @@ fn changed(line: &str, pattern: &str, change: &str) -> Option<String> {
         "mov.b32" => format!("mov.b32 {}, {};", of(1)?, of(2)?),
         ", 8, 31" | ", 2, 31" => line.replacen(&format!(", {}, 31", of(3)?), change, 1),
         ", 65535;" => line.replace(", -1;", change),
+        _ if change.starts_with("last ") => format!("{},{};", line.rsplit_once(',')?.0, change.trim_start_matches("last")),
         "+0];" => line.replacen(line.split_once('+')?.1, "0];", 1),
         _ if change.starts_with('+') => displaced(line, change.trim_end_matches(['[', ']', ',', ';']))?,
         _ => line.replacen(pattern, change, 1),
     })
+}
+
+/// A line whose last address is further on.
+fn displaced_last(line: &str, by: &str) -> Option<String> {
+    let (before, last) = line.rsplit_once('[')?;
+    Some(format!("{before}{}", displaced(&format!("[{last}"), by)?))
 }
 
 /// A line whose address is further on.
@@ -279,7 +335,8 @@ fn verdict((target, source): Subject, change: &dyn Fn(&str) -> Option<String>) -
 #[test]
 fn planted_bugs_are_found() {
     for subject in [
-        PRODUCT, MATRIX, SHORT, SHARED, LONG_ROWS, LONG_SUM, SHORT_ROWS, ATTENTION, STRIPS, STORED, GROUPS, DECODE, FEW_ROWS, LAYER, CONCAT,
+        PRODUCT, MATRIX, SHORT, SHARED, LONG_ROWS, LONG_SUM, SHORT_ROWS, ATTENTION, STRIPS, STORED, GROUPS, PANELS, DECODE, FEW_ROWS,
+        LAYER, CONCAT,
     ] {
         assert_eq!(verdict(subject, &|ptx| Some(ptx.to_string())), None, "{}", subject.1);
     }
