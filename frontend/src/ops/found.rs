@@ -57,16 +57,29 @@ fn known_parts(n: &Site, list: ValueId, depth: usize) -> Vec<Option<Dim>> {
     }
 }
 
-/// The elements of a list as extents, with names for those that are not given.
+/// The elements of a list as extents, with names for those that are not given. Numbers that are given are looked at again at run time;
+/// extents that are given were found before, and what finds an extent is the only one to do so.
 fn found(n: &mut Site, list: ValueId, given: Vec<Option<Dim>>) -> Result<Vec<Dim>, Stop> {
     let name = n.build.graph.value(list).name.to_string();
     let single = given.len() == 1;
+    let open: Vec<usize> = (0..given.len()).filter(|&i| given[i].as_ref().is_none_or(|d| d.as_const().is_some())).collect();
     let named = |n: &mut Site, i: usize| n.build.fresh_symbol(&if single { name.clone() } else { format!("{name}.{i}") });
     let values: Vec<Dim> = given.into_iter().enumerate().map(|(i, given)| given.unwrap_or_else(|| named(n, i))).collect();
     let list = n.cast(list, DType::I64)?;
     let list = n.reshape(list, [Dim::from(values.len())])?;
-    n.op(Op::extents { values: values.clone() }, &[list])?;
+    let list = elements(n, list, &open)?;
+    n.op(Op::extents { values: open.iter().map(|&i| values[i].clone()).collect() }, &[list])?;
     Ok(values)
+}
+
+/// Some elements of a list, in their order.
+fn elements(n: &mut Site, list: ValueId, places: &[usize]) -> Result<ValueId, Stop> {
+    if n.dims(list)[0].is(places.len() as i64) {
+        return Ok(list);
+    }
+    let indices: Vec<i64> = places.iter().map(|&i| i as i64).collect();
+    let indices = n.build.constant(Tensor::from_i64s(vec![places.len()], &indices));
+    n.op(Op::gather { axis: 0 }, &[list, indices])
 }
 
 // ---- operators
