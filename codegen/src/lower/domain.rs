@@ -110,9 +110,11 @@ impl Domain {
         [false, true].map(|above| {
             let mut part = self.clone();
             part.forget_reduced();
-            part.doubtful += usize::from(is_doubtful(at));
             let Some(i) = part.loops.iter().position(|l| &*l.axis.name == name) else { return part };
             let extent = part.loops[i].axis.extent.clone();
+            part.doubtful += usize::from(is_doubtful(at, &extent));
+            // What is left of a loop that was cut before runs only where all of it did.
+            part.before_cuts.retain(|before| !Ranges::default().at_most(&extent, before));
             part.before_cuts.push(extent.clone());
             let axis = part.fresh(if above { extent - at.clone() } else { at.clone() });
             let index = axis.index() + if above { at.clone() } else { Dim::ZERO };
@@ -123,9 +125,9 @@ impl Domain {
         })
     }
 
-    /// Whether a cut at `at` can be expected to decide something.
-    pub fn may_cut(&self, at: &Dim) -> bool {
-        !is_doubtful(at) || self.doubtful < MOST_DOUBTFUL_CUTS
+    /// Whether a cut of a loop of this extent at `at` can be expected to decide something.
+    pub fn may_cut(&self, at: &Dim, extent: &Dim) -> bool {
+        !is_doubtful(at, extent) || self.doubtful < MOST_DOUBTFUL_CUTS
     }
 
     /// Whether a loop runs zero times.
@@ -177,9 +179,13 @@ impl Domain {
     }
 }
 
-/// Whether a position had to be held within its loop.
-fn is_doubtful(at: &Dim) -> bool {
-    at.terms().iter().flat_map(|t| &t.atoms).any(|a| matches!(a, Atom::Max(..) | Atom::Min(..)))
+/// Whether a position had to be held within its loop, above 0 or below its extent.
+fn is_doubtful(at: &Dim, extent: &Dim) -> bool {
+    at.terms().iter().flat_map(|t| &t.atoms).any(|atom| match atom {
+        Atom::Max(a, b) => a.is(0) || b.is(0),
+        Atom::Min(a, b) => a == extent || b == extent,
+        Atom::Symbol(_) | Atom::Div(..) | Atom::Mod(..) => false,
+    })
 }
 
 /// The row-major position of an index.

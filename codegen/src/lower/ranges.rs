@@ -13,10 +13,16 @@
 //! least 1; symbols of the model are at least 0; divisors are extents and so positive.
 
 use crate::kernel::Axis;
-use egret_ir::Dim;
 use egret_ir::dim::{Atom, Term};
+use egret_ir::{Bindings, Dim};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// Minima and maxima that an inequality may have and still be looked at case by case: there are up to twice as many cases with each.
+const MOST_EXTREMES: usize = 12;
+
+/// What extents differ by where an inequality is tried with numbers: more than the constants in most offsets.
+const LARGE: i64 = 4099;
 
 /// What is known of symbols: each of these lies in `0..extent`.
 #[derive(Clone, Debug, Default)]
@@ -195,19 +201,38 @@ impl Ranges {
         }
     }
 
-    /// Whether `d >= 0` for sure by `max(a, b) >= a` and `-min(a, b) >= -a`, or by both cases of the opposite signs.
+    /// Whether `d >= 0` for sure by `max(a, b) >= a` and `-min(a, b) >= -a`, or by both cases of the opposite signs. What is wrong for some
+    /// extents is given up at once: the cases of a sum double with each of its terms.
     fn bounded_by_extremes(&self, d: &Dim) -> bool {
         let atoms = d.terms().iter().flat_map(|t| &t.atoms);
         let extremes: BTreeSet<&Atom> = atoms.filter(|a| matches!(a, Atom::Max(..) | Atom::Min(..))).collect();
-        extremes.into_iter().any(|atom| {
-            let (Atom::Max(a, b) | Atom::Min(a, b)) = atom else { return false };
-            let Some((factor, rest)) = coefficient(d, atom) else { return false };
-            let case = |x: &Dim| self.never_negative(&(rest.clone() + factor.clone() * x.clone()));
-            let one_is_enough = match atom {
-                Atom::Max(..) => self.never_negative(&factor),
-                _ => self.never_negative(&-factor.clone()),
+        if extremes.len() > MOST_EXTREMES || self.is_refuted(d) {
+            return false;
+        }
+        let Some((atom, (factor, rest))) = extremes.into_iter().find_map(|atom| Some((atom, coefficient(d, atom)?))) else { return false };
+        let (Atom::Max(a, b) | Atom::Min(a, b)) = atom else { return false };
+        let case = |x: &Dim| self.never_negative(&(rest.clone() + factor.clone() * x.clone()));
+        let one_is_enough = match atom {
+            Atom::Max(..) => self.never_negative(&factor),
+            _ => self.never_negative(&-factor.clone()),
+        };
+        if one_is_enough { case(a) || case(b) } else { case(a) && case(b) }
+    }
+
+    /// Whether `d` is negative for some extents that there can be: none larger than it has to be, all large and rising, or all large and
+    /// falling. Loops are at their first step.
+    fn is_refuted(&self, d: &Dim) -> bool {
+        let symbols: BTreeSet<Arc<str>> = self.facts.iter().chain([d]).flat_map(Dim::symbols).collect();
+        let count = symbols.len() as i64;
+        let extents: [&dyn Fn(i64) -> i64; 3] = [&|_| 0, &|i| LARGE * (i + 1), &|i| LARGE * (count - i)];
+        extents.iter().any(|extent| {
+            let number = |(symbol, i): (&Arc<str>, i64)| match self.extents.contains_key(symbol) {
+                true => 0,
+                false => self.least.get(symbol).copied().unwrap_or(0) + extent(i),
             };
-            if one_is_enough { case(a) || case(b) } else { case(a) && case(b) }
+            let point: Bindings = symbols.iter().zip(0..).map(|(symbol, i)| (symbol.clone(), number((symbol, i)))).collect();
+            let possible = self.facts.iter().all(|fact| fact.eval(&point).is_some_and(|value| value >= 0));
+            possible && d.eval(&point).is_some_and(|value| value < 0)
         })
     }
 
@@ -245,11 +270,12 @@ impl Ranges {
 
     /// Whether no term is negative for any extents, symbols counted from the least that they are.
     fn has_no_negative_term(&self, d: &Dim) -> bool {
-        let shifted = d.substitute(&|s| self.least.get(s).map(|&least| Dim::symbol(s) + least));
-        match shifted.as_const() {
+        let is_positive = |d: &Dim| match d.as_const() {
             Some(c) => c >= 0,
-            None => shifted.terms().iter().all(|t| t.coefficient >= 0) && !self.is_bounded(&shifted),
-        }
+            None => d.terms().iter().all(|t| t.coefficient >= 0) && !self.is_bounded(d),
+        };
+        let is_shifted = || d.symbols().iter().any(|s| self.least.get(s).is_some_and(|&least| least > 0));
+        is_positive(d) || is_shifted() && is_positive(&d.substitute(&|s| self.least.get(s).map(|&least| Dim::symbol(s) + least)))
     }
 
     /// The first quotient or remainder of a loop variable by a divisor of its extent: splitting the loop there makes it
@@ -387,7 +413,6 @@ fn recombine(d: Dim) -> Dim {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use egret_ir::Bindings;
 
     fn s(name: &str) -> Dim {
         Dim::symbol(name)
@@ -440,6 +465,20 @@ mod tests {
         assert_eq!(r.cut(&(s("i") * 2 + 1), &8.into()), Some(("i".into(), 4.into())));
         // 9 - i < 3 from i = 7 on.
         assert_eq!(r.cut(&(s("i") * -1 + 9), &3.into()), Some(("i".into(), 7.into())));
+    }
+
+    /// Parts of which each is held below a bound, one behind another: as many cases as 2^90 if each were looked at.
+    #[test]
+    fn sums_of_many_held_extents_are_decided() {
+        let part = |i: usize| s(&format!("k{i}")).minimum(&300.into());
+        let sum = |parts: std::ops::Range<usize>| parts.map(part).fold(Dim::ZERO, |sum, part| sum + part);
+        let mut r = ranges(&[("i", part(40))]);
+        (0..90).for_each(|i| r.runs(&sum(0..i + 1)));
+        let place = sum(0..40) + s("i");
+        assert!(r.within(&place, &sum(0..90)));
+        assert!(!r.within(&place, &sum(0..40)));
+        assert!(!r.at_most(&sum(0..90), &place));
+        assert!(!r.at_most(&(sum(0..45) * 2), &sum(45..90)));
     }
 
     /// Random expressions keep their value at every point.

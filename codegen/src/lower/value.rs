@@ -221,10 +221,10 @@ impl<'a> Build<'a> {
         }
         match self.ranges.cut(x, end) {
             Some((name, at)) => {
-                let axis = self.domain.axes(false).find(|a| a.name == name);
+                let Some(axis) = self.domain.axes(false).find(|a| a.name == name) else { return Err(Stop::Materialise(value)) };
                 // What holds inside of the loop need not hold where its parts are counted.
-                let at = axis.map(|a| Ranges::default().held(&at, &a.extent)).filter(|at| self.domain.may_cut(at));
-                Err(at.map_or(Stop::Materialise(value), |at| Stop::Cut(name, at)))
+                let at = Ranges::default().held(&at, &axis.extent);
+                Err(if self.domain.may_cut(&at, &axis.extent) { Stop::Cut(name, at) } else { Stop::Materialise(value) })
             }
             None => Err(Stop::Materialise(value)),
         }
