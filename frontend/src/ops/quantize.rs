@@ -197,7 +197,7 @@ fn integer_conv(n: &mut Site, x: ValueId, zero_x: Option<ValueId>, w: ValueId, z
 /// `[channels]` shaped to broadcast against `like` on this axis; a single number as rank 0.
 fn per_channel(n: &mut Site, value: ValueId, like: ValueId, axis: usize) -> Result<ValueId, Stop> {
     match n.dims(value).as_slice() {
-        [channels] if !channels.is(1) => {
+        [channels] if !channels.is(1) && axis < n.rank(like) => {
             let mut shape = vec![Dim::ONE; n.rank(like)];
             shape[axis] = channels.clone();
             n.reshape(value, shape)
