@@ -142,9 +142,22 @@ pub fn holds(to: DType, x: Value) -> bool {
         (a, b) if a == b => true,
         (DType::F32, DType::F64) | (DType::F16 | DType::BF16, DType::F32 | DType::F64) => true,
         (DType::Bool, to) => to != DType::Bool,
-        (a, b) if a.is_int() && b.is_int() => a.is_signed_int() == b.is_signed_int() && a.size() < b.size(),
+        (a, b) if a.is_int() && b.is_int() => {
+            let ((low, high), (least, most)) = (a.int_range(), b.int_range());
+            least <= low && high <= most
+        }
         _ => false,
     }
+}
+
+/// A cast of the integers `x` to the float `up`, and from there to `to`, comes back to what they were.
+pub fn counted_there_and_back(up: DType, to: DType, x: Value) -> bool {
+    let bytes = match up {
+        DType::F32 => 2,
+        DType::F64 => 4,
+        _ => 0,
+    };
+    to == x.ty.dtype && to.is_int() && to.size() <= bytes
 }
 
 /// A cast of `x` to `to` keeps fewer bits.

@@ -101,6 +101,8 @@ crate::rules! {
 
     // ---- cast
     exact   cast_fuse:                  cast[to](cast[between](x))              => cast[to](x),             if holds(between, x);
+    exact   cast_back:                  cast[to](cast[up](x))                   => x,                       if counted_there_and_back(up, to, x);
+    exact   round_of_integers:          round(cast[to](x))                      => cast[to](x),             if integer(x);
     exact   cumsum_narrow:              cast[to](cumsum[..](cast[up](x)))       => cumsum[..](x),           if wraps_alike(up, to, x);
     exact   cast_drop:                  cast[to](x)                             => x;
 }

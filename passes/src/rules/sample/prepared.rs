@@ -53,6 +53,11 @@ impl Sampler {
                 self.attr_of("to", self.dtype);
                 self.attr_of("up", DType::I64);
             }
+            "cast_back" => {
+                self.attr_of("to", self.dtype);
+                let up = self.pick(&[DType::F32, DType::F64]);
+                self.attr_of("up", up);
+            }
             "gather_matrix" => self.all_of_a_matrix(),
             "softmax_hidden_below" | "softmax_hidden_where" => {
                 let low = self.pick(&[-1e4, -1e9, -3e38, f64::NEG_INFINITY]);
