@@ -26,7 +26,7 @@ use half::{bf16, f16};
 use std::collections::HashMap;
 use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
 
-/// Numbers without an exact form that [rules](crate::rules) look for: those of gelu, of its form with tanh, and of hard swish. One that was
+/// Numbers without an exact form that [rules](mod@crate::rules) look for: those of gelu, of its form with tanh, and of hard swish. One that was
 /// rounded to 16 bits to fit the model is the number itself in f32.
 const NAMED: [f64; 5] = [FRAC_1_SQRT_2, SQRT_2, 0.797_884_560_802_865_4, 0.044715, 1.0 / 6.0];
 
@@ -90,7 +90,7 @@ impl Rebuilt<'_> {
     fn cast(&mut self, node: &Node, to: DType) -> Result<(), String> {
         let (from, made) = (node.operands[0], node.results[0]);
         let gives_narrow = self.types.contains(&to);
-        if !gives_narrow && !(self.is_narrow(from) && to == DType::F32) {
+        if !(gives_narrow || self.is_narrow(from) && to == DType::F32) {
             return self.as_it_is(node);
         }
         let operand = if self.is_narrow(from) { self.wide(from)? } else { self.copy.value(from) };
