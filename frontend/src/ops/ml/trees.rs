@@ -18,6 +18,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// Levels of a tree: unlimited random forests have some forty; each is a handful of ops.
 const MOST_LEVELS: usize = 512;
 
+/// Weights of all nodes for all targets: thousands of trees of thousands of leaves for some classes.
+const MOST_WEIGHTS: usize = 1 << 26;
+
 /// What a node compares.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -204,7 +207,9 @@ impl Weights {
             return Err(n.refused("aggregate_function", "MIN or MAX", "the least or largest of leaves without a weight is not supported"));
         }
         let weight = |i: usize| Element::Float(self.by_leaf.get(&(i / self.targets, i % self.targets)).copied().unwrap_or(0.0));
-        let count = trees.nodes.len() * self.targets;
+        let count = trees.nodes.len().checked_mul(self.targets).filter(|count| *count <= MOST_WEIGHTS);
+        let too_large = || format!("an ensemble of {} nodes and {} targets is too large", trees.nodes.len(), self.targets);
+        let count = count.ok_or_else(|| malformed(Code::Attribute, too_large()))?;
         let table = Tensor::from_elements(trees.dtype, vec![trees.nodes.len(), self.targets], (0..count).map(weight));
         let table = n.build.constant(table);
         let found = n.op(Op::gather { axis: 0 }, &[table, leaves])?;
