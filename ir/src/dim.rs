@@ -130,9 +130,13 @@ impl Dim {
     pub fn substitute(&self, f: &impl Fn(&str) -> Option<Dim>) -> Dim {
         match &self.0 {
             Repr::Const(_) => self.clone(),
-            Repr::Poly(terms) => terms.iter().fold(Dim::ZERO, |sum, term| {
-                sum + term.atoms.iter().fold(Dim::from(term.coefficient), |product, atom| product * atom.substitute(f))
-            }),
+            Repr::Poly(terms) => {
+                let replaced = |term: &Term| {
+                    let factors = term.atoms.iter().map(|atom| atom.substitute(f));
+                    factors.fold(Dim::from(term.coefficient), |product, factor| product * factor).into_terms()
+                };
+                Dim::from_terms(terms.iter().flat_map(replaced).collect())
+            }
         }
     }
 
@@ -312,18 +316,22 @@ impl Dim {
     }
 
     /// Sums terms into normal form.
-    pub fn from_terms(terms: Vec<Term>) -> Dim {
-        let mut sums: BTreeMap<Vec<Atom>, i64> = BTreeMap::new();
-        for mut term in terms {
-            term.atoms.sort();
-            let sum = sums.entry(term.atoms).or_default();
-            *sum = sum.wrapping_add(term.coefficient);
-        }
-        sums.retain(|_, c| *c != 0);
-        match sums.len() {
-            0 => Dim::ZERO,
-            1 if sums.contains_key(&vec![]) => Dim(Repr::Const(sums[&vec![]])),
-            _ => Dim(Repr::Poly(sums.into_iter().map(|(atoms, coefficient)| Term { atoms, coefficient }).collect())),
+    pub fn from_terms(mut terms: Vec<Term>) -> Dim {
+        terms.iter_mut().for_each(|term| term.atoms.sort());
+        // Stable, since most are two sums one behind the other, which such a sort merges.
+        terms.sort_by(|a, b| a.atoms.cmp(&b.atoms));
+        terms.dedup_by(|next, sum| {
+            let is_same = next.atoms == sum.atoms;
+            if is_same {
+                sum.coefficient = sum.coefficient.wrapping_add(next.coefficient);
+            }
+            is_same
+        });
+        terms.retain(|term| term.coefficient != 0);
+        match terms.as_slice() {
+            [] => Dim::ZERO,
+            [term] if term.atoms.is_empty() => Dim(Repr::Const(term.coefficient)),
+            _ => Dim(Repr::Poly(terms.into())),
         }
     }
 
