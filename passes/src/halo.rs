@@ -57,7 +57,7 @@ impl<'a> Halo<'a> {
     fn around(graph: &'a Graph, uses: &HashMap<ValueId, Vec<NodeId>>, node: &Node) -> Option<Halo<'a>> {
         let value = node.results[0];
         let readers: Vec<&Node> = uses.get(&value)?.iter().map(|&u| graph.node(u)).collect();
-        let first = readers.iter().copied().find(|r| borders(r).is_some())?;
+        let first = readers.iter().copied().find(|r| r.operands[0] == value && borders(r).is_some())?;
         let (low, high) = borders(first)?;
         let mut halo = Halo { low, high, pad: first };
         for (low, high) in readers.iter().filter(|r| halo.replaces(r)).filter_map(|r| borders(r)).collect::<Vec<_>>() {
