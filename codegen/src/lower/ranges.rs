@@ -270,10 +270,7 @@ impl Ranges {
 
     /// Whether no term is negative for any extents, symbols counted from the least that they are.
     fn has_no_negative_term(&self, d: &Dim) -> bool {
-        let is_positive = |d: &Dim| match d.as_const() {
-            Some(c) => c >= 0,
-            None => d.terms().iter().all(|t| t.coefficient >= 0) && !self.is_bounded(d),
-        };
+        let is_positive = |d: &Dim| lowest(d).is_some_and(|low| low >= 0) && !self.is_bounded(d);
         let is_shifted = || d.symbols().iter().any(|s| self.least.get(s).is_some_and(|&least| least > 0));
         is_positive(d) || is_shifted() && is_positive(&d.substitute(&|s| self.least.get(s).map(|&least| Dim::symbol(s) + least)))
     }
@@ -328,6 +325,31 @@ impl Ranges {
         let length = step.as_const().filter(|s| *s > 0)?;
         let is_short = self.within(&(rest - start), &step);
         is_short.then(|| (name.clone(), Dim::from((room / length).max(1))))
+    }
+}
+
+/// A number that `d` is not below where symbols are at least 0, by its terms and by what its minima, maxima and quotients are made of.
+fn lowest(d: &Dim) -> Option<i64> {
+    d.as_const().or_else(|| d.terms().iter().try_fold(0i64, |sum, term| sum.checked_add(lowest_of_term(term)?)))
+}
+
+/// The same of a term: a product that is not below 0, a constant, or a multiple of one atom.
+fn lowest_of_term(term: &Term) -> Option<i64> {
+    let factors = term.atoms.iter().map(lowest_of_atom).collect::<Option<Vec<i64>>>()?;
+    match factors.as_slice() {
+        [] => Some(term.coefficient),
+        [factor] if term.coefficient >= 0 => term.coefficient.checked_mul(*factor),
+        factors => (term.coefficient >= 0 && factors.iter().all(|&factor| factor >= 0)).then_some(0),
+    }
+}
+
+fn lowest_of_atom(atom: &Atom) -> Option<i64> {
+    match atom {
+        Atom::Symbol(_) | Atom::Mod(..) => Some(0),
+        // A divisor is at least 1.
+        Atom::Div(x, by) => lowest(x).map(|low| low.min(0).div_euclid(by.as_const().unwrap_or(1).max(1))),
+        Atom::Max(a, b) => lowest(a).max(lowest(b)),
+        Atom::Min(a, b) => Some(lowest(a)?.min(lowest(b)?)),
     }
 }
 
@@ -479,6 +501,19 @@ mod tests {
         assert!(!r.within(&place, &sum(0..40)));
         assert!(!r.at_most(&sum(0..90), &place));
         assert!(!r.at_most(&(sum(0..45) * 2), &sum(45..90)));
+    }
+
+    #[test]
+    fn minima_and_quotients_of_less_than_nothing_are_not_positive() {
+        let r = Ranges::default();
+        let negative = s("N") - 5;
+        let never = [negative.minimum(&3.into()), negative.maximum(&(-2).into()), negative.floor_div(&2.into()) + 2, negative.clone()];
+        let always = [negative.maximum(&Dim::ZERO), s("N").minimum(&3.into()), negative.floor_div(&2.into()) + 3, negative.modulo(&2.into())];
+        never.iter().for_each(|d| assert!(!r.at_most(&Dim::ZERO, d), "{d}"));
+        always.iter().for_each(|d| assert!(r.at_most(&Dim::ZERO, d), "{d}"));
+        let mut running = Ranges::default();
+        running.runs(&negative);
+        never.iter().for_each(|d| assert!(running.at_most(&Dim::ZERO, d), "{d}"));
     }
 
     /// Random expressions keep their value at every point.
