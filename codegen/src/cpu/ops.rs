@@ -275,7 +275,7 @@ impl<'c> Gen<'_, 'c> {
                     _ => to_odd(e, e.convert(op, x, f64)),
                 }
             }
-            (false, t) if quantise::is_narrow(t) && x.is_vector_value() && from != DType::F64 => quantise::truncated(e, x, t),
+            (false, t) if t.is_int() && x.is_vector_value() => quantise::truncated(e, x, t),
             (false, t) if t.is_int() => {
                 let name = if t.is_signed_int() { "llvm.fptosi.sat" } else { "llvm.fptoui.sat" };
                 small::clamped(e, e.intrinsic(name, &[e.shaped(register, x), x.get_type()], &[x]), t)

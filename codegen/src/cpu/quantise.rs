@@ -1,7 +1,7 @@
-//! Floats as integers of 8 or 16 bits.
+//! Floats as integers.
 //!
-//! LLVM takes a vector of such conversions apart, element by element; here they are a few instructions for all lanes. f32 holds all these
-//! integers, so a number is held within their range before it becomes one.
+//! LLVM takes a vector of such conversions apart, element by element; here they are a few instructions for all lanes. f32 holds all
+//! integers of 8 or 16 bits, so a number is held within their range before it becomes one.
 //!
 //! ```text
 //! u8(round(x) + 3)    =    u8(min(nearest(max(x, -3)) + 3, 255))
@@ -84,13 +84,20 @@ impl<'c> Gen<'_, 'c> {
     }
 }
 
-/// A vector of f32 as integers of a narrow type, truncated and saturated.
+/// A vector of floats as integers, truncated and saturated.
 pub(crate) fn truncated<'c>(e: &Emit<'c>, x: Value<'c>, to: DType) -> Value<'c> {
     let (low, high) = to.int_range();
-    let held = at_most(e, at_least(e, x, e.float(x, low as f64)), e.float(x, high as f64));
+    let held = at_least(e, x, e.float(x, low as f64));
     let held = if to.is_signed_int() { e.select(e.fcmp(FloatPredicate::UNO, x, x), e.float(x, 0.0), held) } else { held };
-    let whole = e.convert(InstructionOpcode::FPToSI, held, e.int_type(32));
-    e.convert(InstructionOpcode::Trunc, whole, e.register_type(to))
+    if is_narrow(to) {
+        let whole = e.convert(InstructionOpcode::FPToSI, at_most(e, held, e.float(x, high as f64)), e.int_type(32));
+        return e.convert(InstructionOpcode::Trunc, whole, e.register_type(to));
+    }
+    let convert = if to.is_signed_int() { InstructionOpcode::FPToSI } else { InstructionOpcode::FPToUI };
+    let whole = e.convert(convert, held, e.register_type(to));
+    // No float is the highest of these types, but the number above it is one.
+    let over = e.fcmp(FloatPredicate::OGE, x, e.float(x, (high + 1) as f64));
+    e.select(over, e.int(whole, high as i64), whole)
 }
 
 /// The bound for what is less, and for NaN, with which every comparison fails.

@@ -43,6 +43,18 @@ fn mixed() -> Kernel {
     map_kernel(buffers, vec![axis("i", sym("N"))], Block { lets: vec![], stores })
 }
 
+/// LLVM's saturating conversions of vectors are hundreds of instructions, one lane at a time.
+#[test]
+fn floats_become_integers_as_vectors() {
+    let target = all_targets().into_iter().find(|t| t.name == "x86-64-v4").unwrap();
+    for (from, to) in [F32, DType::F64].into_iter().flat_map(|from| DType::ALL.map(|to| (from, to))).filter(|(_, to)| to.is_int()) {
+        let store = Store { buffer: BufferId(1), offset: sym("i"), value: cast(to, load(0, from, sym("i"))) };
+        let kernel = map_kernel(vec![input("x", from), output("y", to)], vec![axis("i", 64)], Block { lets: vec![], stores: vec![store] });
+        let asm = asm_text(&kernel, &target).unwrap();
+        assert!(["cvttss2", "cvttsd2"].iter().all(|scalar| !asm.contains(scalar)), "{from} to {to}\n{asm}");
+    }
+}
+
 /// A block of assembly without what follows its first jump.
 fn up_to_jump(block: &str) -> String {
     let jumps = |line: &str| ["\tj", "\tb.", "\tcbnz"].iter().any(|jump| line.starts_with(jump));
