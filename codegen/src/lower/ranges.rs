@@ -206,7 +206,7 @@ impl Ranges {
     fn bounded_by_extremes(&self, d: &Dim) -> bool {
         let atoms = d.terms().iter().flat_map(|t| &t.atoms);
         let extremes: BTreeSet<&Atom> = atoms.filter(|a| matches!(a, Atom::Max(..) | Atom::Min(..))).collect();
-        if extremes.len() > MOST_EXTREMES || self.is_refuted(d) {
+        if extremes.is_empty() || extremes.len() > MOST_EXTREMES || self.is_refuted(d) {
             return false;
         }
         let Some((atom, (factor, rest))) = extremes.into_iter().find_map(|atom| Some((atom, coefficient(d, atom)?))) else { return false };
@@ -265,7 +265,8 @@ impl Ranges {
 
     /// Whether an expression without loop variables is at least 0, by its signs or by those of what is left after a fact.
     fn is_sum_of_positives(&self, d: &Dim) -> bool {
-        self.has_no_negative_term(d) || self.facts.iter().any(|fact| self.has_no_negative_term(&(d.clone() - fact.clone())))
+        let is_left = |fact: &&Dim| has_positive_terms_of(d, fact);
+        self.has_no_negative_term(d) || self.facts.iter().filter(is_left).any(|fact| self.has_no_negative_term(&(d.clone() - fact.clone())))
     }
 
     /// Whether no term is negative for any extents, symbols counted from the least that they are.
@@ -326,6 +327,12 @@ impl Ranges {
         let is_short = self.within(&(rest - start), &step);
         is_short.then(|| (name.clone(), Dim::from((room / length).max(1))))
     }
+}
+
+/// Whether `d` has what `fact` adds up, so that there can be something left of it without that: most facts tell nothing of most sums.
+fn has_positive_terms_of(d: &Dim, fact: &Dim) -> bool {
+    let has = |term: &Term| d.terms().iter().any(|t| t.atoms == term.atoms && t.coefficient >= term.coefficient);
+    fact.terms().iter().filter(|term| term.coefficient > 0 && !term.atoms.is_empty()).all(has)
 }
 
 /// A number that `d` is not below where symbols are at least 0, by its terms and by what its minima, maxima and quotients are made of.
