@@ -6,11 +6,13 @@
 //! error that says which.
 
 use crate::kernel::{
-    Axis, Block, Body, BufferId, Cell, Chain, Contract, Expr, ExprKind, Fold, Kernel, Literal, Panels, Pass, Piece, Recur, Rows, Winograd,
+    Axis, Block, Body, BufferId, Cell, Chain, Contract, Expr, ExprKind, Fold, Kernel, Literal, Panels, Pass, Piece, Recur, Rows, TopK,
+    Winograd,
 };
 use crate::winograd::{self, INPUTS, Numbers, OUTPUTS, PRODUCTS};
 use egret_ir::scalar::{Typed, TypedKind};
 use egret_ir::{Bindings, DType, Dim, Element, Tensor};
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -71,6 +73,7 @@ pub fn run(kernel: &Kernel, sizes: &Bindings, lanes: usize, buffers: &mut [Memor
         Body::Winograd(w) => machine.winograd(w),
         Body::Chain(chain) => machine.chain(chain),
         Body::Recur(recur) => machine.recur(recur),
+        Body::TopK(top_k) => machine.top_k(top_k),
     }?;
     machine.pieces(&kernel.borders)
 }
@@ -367,6 +370,23 @@ impl Machine<'_> {
         Ok(scores)
     }
 
+    fn top_k(&mut self, t: &TopK) -> Checked<()> {
+        let (extent, count, inner) = (self.index(&t.extent)?, self.index(&t.count)?, self.index(&t.rows[1].extent)?);
+        self.each_of_part(&t.rows, &mut |m| {
+            let [o, i] = [m.index(&t.rows[0].index())?, m.index(&t.rows[1].index())?];
+            let elements = (0..extent).map(|e| m.load(t.x, (o * extent + e) * inner + i)).collect::<Checked<Vec<Element>>>()?;
+            let mut order: Vec<usize> = (0..elements.len()).collect();
+            let rank = |a: usize, b: usize| compare(elements[a], elements[b]);
+            order.sort_by(|&a, &b| if t.largest { rank(b, a) } else { rank(a, b) });
+            for (place, &from) in (0..count).zip(&order) {
+                let to = (o * count + place) * inner + i;
+                m.store(t.values, to, elements[from])?;
+                m.store(t.indices, to, Element::Int(from as i128))?;
+            }
+            Ok(())
+        })
+    }
+
     fn recur(&mut self, r: &Recur) -> Checked<()> {
         let (steps, batch, hidden, gates) = (self.index(&r.steps)?, self.index(&r.batch)?, r.hidden as i64, r.cell.gates() as i64);
         let (from, to) = (self.part as i64 * batch / self.parts as i64, (self.part as i64 + 1) * batch / self.parts as i64);
@@ -472,6 +492,14 @@ fn arg(i: usize, dtype: DType) -> Box<Typed> {
 
 fn one_node(dtype: DType, kind: TypedKind, operands: &[Element]) -> Element {
     Typed { dtype: wide(dtype), kind }.eval(operands)
+}
+
+/// NaN is above every number, and equal to NaN.
+fn compare(a: Element, b: Element) -> Ordering {
+    match (a, b) {
+        (Element::Int(a), Element::Int(b)) => a.cmp(&b),
+        (a, b) => a.as_f64().partial_cmp(&b.as_f64()).unwrap_or_else(|| a.as_f64().is_nan().cmp(&b.as_f64().is_nan())),
+    }
 }
 
 /// What a fold starts from.

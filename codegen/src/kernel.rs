@@ -146,6 +146,8 @@ pub enum Body {
     Chain(Chain),
     /// A recurrent layer, after its input projection.
     Recur(Recur),
+    /// The first elements of rows in order.
+    TopK(TopK),
 }
 
 /// Loop nests one after another, each writing its own part of the output (the parts of a concat, the border of a pad).
@@ -432,6 +434,26 @@ pub struct Recur {
     pub c: Option<BufferId>,
 }
 
+/// For every point of `rows`: the `count` largest (or smallest) of `extent` elements in order, and where they stand. NaN is above every
+/// number, both zeros are equal, and of equals the lower index comes first. Parts divide the rows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TopK {
+    /// What is around the axis that is selected from, and what lies within a step of it.
+    pub rows: [Axis; 2],
+    /// Elements of a row.
+    pub extent: Dim,
+    /// How many of them; at most `extent`.
+    pub count: Dim,
+    /// Whether the largest come first.
+    pub largest: bool,
+    /// `[rows.0, extent, rows.1]`, numbers.
+    pub x: BufferId,
+    /// `[rows.0, count, rows.1]`, of the type of `x`.
+    pub values: BufferId,
+    /// `[rows.0, count, rows.1]`, i64.
+    pub indices: BufferId,
+}
+
 /// A recurrent cell, gates in ONNX's order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cell {
@@ -612,6 +634,10 @@ impl Kernel {
                 block(&c.epilogue, &mut dims);
             }
             Body::Recur(r) => dims.extend([r.steps.clone(), r.batch.clone()]),
+            Body::TopK(t) => {
+                axes(&t.rows, &mut dims);
+                dims.extend([t.extent.clone(), t.count.clone()]);
+            }
         }
         bound.extend(lets);
         (dims, bound)
@@ -833,6 +859,12 @@ impl fmt::Display for Kernel {
                     name(r.gates),
                     name(r.weights)
                 )
+            }
+            Body::TopK(t) => {
+                let name = |b: BufferId| &self.buffers[b.0].name;
+                let (rows, which) = (axes_text(&t.rows), if t.largest { "largest" } else { "smallest" });
+                let made = format!("{}, {}", name(t.values), name(t.indices));
+                write!(f, "top_k for {rows} {{ {made} = {} {which} of {} of {} }}", t.count, t.extent, name(t.x))
             }
         }?;
         match &self.borders[..] {

@@ -108,6 +108,7 @@ impl<'c> Emit<'c> {
             16 => self.cx.i16_type(),
             32 => self.cx.i32_type(),
             64 => self.cx.i64_type(),
+            128 => self.cx.i128_type(),
             _ => unreachable!("no element type has {bits} bits"),
         }
         .into()

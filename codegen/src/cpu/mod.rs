@@ -31,6 +31,7 @@ mod taps;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tile;
+mod top_k;
 mod transpose;
 mod weave;
 mod winograd;
@@ -218,7 +219,7 @@ fn multiplies_bytes(kernel: &Kernel) -> bool {
     match &kernel.body {
         Body::Contract(contracts) => contracts.iter().any(|c| matches!(c.b, Panels::Quads(..))),
         Body::Rows(rows) => rows.lanes_outside && rows.passes.iter().any(|pass| pass.over_row && Quads::of(pass).is_some()),
-        Body::Map(_) | Body::Winograd(_) | Body::Chain(_) | Body::Recur(_) => false,
+        Body::Map(_) | Body::Winograd(_) | Body::Chain(_) | Body::Recur(_) | Body::TopK(_) => false,
     }
 }
 
@@ -243,6 +244,7 @@ fn emitted<'c>(
         Body::Winograd(winograd) => kernel_gen.winograd(winograd),
         Body::Chain(chain) => kernel_gen.chain(chain),
         Body::Recur(recur) => kernel_gen.recur(recur),
+        Body::TopK(top_k) => kernel_gen.top_k(top_k),
     }
     kernel_gen.pieces(&kernel.borders);
     kernel_gen.e.finish();

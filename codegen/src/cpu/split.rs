@@ -11,7 +11,7 @@
 use super::scope::{Gen, Run};
 use super::transpose::turned_axis;
 use super::weave::woven_axis;
-use crate::kernel::{Axis, Body, BufferId, Contract, Kernel, Map, Piece, Rows, Split};
+use crate::kernel::{Axis, Body, BufferId, Contract, Kernel, Map, Piece, Rows, Split, TopK};
 use egret_ir::Dim;
 use egret_runtime::plan::ALIGN;
 use inkwell::values::IntValue;
@@ -33,6 +33,7 @@ impl Kernel {
             Body::Winograd(winograd) => winograd.units().extent,
             Body::Chain(chain) => units(&super::chain::unit_axes(chain)),
             Body::Recur(recur) => recur.batch.clone(),
+            Body::TopK(top_k) => units(&top_k.rows),
         }
     }
 }
@@ -45,6 +46,10 @@ impl Kernel {
         match &self.body {
             Body::Winograd(winograd) => Dim::from(winograd.working().map(working_bytes).iter().sum::<usize>()),
             Body::Chain(chain) => super::chain::Memory::of(chain, lanes).bytes().into(),
+            Body::TopK(top_k) => {
+                let keys = top_k.count.clone() * TopK::key_bytes(self.buffers[top_k.x.0].dtype);
+                keys.ceil_div(&ALIGN.into()) * ALIGN
+            }
             Body::Map(_) | Body::Rows(_) | Body::Contract(_) | Body::Recur(_) => Dim::ZERO,
         }
     }

@@ -238,6 +238,10 @@ fn visit_buffers(body: &Body, borders: &[Piece], f: &mut impl FnMut(BufferId, bo
             reads.into_iter().flatten().for_each(|b| f(b, false));
             [Some(r.y), Some(r.h), r.c].into_iter().flatten().for_each(|b| f(b, true));
         }
+        Body::TopK(t) => {
+            f(t.x, false);
+            [t.values, t.indices].into_iter().for_each(|b| f(b, true));
+        }
     }
     super::exprs::visit_shared(&exprs, &mut |e| {
         if let ExprKind::Load(b, _) = &*e.kind {
@@ -249,7 +253,7 @@ fn visit_buffers(body: &Body, borders: &[Piece], f: &mut impl FnMut(BufferId, bo
 
 /// The body with other numbers for its buffers.
 pub fn with_buffers(body: Body, number: &dyn Fn(BufferId) -> BufferId) -> Body {
-    use crate::kernel::{Chain, Contract, Map, Pass, Recur, Reduce, Rows, Winograd};
+    use crate::kernel::{Chain, Contract, Map, Pass, Recur, Reduce, Rows, TopK, Winograd};
     let (same_dim, same_name) = (|d: &Dim| d.clone(), |n: &Arc<str>| n.clone());
     let mut rewrite = Rewrite::new(&same_dim, number, &same_name);
     match body {
@@ -289,5 +293,6 @@ pub fn with_buffers(body: Body, number: &dyn Fn(BufferId) -> BufferId) -> Body {
             c: r.c.map(number),
             ..r
         }),
+        Body::TopK(t) => Body::TopK(TopK { x: number(t.x), values: number(t.values), indices: number(t.indices), ..t }),
     }
 }

@@ -22,6 +22,7 @@
 //! over other axes, an operand of a contraction that is computed) goes to memory in a kernel of its own before it. Grouping
 //! decides how fast the result is, never whether it is right.
 
+mod alone;
 mod attention;
 mod built;
 #[cfg(test)]
@@ -172,8 +173,8 @@ pub fn lower(region: &Region, target: &Target) -> Result<Lowered, Failure> {
         lowered: Lowered::default(),
     };
     for &result in &region.graph.results {
-        if let Some(node) = lowering.recurrence_of(result).filter(|_| lowering.scope.place(result).is_none()) {
-            lowering.recurrence(node)?;
+        if let Some(node) = lowering.alone(result) {
+            lowering.compute_alone(node)?;
         }
     }
     let results = region.graph.results.iter().copied().enumerate().map(|(i, v)| (v, Place::Result(i)));
@@ -356,8 +357,8 @@ impl Lowering<'_> {
 
     /// Puts a value into scratch memory.
     fn materialise(&mut self, value: ValueId, outputs: &[(ValueId, Place)]) -> Result<(), Failure> {
-        if let Some(node) = self.recurrence_of(value).filter(|_| self.scope.place(value).is_none()) {
-            return self.recurrence(node);
+        if let Some(node) = self.alone(value) {
+            return self.compute_alone(node);
         }
         if outputs.iter().any(|(v, _)| *v == value) || self.scope.place(value).is_some() {
             return Err(Failure { value, reason: "its indices cannot be expressed".to_string() });

@@ -515,7 +515,8 @@ mod tests {
         let r = Ranges::default();
         let negative = s("N") - 5;
         let never = [negative.minimum(&3.into()), negative.maximum(&(-2).into()), negative.floor_div(&2.into()) + 2, negative.clone()];
-        let always = [negative.maximum(&Dim::ZERO), s("N").minimum(&3.into()), negative.floor_div(&2.into()) + 3, negative.modulo(&2.into())];
+        let always =
+            [negative.maximum(&Dim::ZERO), s("N").minimum(&3.into()), negative.floor_div(&2.into()) + 3, negative.modulo(&2.into())];
         never.iter().for_each(|d| assert!(!r.at_most(&Dim::ZERO, d), "{d}"));
         always.iter().for_each(|d| assert!(r.at_most(&Dim::ZERO, d), "{d}"));
         let mut running = Ranges::default();

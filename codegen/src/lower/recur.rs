@@ -13,7 +13,7 @@ use super::{Data, Failure, Lowered, Lowering, Place, Region, Scratch};
 use crate::kernel::{Axis, Body, BufferId, Cell, Recur};
 use crate::pack::Packing;
 use egret_ir::attr::{Activation, Direction};
-use egret_ir::{DType, Dim, Element, Graph, Node, NodeId, Op, Tensor, TensorType, ValueId, eval};
+use egret_ir::{DType, Dim, Element, Graph, Node, Op, Tensor, TensorType, ValueId, eval};
 use std::sync::Arc;
 
 /// The cell of a recurrent op, and whether it walks backwards.
@@ -48,16 +48,9 @@ struct Layer {
 }
 
 impl Lowering<'_> {
-    /// The recurrence that makes a value, if one does.
-    pub(super) fn recurrence_of(&self, value: ValueId) -> Option<NodeId> {
-        let node = self.scope.graph().producer(value)?;
-        cell(&self.scope.graph().node(node).op).map(|_| node)
-    }
-
     /// Adds the launches of a recurrence; its results go to the region's results or to scratch memory.
-    pub(super) fn recurrence(&mut self, node: NodeId) -> Result<(), Failure> {
+    pub(super) fn recurrence(&mut self, node: &Node) -> Result<(), Failure> {
         let graph = &self.scope.region.graph;
-        let node = graph.node(node);
         let fail = |reason: &str| Failure { value: node.results[0], reason: reason.to_string() };
         let (Some((cell, reverse)), [x, w, r, bias, h0, ..]) = (cell(&node.op), &node.operands[..]) else {
             return Err(fail("it is no recurrence"));
@@ -81,15 +74,6 @@ impl Lowering<'_> {
         let cast = graph.producer(value).map(|node| graph.node(node)).filter(|node| matches!(node.op, Op::cast { to: DType::F32 }));
         let below = cast.map(|node| node.operands[0]).filter(|&x| self.scope.widened.types.contains(&graph.ty(x).dtype));
         below.filter(|_| self.scope.widened.everywhere).unwrap_or(value)
-    }
-
-    /// A value in memory.
-    fn in_memory(&mut self, node: &Node, value: ValueId) -> Result<Place, Failure> {
-        if self.scope.place(value).is_none() {
-            let outputs: Vec<(ValueId, Place)> = node.results.iter().map(|&r| (r, Place::Result(0))).collect();
-            self.materialise(value, &outputs)?;
-        }
-        self.scope.place(value).ok_or_else(|| Failure { value, reason: "it is not in memory".to_string() })
     }
 
     /// The sum of the bias' halves, and for a GRU that resets late the recurrent bias of its candidate, which stays apart.
@@ -131,7 +115,7 @@ impl Lowering<'_> {
     /// Lowers a graph whose parameters lie at `params` as a part of this region; gives where its results lie.
     fn part(&mut self, node: &Node, graph: Graph, params: &[Place]) -> Result<Vec<Place>, Failure> {
         let fail = |reason: String| Failure { value: node.results[0], reason };
-        let region = Region::whole(&graph).map_err(fail)?;
+        let region = Region::whole(&graph, self.target).map_err(fail)?;
         let Lowered { launches, scratch, data } = super::lower(&region, self.target).map_err(|f| fail(f.reason))?;
         let first_scratch = self.lowered.scratch.len();
         self.lowered.scratch.extend(scratch);
@@ -223,20 +207,6 @@ impl Lowering<'_> {
         };
         self.launch(Body::Recur(recur), vec![], &buffers, node.results[0]);
         Ok(())
-    }
-
-    /// Where a value goes: to the result that it is, or to scratch memory.
-    fn destination(&mut self, value: ValueId) -> Place {
-        let graph = &self.scope.region.graph;
-        let place = match graph.results.iter().position(|r| *r == value) {
-            Some(i) => Place::Result(i),
-            None => {
-                let ty = graph.ty(value);
-                self.add_scratch(graph.value(value).name.to_string(), ty.dtype, ty.count())
-            }
-        };
-        self.scope.computed.insert(value, place.clone());
-        place
     }
 }
 

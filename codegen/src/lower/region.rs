@@ -1,6 +1,7 @@
 //! What is lowered together: the body of a kernel node, or a single node as a body of its own.
 
 use super::spelled::spelled_out;
+use crate::target::Target;
 use egret_ir::expand::expand;
 use egret_ir::{Def, Graph, Node, Tensor, ValueId};
 use std::collections::HashMap;
@@ -20,10 +21,10 @@ impl Region {
     ///
     /// # Errors
     /// Only if a composite's body does not type-check, which inference has ruled out.
-    pub fn of(graph: &Graph, node: &Node) -> Result<Region, String> {
+    pub fn of(graph: &Graph, node: &Node, target: &Target) -> Result<Region, String> {
         let body = match &node.region {
-            Some(region) => spelled_out(&expand(region, |_| true)?)?,
-            None => spelled_out(&expand(&single(graph, node)?, |_| true)?)?,
+            Some(region) => spelled_out(&expand(region, |_| true)?, target)?,
+            None => spelled_out(&expand(&single(graph, node)?, |_| true)?, target)?,
         };
         let params = body.params().iter().zip(&node.operands);
         let known = params.filter_map(|(&param, &operand)| Some((param, graph.constant(operand)?.clone()))).collect();
@@ -34,8 +35,8 @@ impl Region {
     ///
     /// # Errors
     /// As [`Region::of`].
-    pub fn whole(graph: &Graph) -> Result<Region, String> {
-        Ok(Region { graph: spelled_out(&expand(graph, |_| true)?)?, known: HashMap::new() })
+    pub fn whole(graph: &Graph, target: &Target) -> Result<Region, String> {
+        Ok(Region { graph: spelled_out(&expand(graph, |_| true)?, target)?, known: HashMap::new() })
     }
 
     /// The data of a value that is known when the model is compiled.

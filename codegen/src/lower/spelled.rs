@@ -1,4 +1,4 @@
-//! Ops without a kernel of their own, spelled out in ops that have: running sums and products, sorting and scattering.
+//! Ops without a kernel of their own, spelled out in ops that have: running sums and products, scattering, and on GPUs selections.
 //!
 //! Each compares every position with every other, which takes time in the square of an axis (or of positions and updates), but
 //! needs no kernel that walks in order, runs in parallel and fuses like anything else.
@@ -7,16 +7,17 @@
 //! y = cumsum[axis=0](x)   =>   y at [i]  =  sum over j of (x at [j] if j <= i, else 0)
 //! ```
 
+use crate::target::Target;
 use egret_ir::attr::{PadMode, ScatterMode};
 use egret_ir::{Copy, DType, Dim, Element, Graph, Node, Op, Tensor, TensorType, ValueId};
 
 type Made = Result<ValueId, String>;
 
-/// The graph without `cumsum`, `cumprod`, `top_k` and the scatters.
+/// The graph without `cumsum`, `cumprod` and the scatters, and for GPUs without `top_k`.
 ///
 /// # Errors
 /// Only if what is spelled out does not type-check, which would be a bug.
-pub fn spelled_out(graph: &Graph) -> Result<Graph, String> {
+pub fn spelled_out(graph: &Graph, target: &Target) -> Result<Graph, String> {
     let mut copy = Copy::new(graph, TensorType::clone);
     for node in graph.nodes() {
         let name = graph.value(node.results[0]).name.to_string();
@@ -28,7 +29,7 @@ pub fn spelled_out(graph: &Graph) -> Result<Graph, String> {
             Op::cumprod { axis, exclusive, reverse } => {
                 vec![speller.running((*axis, *exclusive, *reverse), 1, |axes| Op::reduce_prod { axes })?]
             }
-            Op::top_k { axis, k, largest } => speller.top_k(*axis, k, *largest)?,
+            Op::top_k { axis, k, largest } if target.is_cuda() => speller.top_k(*axis, k, *largest)?,
             Op::scatter_elements { axis, mode } => vec![speller.scatter_elements(*axis, *mode)?],
             Op::scatter_nd { mode } => vec![speller.scatter_nd(*mode)?],
             _ => {

@@ -161,7 +161,7 @@ impl<'a> Build<'a> {
             (Op::gather { axis }, _) => self.gather(*axis, &node.operands, at),
             (Op::gather_elements { axis }, _) => self.gather_elements(*axis, &node.operands, at),
             (Op::gather_nd { batch }, _) => self.gather_nd(*batch, &node.operands, at),
-            (Op::lstm { .. } | Op::gru { .. } | Op::rnn { .. }, _) => Err(Stop::Materialise(value)),
+            (Op::lstm { .. } | Op::gru { .. } | Op::rnn { .. } | Op::top_k { .. }, _) => Err(Stop::Materialise(value)),
             (Op::resize { .. }, _) => self.resize(value, node, at),
             (_, Kind::Composite | Kind::Structured) => Err(Stop::Fail(value, "there is no kernel for it".to_string())),
         }

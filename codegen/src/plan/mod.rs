@@ -209,7 +209,7 @@ impl<'a> Builder<'a> {
     }
 
     fn node(&mut self, node: &Node) -> Result<(), Error> {
-        let region = Region::of(self.graph, node).map_err(|reason| self.refused(node, node.results[0], reason))?;
+        let region = Region::of(self.graph, node, self.target).map_err(|reason| self.refused(node, node.results[0], reason))?;
         let lowered = lower::lower(&region, self.target).map_err(|failure| self.failed(node, &region, failure))?;
         self.plan.fused |= node.region.as_ref().is_some_and(|ops| ops.nodes().len() > 1);
         if self.is_renamed(node, &region, &lowered)? {

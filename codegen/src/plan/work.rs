@@ -28,6 +28,12 @@ pub fn unit(kernel: &Kernel) -> Unit {
     }
 }
 
+/// What it takes to see that an element is not among the first, in operations.
+const OPERATIONS_OF_KEY: i64 = 6;
+
+/// What it takes to bring an element to its place among the first, in operations: a few levels of a heap.
+const OPERATIONS_OF_SIFTING: i64 = 100;
+
 /// The work of a kernel, for one run of it.
 #[derive(Clone, Debug)]
 pub struct Work {
@@ -77,6 +83,12 @@ impl Work {
                 let steps = r.steps.clone() * r.batch.clone();
                 work.operations = steps.clone() * hidden.clone() * gates * (hidden.clone() * 2 + OPERATIONS_OF_FUNCTION);
                 work.bytes = steps * hidden.clone() * (hidden * gates + gates + 1) * 4;
+            }
+            Body::TopK(t) => {
+                let rows = points(&t.rows);
+                let size = kernel.buffers[t.x.0].dtype.size() as i64;
+                work.operations = rows.clone() * (t.extent.clone() * OPERATIONS_OF_KEY + t.count.clone() * OPERATIONS_OF_SIFTING);
+                work.bytes = rows * (t.extent.clone() * size + t.count.clone() * (size + 8));
             }
         }
         work

@@ -351,7 +351,7 @@ fn exact_primitives() {
 }
 
 /// Numbers at the edges of a type, in random order.
-fn specials(dtype: DType, numbers: &mut Numbers) -> Memory {
+pub(super) fn specials(dtype: DType, numbers: &mut Numbers) -> Memory {
     let edges: Vec<Element> = match dtype {
         DType::Bool => vec![Element::Bool(true), Element::Bool(false)],
         t if t.is_float() => {

@@ -10,6 +10,7 @@ mod quantise;
 mod random;
 mod recur;
 mod rows;
+mod top_k;
 mod winograd;
 
 use crate::cpu::compile;
