@@ -6,8 +6,8 @@
 //! error that says which.
 
 use crate::kernel::{
-    Axis, Block, Body, BufferId, Cell, Chain, Contract, Expr, ExprKind, Fold, Kernel, Literal, Panels, Pass, Piece, Recur, Rows, TopK,
-    Winograd,
+    Axis, Block, Body, BufferId, Cell, Chain, Contract, Expr, ExprKind, Fold, Kernel, Literal, Panels, Pass, Piece, Recur, Rows, Serial,
+    TopK, Winograd,
 };
 use crate::winograd::{self, INPUTS, Numbers, OUTPUTS, PRODUCTS};
 use egret_ir::scalar::{Typed, TypedKind};
@@ -74,6 +74,7 @@ pub fn run(kernel: &Kernel, sizes: &Bindings, lanes: usize, buffers: &mut [Memor
         Body::Chain(chain) => machine.chain(chain),
         Body::Recur(recur) => machine.recur(recur),
         Body::TopK(top_k) => machine.top_k(top_k),
+        Body::Serial(serial) => machine.serial(serial),
     }?;
     machine.pieces(&kernel.borders)
 }
@@ -368,6 +369,12 @@ impl Machine<'_> {
             })?;
         }
         Ok(scores)
+    }
+
+    fn serial(&mut self, s: &Serial) -> Checked<()> {
+        self.each_of_part(&s.axes, &mut |m| {
+            s.nests.iter().try_for_each(|nest| m.each(&nest.piece.axes, &mut |m| m.block(&nest.piece.block)))
+        })
     }
 
     fn top_k(&mut self, t: &TopK) -> Checked<()> {

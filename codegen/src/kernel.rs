@@ -148,6 +148,8 @@ pub enum Body {
     Recur(Recur),
     /// The first elements of rows in order.
     TopK(TopK),
+    /// Running sums and products, scattering.
+    Serial(Serial),
 }
 
 /// Loop nests one after another, each writing its own part of the output (the parts of a concat, the border of a pad).
@@ -454,6 +456,25 @@ pub struct TopK {
     pub indices: BufferId,
 }
 
+/// For every point of `axes`: nests one after another, whose points are done in order, the innermost loop first, and may read what those
+/// before them wrote. Points of `axes` have nothing to do with each other; parts divide them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Serial {
+    /// Outermost first; none where all is one row.
+    pub axes: Vec<Axis>,
+    /// In order.
+    pub nests: Vec<Nest>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Nest {
+    /// The loops and what each point does.
+    pub piece: Piece,
+    /// Whether the points of the innermost loop have nothing to do with each other, so that vectors of them are done at once.
+    pub lanes: bool,
+}
+
 /// A recurrent cell, gates in ONNX's order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cell {
@@ -470,6 +491,17 @@ pub enum Cell {
     Relu,
     /// One gate through sigmoid.
     Sigmoid,
+}
+
+impl Body {
+    /// The loop nests of a map or of a serial body.
+    pub fn pieces(&self) -> Vec<&Piece> {
+        match self {
+            Body::Map(map) => map.pieces.iter().collect(),
+            Body::Serial(serial) => serial.nests.iter().map(|nest| &nest.piece).collect(),
+            _ => vec![],
+        }
+    }
 }
 
 impl Contract {
@@ -592,13 +624,13 @@ impl Kernel {
             dims.extend(b.dims());
             lets.extend(b.lets.iter().map(|l| l.name.clone()));
         };
-        let pieces = if let Body::Map(map) = &self.body { &map.pieces[..] } else { &[] };
-        for piece in pieces.iter().chain(&self.borders) {
+        for piece in self.body.pieces().into_iter().chain(&self.borders) {
             axes(&piece.axes, &mut dims);
             block(&piece.block, &mut dims);
         }
         match &self.body {
             Body::Map(_) => {}
+            Body::Serial(serial) => axes(&serial.axes, &mut dims),
             Body::Rows(rows) => {
                 axes(&rows.axes, &mut dims);
                 axes(&rows.reduced, &mut dims);
@@ -763,7 +795,7 @@ impl Kernel {
         Ok(())
     }
 
-    fn write_pieces(&self, f: &mut fmt::Formatter<'_>, what: &str, pieces: &[Piece]) -> fmt::Result {
+    fn write_pieces<'a>(&self, f: &mut fmt::Formatter<'_>, what: &str, pieces: impl IntoIterator<Item = &'a Piece>) -> fmt::Result {
         writeln!(f, "{what} {{")?;
         for piece in pieces {
             writeln!(f, "    for {}:", axes_text(&piece.axes))?;
@@ -836,6 +868,10 @@ impl fmt::Display for Kernel {
         writeln!(f, "({})", buffers.join(", "))?;
         match &self.body {
             Body::Map(map) => self.write_pieces(f, "map", &map.pieces),
+            Body::Serial(serial) => {
+                let axes = if serial.axes.is_empty() { String::new() } else { format!(" for {}", axes_text(&serial.axes)) };
+                self.write_pieces(f, &format!("serial{axes}"), serial.nests.iter().map(|nest| &nest.piece))
+            }
             Body::Rows(rows) => self.write_rows(f, rows),
             Body::Contract(contracts) => contracts.iter().enumerate().try_for_each(|(i, contract)| {
                 if i > 0 {

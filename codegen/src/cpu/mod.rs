@@ -25,6 +25,7 @@ mod quantise;
 mod recur;
 pub(crate) mod rows;
 pub(crate) mod scope;
+mod serial;
 mod small;
 mod split;
 mod taps;
@@ -219,7 +220,7 @@ fn multiplies_bytes(kernel: &Kernel) -> bool {
     match &kernel.body {
         Body::Contract(contracts) => contracts.iter().any(|c| matches!(c.b, Panels::Quads(..))),
         Body::Rows(rows) => rows.lanes_outside && rows.passes.iter().any(|pass| pass.over_row && Quads::of(pass).is_some()),
-        Body::Map(_) | Body::Winograd(_) | Body::Chain(_) | Body::Recur(_) | Body::TopK(_) => false,
+        Body::Map(_) | Body::Winograd(_) | Body::Chain(_) | Body::Recur(_) | Body::TopK(_) | Body::Serial(_) => false,
     }
 }
 
@@ -245,6 +246,7 @@ fn emitted<'c>(
         Body::Chain(chain) => kernel_gen.chain(chain),
         Body::Recur(recur) => kernel_gen.recur(recur),
         Body::TopK(top_k) => kernel_gen.top_k(top_k),
+        Body::Serial(serial) => kernel_gen.serial(serial),
     }
     kernel_gen.pieces(&kernel.borders);
     kernel_gen.e.finish();

@@ -34,6 +34,7 @@ impl Kernel {
             Body::Chain(chain) => units(&super::chain::unit_axes(chain)),
             Body::Recur(recur) => recur.batch.clone(),
             Body::TopK(top_k) => units(&top_k.rows),
+            Body::Serial(serial) => units(&serial.axes),
         }
     }
 }
@@ -50,7 +51,7 @@ impl Kernel {
                 let keys = top_k.count.clone() * TopK::key_bytes(self.buffers[top_k.x.0].dtype);
                 keys.ceil_div(&ALIGN.into()) * ALIGN
             }
-            Body::Map(_) | Body::Rows(_) | Body::Contract(_) | Body::Recur(_) => Dim::ZERO,
+            Body::Map(_) | Body::Rows(_) | Body::Contract(_) | Body::Recur(_) | Body::Serial(_) => Dim::ZERO,
         }
     }
 }

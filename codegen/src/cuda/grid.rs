@@ -99,6 +99,7 @@ pub(super) fn jobs<'k>(kernel: &'k Kernel, target: &Target) -> Result<Vec<Job<'k
             vec![Job { blocks: recur.batch.clone(), work: Work::Recur(recur, lanes) }]
         }
         Body::TopK(_) => return Err("a selection by a heap"),
+        Body::Serial(_) => return Err("points in order"),
         Body::Recur(_) => return Err("a recurrent layer whose states and sums do not fit 48 KB of shared memory"),
     };
     jobs.extend(kernel.borders.iter().map(|piece| piece_job(piece, kernel)));

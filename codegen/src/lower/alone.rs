@@ -8,12 +8,18 @@ use super::{Failure, Lowering, Place};
 use crate::kernel::{Axis, Body, BufferId, TopK};
 use egret_ir::{Dim, Node, NodeId, Op, ValueId};
 
+/// Whether an op has a kernel of its own, where it is not spelled out.
+pub(super) fn is_alone(op: &Op) -> bool {
+    let recurs = matches!(op, Op::lstm { .. } | Op::gru { .. } | Op::rnn { .. });
+    let is_in_order = matches!(op, Op::cumsum { .. } | Op::cumprod { .. } | Op::scatter_elements { .. } | Op::scatter_nd { .. });
+    recurs || is_in_order || matches!(op, Op::top_k { .. })
+}
+
 impl Lowering<'_> {
     /// The node that makes a value which is not there yet, if it has a kernel of its own.
     pub(super) fn alone(&self, value: ValueId) -> Option<NodeId> {
         let node = self.scope.graph().producer(value)?;
-        let is_alone = matches!(self.scope.graph().node(node).op, Op::lstm { .. } | Op::gru { .. } | Op::rnn { .. } | Op::top_k { .. });
-        (is_alone && self.scope.place(value).is_none()).then_some(node)
+        (is_alone(&self.scope.graph().node(node).op) && self.scope.place(value).is_none()).then_some(node)
     }
 
     /// Adds the launches of such a node; its results go to the region's results or to scratch memory.
@@ -22,7 +28,8 @@ impl Lowering<'_> {
         let node = graph.node(node);
         match &node.op {
             Op::top_k { axis, k, largest } => self.top_k(node, *axis, k, *largest),
-            _ => self.recurrence(node),
+            Op::lstm { .. } | Op::gru { .. } | Op::rnn { .. } => self.recurrence(node),
+            _ => self.serial(node),
         }
     }
 

@@ -238,6 +238,7 @@ fn visit_buffers(body: &Body, borders: &[Piece], f: &mut impl FnMut(BufferId, bo
             reads.into_iter().flatten().for_each(|b| f(b, false));
             [Some(r.y), Some(r.h), r.c].into_iter().flatten().for_each(|b| f(b, true));
         }
+        Body::Serial(serial) => serial.nests.iter().for_each(|nest| take(&nest.piece.block)),
         Body::TopK(t) => {
             f(t.x, false);
             [t.values, t.indices].into_iter().for_each(|b| f(b, true));
@@ -253,7 +254,7 @@ fn visit_buffers(body: &Body, borders: &[Piece], f: &mut impl FnMut(BufferId, bo
 
 /// The body with other numbers for its buffers.
 pub fn with_buffers(body: Body, number: &dyn Fn(BufferId) -> BufferId) -> Body {
-    use crate::kernel::{Chain, Contract, Map, Pass, Recur, Reduce, Rows, TopK, Winograd};
+    use crate::kernel::{Chain, Contract, Map, Nest, Pass, Recur, Reduce, Rows, Serial, TopK, Winograd};
     let (same_dim, same_name) = (|d: &Dim| d.clone(), |n: &Arc<str>| n.clone());
     let mut rewrite = Rewrite::new(&same_dim, number, &same_name);
     match body {
@@ -293,6 +294,13 @@ pub fn with_buffers(body: Body, number: &dyn Fn(BufferId) -> BufferId) -> Body {
             c: r.c.map(number),
             ..r
         }),
+        Body::Serial(serial) => {
+            let nest = |nest: &Nest| {
+                let piece = Piece { axes: nest.piece.axes.clone(), block: rewrite.block(&nest.piece.block) };
+                Nest { piece, lanes: nest.lanes }
+            };
+            Body::Serial(Serial { nests: serial.nests.iter().map(nest).collect(), ..serial })
+        }
         Body::TopK(t) => Body::TopK(TopK { x: number(t.x), values: number(t.values), indices: number(t.indices), ..t }),
     }
 }

@@ -43,6 +43,7 @@ mod recur;
 mod region;
 mod resize;
 mod rows;
+mod serial;
 mod spelled;
 #[cfg(test)]
 mod tests;

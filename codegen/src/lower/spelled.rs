@@ -1,4 +1,5 @@
-//! Ops without a kernel of their own, spelled out in ops that have: running sums and products, scattering, and on GPUs selections.
+//! Ops without a kernel on a target, spelled out in ops that have one: on GPUs running sums and products, selections and scattering, on
+//! processors such sums of 16 bits.
 //!
 //! Each compares every position with every other, which takes time in the square of an axis (or of positions and updates), but
 //! needs no kernel that walks in order, runs in parallel and fuses like anything else.
@@ -7,13 +8,14 @@
 //! y = cumsum[axis=0](x)   =>   y at [i]  =  sum over j of (x at [j] if j <= i, else 0)
 //! ```
 
+use super::serial::is_serial;
 use crate::target::Target;
 use egret_ir::attr::{PadMode, ScatterMode};
 use egret_ir::{Copy, DType, Dim, Element, Graph, Node, Op, Tensor, TensorType, ValueId};
 
 type Made = Result<ValueId, String>;
 
-/// The graph without `cumsum`, `cumprod` and the scatters, and for GPUs without `top_k`.
+/// The graph without `cumsum`, `cumprod`, `top_k` and the scatters where the target has no kernel for them.
 ///
 /// # Errors
 /// Only if what is spelled out does not type-check, which would be a bug.
@@ -21,6 +23,10 @@ pub fn spelled_out(graph: &Graph, target: &Target) -> Result<Graph, String> {
     let mut copy = Copy::new(graph, TensorType::clone);
     for node in graph.nodes() {
         let name = graph.value(node.results[0]).name.to_string();
+        if !target.is_cuda() && has_kernel(graph, node) {
+            copy.node(node)?;
+            continue;
+        }
         let mut speller = Speller { copy: &mut copy, node, name: &name };
         let results = match &node.op {
             Op::cumsum { axis, exclusive, reverse } => {
@@ -29,7 +35,7 @@ pub fn spelled_out(graph: &Graph, target: &Target) -> Result<Graph, String> {
             Op::cumprod { axis, exclusive, reverse } => {
                 vec![speller.running((*axis, *exclusive, *reverse), 1, |axes| Op::reduce_prod { axes })?]
             }
-            Op::top_k { axis, k, largest } if target.is_cuda() => speller.top_k(*axis, k, *largest)?,
+            Op::top_k { axis, k, largest } => speller.top_k(*axis, k, *largest)?,
             Op::scatter_elements { axis, mode } => vec![speller.scatter_elements(*axis, *mode)?],
             Op::scatter_nd { mode } => vec![speller.scatter_nd(*mode)?],
             _ => {
@@ -40,6 +46,11 @@ pub fn spelled_out(graph: &Graph, target: &Target) -> Result<Graph, String> {
         node.results.iter().zip(results).for_each(|(&old, new)| copy.set(old, new));
     }
     Ok(copy.finish())
+}
+
+/// Whether processors have a kernel for an op that is spelled out elsewhere.
+fn has_kernel(graph: &Graph, node: &Node) -> bool {
+    matches!(node.op, Op::top_k { .. }) || node.operands.first().is_some_and(|&x| is_serial(&node.op, graph.ty(x)))
 }
 
 /// Builds what stands for one node.

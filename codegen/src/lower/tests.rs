@@ -1,6 +1,8 @@
 //! Small regions, lowered as one kernel node and op by op, against the reference evaluator.
 
-use crate::testing::check;
+use crate::target::Target;
+use crate::testing::{check, run_compiled};
+use egret_ir::{DType, Element, Tensor, text};
 
 #[test]
 fn views() {
@@ -471,6 +473,17 @@ fn recurrences() {
 #[test]
 fn orders() {
     check(&[
+        ("graph g(x: f32[3, 70]) { y = cumsum[axis=1, reverse=true](x) z = cumprod[axis=0](x) return y, z }", &[]),
+        (
+            "graph g(x: f32[B, N, 40]) { y = cumsum[axis=1](x) z = cumsum[axis=1, reverse=true, exclusive=true](x) return y, z }",
+            &[("B", 3), ("N", 5)],
+        ),
+        ("graph g(x: f32[B, N]) { y = cumsum[axis=1](x) z = cumprod[axis=0, exclusive=true](x) return y, z }", &[("B", 2), ("N", 0)]),
+        ("graph g(x: f16[2, 50], y: bf16[50, 3]) { a = cumsum[axis=1](x) b = cumprod[axis=0](y) return a, b }", &[]),
+        (
+            "graph g(x: u8[2, 50], y: f64[4, 20]) { a = cumsum[axis=1](x) b = cumsum[axis=0](y) c = exp(y) d = cumsum[axis=1](c) return a, b, d }",
+            &[],
+        ),
         ("graph g(x: f32[3, 4, 2]) { y = cumsum[axis=1](x) z = cumsum[axis=1, exclusive=true](x) a = add(y, z) return y, a }", &[]),
         (
             "graph g(x: i64[N]) { y = cumsum[axis=0, reverse=true](x) z = cumsum[axis=0, exclusive=true, reverse=true](x) return y, z }",
@@ -488,6 +501,32 @@ fn orders() {
 #[test]
 fn scatters() {
     check(&[
+        (
+            "graph g(x: f32[4, 40], i: i64[7, 40], u: f32[7, 40]) { y = scatter_elements[axis=0, mode=add](x, i, u) z = neg(y) return y, z }",
+            &[],
+        ),
+        (
+            "graph g(x: f32[B, 4, 33], i: i32[B, N, 20], u: f32[B, N, 20]) { y = scatter_elements[axis=1](x, i, u) return y }",
+            &[("B", 2), ("N", 9)],
+        ),
+        (
+            "graph g(x: f16[3, 90], i: i64[3, 8], u: f16[3, 8], v: f16[3, 8]) { y = scatter_elements[axis=1](x, i, u) z = scatter_elements[axis=1, mode=add](x, i, v) return y, z }",
+            &[],
+        ),
+        (
+            "graph g(x: u8[3, 50], i: i64[2, 50], u: u8[2, 50]) { y = scatter_elements[axis=0, mode=max](x, i, u) z = scatter_elements[axis=0](x, i, u) return y, z }",
+            &[],
+        ),
+        (
+            "graph g(x: bf16[4, 50], i: i64[N, 1], u: bf16[N, 50]) { y = scatter_nd(x, i, u) z = scatter_nd[mode=mul](x, i, u) return y, z }",
+            &[("N", 6)],
+        ),
+        (
+            "graph g(x: f64[4, 3, 21], i: i64[5, 2], u: f64[5, 21], e: f64[4, 3, 21]) { a = add(x, e) y = scatter_nd[mode=max](a, i, u) z = mul(y, e) return z }",
+            &[],
+        ),
+        ("graph g(x: f32[3], i: i64[N, 1], u: f32[N]) { y = scatter_nd[mode=add](x, i, u) return y }", &[("N", 0)]),
+        ("graph g(x: f32[5, 2], i: i64[3, 0], u: f32[3, 5, 2]) { y = scatter_nd(x, i, u) return y }", &[]),
         ("graph g(x: f32[4, 3], i: i64[2, 3], u: f32[2, 3]) { y = scatter_elements[axis=0](x, i, u) return y }", &[]),
         ("graph g(x: f32[4, 5], i: i64[2, 3], u: f32[2, 3]) { y = scatter_elements[axis=1](x, i, u) z = relu(y) return z }", &[]),
         (
@@ -505,4 +544,31 @@ fn scatters() {
         ),
         ("graph g(x: f32[4, 3], i: i64[5, 2], u: f32[5]) { y = scatter_nd[mode=min](x, i, u) return y }", &[]),
     ]);
+}
+
+/// What the standard leaves open, and what must not become a store outside of a buffer.
+#[test]
+fn indices_outside_change_nothing() {
+    let numbers = |shape: &[usize], from: i32| {
+        let count = shape.iter().product::<usize>() as i32;
+        Tensor::from_elements(DType::F32, shape.to_vec(), (0..count).map(|i| Element::Float(f64::from(from + i))))
+    };
+    for (source, shape, indices) in [
+        (
+            "graph g(x: f32[4], i: i64[5, 1], u: f32[5]) { y = scatter_nd[mode=add](x, i, u) return y }",
+            vec![5, 1],
+            [4i64, -5, 1, i64::MAX, -1],
+        ),
+        (
+            "graph g(x: f32[4], i: i64[5], u: f32[5]) { y = scatter_elements[axis=0, mode=add](x, i, u) return y }",
+            vec![5],
+            [9, i64::MIN, 1, 4, -1],
+        ),
+    ] {
+        let graph = text::parse(source).unwrap();
+        let inputs = [numbers(&[4], 0), Tensor::from_i64s(shape, &indices), numbers(&[5], 10)];
+        let found = run_compiled(&graph, &Target::native().unwrap(), 1, &inputs).unwrap();
+        let found: Vec<f64> = found[0].elements().map(|e| e.as_f64()).collect();
+        assert_eq!(found, [0.0, 13.0, 2.0, 17.0], "{source}");
+    }
 }

@@ -13,6 +13,7 @@
 //! Where an index cannot be decided, such as which part of a concat it is in, the answer is a [`Stop`] that says how to refine
 //! the domain, and lowering starts over.
 
+use super::alone::is_alone;
 use super::attention::Attention;
 use super::domain::{Domain, linear};
 use super::exprs::{bin, cast, index, literal, scalar, select};
@@ -161,7 +162,7 @@ impl<'a> Build<'a> {
             (Op::gather { axis }, _) => self.gather(*axis, &node.operands, at),
             (Op::gather_elements { axis }, _) => self.gather_elements(*axis, &node.operands, at),
             (Op::gather_nd { batch }, _) => self.gather_nd(*batch, &node.operands, at),
-            (Op::lstm { .. } | Op::gru { .. } | Op::rnn { .. } | Op::top_k { .. }, _) => Err(Stop::Materialise(value)),
+            (op, _) if is_alone(op) => Err(Stop::Materialise(value)),
             (Op::resize { .. }, _) => self.resize(value, node, at),
             (_, Kind::Composite | Kind::Structured) => Err(Stop::Fail(value, "there is no kernel for it".to_string())),
         }

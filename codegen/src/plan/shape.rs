@@ -55,6 +55,7 @@ fn for_each_block(body: &mut Body, borders: &mut [Piece], f: &mut impl FnMut(&mu
         Body::Contract(contracts) => contracts.iter_mut().for_each(|c| f(&mut c.epilogue)),
         Body::Winograd(w) => f(&mut w.epilogue),
         Body::Chain(c) => f(&mut c.epilogue),
+        Body::Serial(serial) => serial.nests.iter_mut().for_each(|nest| f(&mut nest.piece.block)),
         Body::Recur(_) | Body::TopK(_) => {}
     }
 }
@@ -126,7 +127,7 @@ fn reads_where_it_writes(kernel: &Kernel, read: BufferId, written: BufferId) -> 
             _ => return false,
         },
         Body::Winograd(w) if w.a.0 != read && w.weights != read => vec![(&w.epilogue, vec![])],
-        Body::Map(_) | Body::Winograd(_) | Body::Chain(_) | Body::Recur(_) | Body::TopK(_) => return false,
+        Body::Map(_) | Body::Winograd(_) | Body::Chain(_) | Body::Recur(_) | Body::TopK(_) | Body::Serial(_) => return false,
     };
     let stores = || blocks.iter().flat_map(|(b, _)| &b.stores).filter(|s| s.buffer == written);
     let Some(offset) = stores().next().map(|s| &s.offset) else { return false };

@@ -84,6 +84,9 @@ impl Work {
                 work.operations = steps.clone() * hidden.clone() * gates * (hidden.clone() * 2 + OPERATIONS_OF_FUNCTION);
                 work.bytes = steps * hidden.clone() * (hidden * gates + gates + 1) * 4;
             }
+            Body::Serial(serial) => serial.nests.iter().for_each(|nest| {
+                work.add_block(kernel, &nest.piece.block, &(points(&serial.axes) * points(&nest.piece.axes)));
+            }),
             Body::TopK(t) => {
                 let rows = points(&t.rows);
                 let size = kernel.buffers[t.x.0].dtype.size() as i64;
