@@ -11,6 +11,7 @@ use super::scope::{Facts, Gen, Symbol};
 use crate::kernel::{Block, BufferId, Expr, ExprKind, Let, Literal, Store};
 use egret_ir::dim::Term;
 use egret_ir::{DType, Dim};
+use egret_runtime::plan::SLACK;
 use inkwell::types::BasicTypeEnum;
 use inkwell::values::{InstructionOpcode, IntValue, VectorValue};
 use std::collections::{BTreeMap, HashMap};
@@ -352,6 +353,9 @@ impl<'c> Gen<'_, 'c> {
     pub(crate) fn read(&mut self, point: &mut Point<'c>, buffer: BufferId, offset: &Dim) -> Value<'c> {
         let at = point.place(offset);
         let (dtype, written) = (self.kernel.buffers[buffer.0].dtype, self.kernel.buffers[buffer.0].written);
+        if let Some(raw) = self.read_picked(point, buffer, &at) {
+            return widened(&self.e, raw, dtype);
+        }
         let access = self.access(point, &at);
         let uniform = matches!(access, Access::Uniform);
         let masked = point.lane.as_ref().is_some_and(|l| l.mask.is_some()) && !uniform;
@@ -398,6 +402,23 @@ impl<'c> Gen<'_, 'c> {
                 self.e.gather(element, pointer, lanes, size, mask)
             }
         }
+    }
+
+    /// Elements of one vector that the lanes take in an order of their own, such as each of them four times: that vector, shuffled. It ends
+    /// at most its length behind the last of them, in the slack behind the buffer.
+    fn read_picked(&mut self, point: &Point<'c>, buffer: BufferId, at: &Dim) -> Option<Value<'c>> {
+        let dtype = self.kernel.buffers[buffer.0].dtype;
+        let (lanes, lane) = (self.e.lanes, point.lane.as_ref().filter(|l| l.mask.is_none())?.symbol.clone());
+        let is_read = dtype.size() * lanes <= SLACK && at.mentions(&lane) && at.linear_in(&lane).is_none() && point.vectors.is_empty();
+        let start = self.symbol(&lane).value.get_sign_extended_constant().filter(|_| is_read)?;
+        let lane_at = |l: usize| at.substitute(&|name| (name == &*lane).then(|| Dim::from(start + l as i64)));
+        let first = lane_at(0);
+        let picks = (0..lanes).map(|l| usize::try_from((lane_at(l) - first.clone()).as_const()?).ok().filter(|&pick| pick < lanes));
+        let picks: Vec<usize> = picks.collect::<Option<_>>()?;
+        let vector = self.e.vector_type(self.e.memory_type(dtype), lanes).into();
+        let pointer = self.pointer(buffer, &first);
+        let all = self.e.load(vector, pointer, dtype.size());
+        Some(self.e.shuffle(all, all, &picks))
     }
 
     /// Elements a small number apart: whole vectors, of which the lanes are picked. They end at most 3 elements behind the

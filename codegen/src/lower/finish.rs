@@ -47,7 +47,8 @@ fn find_merge(groups: &Groups, dims: &[Dim], ranges: &Ranges) -> Option<(usize, 
     for (g, group) in groups.iter().enumerate() {
         for outer in 0..group.len() {
             for inner in outer + 1..group.len() {
-                if dims.iter().all(|d| merges(d, &group[outer], &group[inner], ranges)) {
+                let stays = ranges.is_whole(&group[inner].name) || ranges.is_whole(&group[outer].name);
+                if !stays && dims.iter().all(|d| merges(d, &group[outer], &group[inner], ranges)) {
                     return Some((g, outer, inner));
                 }
             }

@@ -169,6 +169,7 @@ pub fn lower(region: &Region, target: &Target) -> Result<Lowered, Failure> {
             as_fold: HashSet::new(),
             widened: if target.is_cuda() { ON_GPUS } else { ON_PROCESSORS },
             bytes: target.bytes,
+            lanes: if target.is_cuda() { 1 } else { target.lanes as i64 },
         },
         target,
         lowered: Lowered::default(),
@@ -232,6 +233,8 @@ pub struct Scope<'a> {
     widened: Widened,
     /// Whether there are products of bytes.
     bytes: bool,
+    /// f32 in a vector.
+    lanes: i64,
 }
 
 /// What is widened to f32 as it is read.

@@ -48,7 +48,8 @@ impl Build<'_> {
         };
         let inner = self.inner(value, &extents)?;
         let [x, w] = points(&inner.clone().unwrap_or(vec![Dim::ZERO; extents.len()]));
-        let as_product = inner.is_some() && self.is_product(node) && !self.scope.as_fold.contains(&value);
+        let as_product =
+            inner.is_some() && self.is_product(node) && !self.scope.as_fold.contains(&value) && !self.shares_lanes(node, at)?;
         if as_product {
             return self.product(value, node, at, [&x, &w]);
         }
@@ -70,6 +71,32 @@ impl Build<'_> {
             _ => false,
         };
         (self.ty(node.results[0]).dtype == DType::F32 || self.is_of_bytes(node)) && !(one_input_per_filter && self.is_grouped(node))
+    }
+
+    /// Whether a convolution has groups of so few filters that several share a vector, each with its own inputs; as a product, a vector
+    /// would hold the filters of one group only. The loop over the filters is brought into blocks of a vector.
+    fn shares_lanes(&mut self, node: &Node, at: &[Dim]) -> Result<bool, Stop> {
+        let Op::conv { group: 2.., layout: Layout::Last, .. } = node.op else { return Ok(false) };
+        let (Some((inputs, filters)), lanes) = (self.of_group(node), self.scope.lanes) else { return Ok(false) };
+        let in_reach = lanes % filters == 0 && (lanes / filters - 1) * inputs < lanes;
+        let Some(filter) = at.last().filter(|_| 2 * filters <= lanes && in_reach) else { return Ok(false) };
+        let (_, within) = filter.split_multiple(lanes);
+        let Some((loop_, extent)) = within.as_symbol().and_then(|s| Some((s.clone(), self.ranges.extent(s)?.as_const()?))) else {
+            return Ok(false);
+        };
+        match extent {
+            n if n == lanes => self.ranges.keep_whole(&loop_),
+            n if n % lanes == 0 => return Err(Stop::Factor(loop_, lanes.into())),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The inputs and the filters of each group, where they are numbers and the results are f32.
+    fn of_group(&self, node: &Node) -> Option<(i64, i64)> {
+        let (Op::conv { group, .. }, [.., inputs, filters]) = (&node.op, &self.ty(node.operands[1]).dims[..]) else { return None };
+        let filters = filters.as_const()? / *group as i64;
+        (self.ty(node.results[0]).dtype == DType::F32).then_some((inputs.as_const()?, filters))
     }
 
     /// Whether it multiplies u8 by what is known and fits i8, and the target does that.

@@ -30,6 +30,8 @@ pub struct Ranges {
     extents: BTreeMap<Arc<str>, Dim>,
     /// Those that are read from data; a loop variable can be split, they cannot.
     read: BTreeSet<Arc<str>>,
+    /// Loops that stay whole, though quotients of them occur: their points become the lanes of one vector.
+    whole: BTreeSet<Arc<str>>,
     /// What symbols of the model are at least, since loops over them run; others are at least 0.
     least: BTreeMap<Arc<str>, i64>,
     /// Expressions that are at least 0, since a loop over one more runs.
@@ -48,6 +50,21 @@ impl Ranges {
     pub fn add_read(&mut self, symbol: &Arc<str>, extent: &Dim) {
         self.add(symbol, extent);
         self.read.insert(symbol.clone());
+    }
+
+    /// Keeps a loop from being split, and from becoming part of another.
+    pub fn keep_whole(&mut self, symbol: &Arc<str>) {
+        self.whole.insert(symbol.clone());
+    }
+
+    /// Whether a loop stays as it is.
+    pub fn is_whole(&self, symbol: &str) -> bool {
+        self.whole.contains(symbol)
+    }
+
+    /// The extent of a loop, or of an index read from data.
+    pub fn extent(&self, symbol: &str) -> Option<&Dim> {
+        self.extents.get(symbol)
     }
 
     /// Whether an index read from data occurs in `d`.
@@ -294,7 +311,8 @@ impl Ranges {
     fn splits(&self, x: &Dim, by: &Dim) -> Option<(Arc<str>, Dim)> {
         let name = x.as_symbol()?;
         let extent = self.extents.get(name)?;
-        let divides = !self.read.contains(name) && !by.is(1) && extent != by && extent.exact_div(by).is_some() && !self.is_bounded(by);
+        let stays = self.read.contains(name) || self.whole.contains(name);
+        let divides = !stays && !by.is(1) && extent != by && extent.exact_div(by).is_some() && !self.is_bounded(by);
         divides.then(|| (name.clone(), by.clone()))
     }
 

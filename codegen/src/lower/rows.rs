@@ -27,6 +27,12 @@ const FEWEST_LANES: i64 = 8;
 /// of which the rest of the loop hides some.
 const COST_OF_GATHER: usize = 8;
 
+/// Cost of a vector of elements that another vector holds in another order.
+const COST_OF_SHUFFLE: usize = 2;
+
+/// More lanes than any vector has.
+const MOST_LANES: i64 = 64;
+
 /// Neighbouring points that are computed together where they share loads, best first: seven is what the extents of image
 /// networks divide by, and eight accumulators hide the latency of a fused multiply-add.
 const TILES: [i64; 5] = [8, 7, 6, 5, 4];
@@ -260,8 +266,17 @@ impl Walk {
             _ if self.through.iter().any(|d| d.mentions(&lanes.name)) => COST_OF_GATHER,
             Some((stride, _)) if stride.is(0) => 0,
             Some((stride, _)) if stride.is(1) => 1,
+            None if self.stays_near(lanes) => COST_OF_SHUFFLE,
             Some(_) | None => COST_OF_GATHER,
         }
+    }
+
+    /// Whether all points of an axis touch elements that one vector of as many holds.
+    fn stays_near(&self, lanes: &Axis) -> bool {
+        let Some(count) = lanes.extent.as_const().filter(|&n| n <= MOST_LANES) else { return false };
+        let at = |l: i64| self.offset.substitute(&|name| (name == &*lanes.name).then(|| Dim::from(l)));
+        let first = at(0);
+        (1..count).all(|l| (at(l) - first.clone()).as_const().is_some_and(|apart| (0..count).contains(&apart)))
     }
 }
 

@@ -308,6 +308,27 @@ fn contractions() {
             "graph g(x: f32[1, 6, 7, 8]) { const w: f32[1, 1, 8, 20] = random(1) a = conv[stride=[2, 2], pad=[0,0,0,0], dilation=[1, 1], layout=last](x, w) return a }",
             &[],
         ),
+        // Groups of so few filters that several share a vector.
+        (
+            "graph g(x: f32[2, 5, 6, 32], r: f32[2, 3, 4, 32]) { const w: f32[3, 3, 4, 32] = random(1) a = conv[stride=[1, 1], pad=[0,0,0,0], dilation=[1, 1], group=8, layout=last](x, w) b = add(a, r) c = relu(b) return c }",
+            &[],
+        ),
+        (
+            "graph g(x: f32[N, H, 9, 16], w: f32[2, 3, 2, 64]) { a = conv[stride=[1, 2], pad=[0,0,0,0], dilation=[2, 1], group=8, layout=last](x, w) b = transpose[perm=[0, 3, 1, 2]](a) return b }",
+            &[("N", 2), ("H", 6)],
+        ),
+        (
+            "graph g(x: f32[1, 5, 5, 16]) { const w: f32[3, 3, 2, 16] = random(1) a = conv[stride=[1, 1], pad=[0,0,0,0], dilation=[1, 1], group=8, layout=last](x, w) return a }",
+            &[],
+        ),
+        (
+            "graph g(x: f32[1, 5, 5, 48]) { const w: f32[3, 3, 4, 24] = random(1) a = conv[stride=[1, 1], pad=[0,0,0,0], dilation=[1, 1], group=12, layout=last](x, w) b = reshape[shape=[9, 24]](a) return b }",
+            &[],
+        ),
+        (
+            "graph g(x: f32[1, 4, 4, 96]) { const w: f32[3, 3, 8, 48] = random(1) a = conv[stride=[1, 1], pad=[0,0,0,0], dilation=[1, 1], group=12, layout=last](x, w) return a }",
+            &[],
+        ),
         (
             "graph g(x: f32[1, 6, 7, 8]) { const w: f32[3, 3, 2, 20] = random(1) a = conv[stride=[2, 1], pad=[0,0,0,0], dilation=[1, 2], group=4, layout=last](x, w) return a }",
             &[],
