@@ -261,8 +261,8 @@ impl Compiler {
         let (exact_conv, dots) = (self.exact_conv || target.is_cuda(), target.dots);
         let storage = Storage { dtype: self.precision.storage().unwrap_or(Storage::default().dtype), everywhere: target.is_cuda() };
         let bytes = target.with_bytes().is_some();
-        let (class, wide, rules) = (self.class, !target.is_cuda(), self.rules.clone());
-        let mut context = Context { class, exact_conv, dots, bytes, wide, storage, rules, ..Context::default() };
+        let (class, wide, blocks, rules) = (self.class, !target.is_cuda(), !target.is_cuda(), self.rules.clone());
+        let mut context = Context { class, exact_conv, dots, bytes, blocks, wide, storage, rules, ..Context::default() };
         context.limit = self.limit.map_or_else(Limit::default, Limit::of);
         for name in &self.disabled {
             context.disabled.extend(self.named(name)?);

@@ -240,7 +240,12 @@ fn run(file: &File, arguments: &str) -> Result<String, Box<dyn Error>> {
 
 /// What passes may know: there are products of bytes where a pipeline makes some, and no arithmetic of 16 bits where it widens them.
 fn context(pipeline: &str) -> Context {
-    Context { bytes: pipeline.contains("integer"), wide: pipeline.contains("widen"), ..Context::default() }
+    Context {
+        bytes: pipeline.contains("integer"),
+        blocks: pipeline.contains("blocks"),
+        wide: pipeline.contains("widen"),
+        ..Context::default()
+    }
 }
 
 /// How far results may be apart behind some passes.

@@ -215,6 +215,35 @@ fn products_of_bytes_take_dot_products() {
     }
 }
 
+/// A product with weights of four bits, of so many rows.
+fn few_bits(rows: usize) -> String {
+    format!(
+        "graph g(x: f32[{rows}, 4096]) {{
+            const q: i4[4096, 1024] = random(1)
+            const s: f32[1024] = random(2)
+            const b: f32[1024] = random(3)
+            qf = cast[to = f32](q)
+            w = mul(qf, s)
+            h = matmul(x, w)
+            y = add(h, b)
+            return y
+        }}"
+    )
+}
+
+/// A single row takes four digits of a word at a time; for many the loop is that of a panel in f32.
+#[test]
+fn weights_of_few_bits_are_multiplied_in_registers() {
+    for (name, rows, digits) in [("x86-64-v4", 1, 4), ("x86-64-v4", 128, 1), ("x86-64-v3", 128, 1)] {
+        let target = target(name);
+        let kernel = &kernels(&few_bits(rows), &target)[0];
+        assert!(kernel.to_string().contains(".blocks("), "{kernel}");
+        let code = asm_text(kernel, &target).unwrap();
+        let expected = multiply_adds(kernel).map(|count| digits * count);
+        check_loops(&code, MULTIPLY_ADD, expected, INSTRUCTIONS_PER_SPILL).unwrap_or_else(|e| panic!("{rows} rows, {name}: {e}\n{kernel}"));
+    }
+}
+
 /// The guard itself: each of these is a cliff that it has to see.
 #[test]
 fn a_tile_with_more_accumulators_than_registers_is_caught() {

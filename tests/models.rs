@@ -156,3 +156,27 @@ fn digits_are_read_on_aarch64() {
     }
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+/// A matrix of four bits with scales for blocks of 64 rows: 4.5 bits a weight where f32 has 32.
+#[test]
+fn weights_of_four_bits_take_a_seventh_of_the_file() {
+    let source = "graph g(x: f32[N, 512]) {
+        const q: i4[1024, 512] = random(1)
+        const scale: f32[1024, 8, 1] = random(2)
+        f = cast[to = f32](q)
+        b = broadcast[shape = [1024, 8, 64]](scale)
+        s = reshape[shape = [1024, 512]](b)
+        v = mul(f, s)
+        w = transpose[perm = [1, 0]](v)
+        y = matmul(x, w)
+        return y
+    }";
+    for target in ["x86-64-v3", "x86-64-v4", "aarch64"] {
+        let bytes = |disabled: &[&str]| {
+            let compiler = disabled.iter().fold(Compiler::new().target(target), |compiler, pass| compiler.disable(pass));
+            compiler.compile_graph(&egret::parse_text("bits", source).unwrap()).unwrap().bytes().len()
+        };
+        let (bits, floats) = (bytes(&[]), 1024 * 512 * 4);
+        assert!(floats < bytes(&["blocks"]) && 6 * bits < floats && floats < 8 * bits, "{target}: {bits} bytes");
+    }
+}

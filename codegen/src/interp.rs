@@ -6,8 +6,8 @@
 //! error that says which.
 
 use crate::kernel::{
-    Axis, Block, Body, BufferId, Cell, Chain, Contract, Expr, ExprKind, Fold, Kernel, Literal, Panels, Pass, Piece, Recur, Rows, Serial,
-    TopK, Winograd,
+    Axis, Block, Blocks, Body, BufferId, Cell, Chain, Contract, Expr, ExprKind, Fold, Kernel, Literal, Panels, Pass, Piece, Recur, Rows,
+    Serial, TopK, Winograd,
 };
 use crate::winograd::{self, INPUTS, Numbers, OUTPUTS, PRODUCTS};
 use egret_ir::scalar::{Typed, TypedKind};
@@ -256,7 +256,15 @@ impl Machine<'_> {
             let (mut acc, mut exact, mut step) = (0f32, 0i32, 0);
             m.each(&c.k, &mut |m| {
                 let a = m.load(c.a.0, m.index(&c.a.1)?)?;
+                if let Panels::Blocks(buffer, offset, blocks) = &c.b {
+                    let panel = m.index(offset)? + (column / width * width * blocks.column_bytes(k_count)) as i64;
+                    let weight = m.weight(*buffer, panel, *blocks, step, [column % width, width])?;
+                    acc = (a.as_f64() as f32).mul_add(weight, acc);
+                    step += 1;
+                    return Ok(());
+                }
                 let at = match &c.b {
+                    Panels::Blocks(..) => unreachable!("blocks have been read"),
                     Panels::Strided(_, offset) => m.index(offset)?,
                     Panels::Packed(_, offset) => m.index(offset)? + ((column / width * k_count + step) * width + column % width) as i64,
                     Panels::Paired(_, offset) | Panels::Quads(_, offset) => {
@@ -278,6 +286,25 @@ impl Machine<'_> {
             m.vars.insert("acc".into(), sum);
             m.block(&c.epilogue)
         })
+    }
+
+    /// The weight of few bits at a step, in a column of a panel that has so many.
+    fn weight(&self, buffer: BufferId, panel: i64, blocks: Blocks, step: usize, [column, width]: [usize; 2]) -> Checked<f32> {
+        let byte = |at: usize| self.load(buffer, panel + at as i64).map(|byte| byte.as_int() as u8);
+        let (block, within) = (step / blocks.steps, step % blocks.steps);
+        let start = block * width * blocks.block_bytes(blocks.steps);
+        let word = |at: usize| -> Checked<u32> { Ok(u32::from_le_bytes([byte(at)?, byte(at + 1)?, byte(at + 2)?, byte(at + 3)?])) };
+        let scale = f32::from_bits(word(start + 4 * column)?);
+        let zero = if blocks.has_zeros { byte(start + 4 * width + column)? as i8 } else { 0 };
+        let integers = start + width * blocks.header();
+        let q = match blocks.is_in_words() {
+            true => {
+                let word = word(integers + 4 * (within / Blocks::IN_WORD * width + column))?;
+                i64::from((word << (28 - 4 * (within % Blocks::IN_WORD))) as i32 >> 28)
+            }
+            false => i64::from(byte(integers + within * width + column)? as i8),
+        };
+        Ok((q - i64::from(zero)) as f32 * scale)
     }
 
     fn winograd(&mut self, w: &Winograd) -> Checked<()> {

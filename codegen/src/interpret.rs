@@ -95,6 +95,10 @@ fn initial(
                     let (dtype, count) = packing.size();
                     Ok(Memory::of(&Tensor::new(dtype, vec![count], packing.bytes().into())?))
                 }
+                Data::Blocks(packing) => {
+                    let bytes = packing.bytes();
+                    Ok(Memory::of(&Tensor::new(dtype, vec![bytes.len()], bytes.into())?))
+                }
                 Data::Transformed(packing) => {
                     let bytes = transformed(&packing.bytes());
                     Ok(Memory::of(&Tensor::new(dtype, vec![bytes.len() / dtype.size()], bytes.into())?))

@@ -225,7 +225,7 @@ pub enum Fold {
 }
 
 /// `acc[batch, rows, cols] = sum over k of a[batch, rows, k] * b[batch, k, cols]`, then the epilogue at every point, with
-/// `acc` as a variable. Operands are f32, or bf16 that is widened as it is read; the sum is f32 and runs over `k` in order, fused
+/// `acc` as a variable. Operands are f32, or bf16 or integers that are widened as they are read; the sum is f32 and runs over `k` in order, fused
 /// multiply-add, but for [`Panels::Paired`] and [`Panels::Quads`]; a GPU sums in an order of its own, to f32's accuracy.
 ///
 /// A convolution over channels-last data is this with rows `[oh, ow]` and k `[kh, kw*ic]`: no im2col.
@@ -271,13 +271,65 @@ pub enum Panels {
     /// `a` is u8 and has stride 1 along the innermost `k`: a step is a sum of four products (VNNI), and the sum is an i32, exact. The last
     /// four of a row may be read beyond its end, where what is read counts for nothing.
     Quads(BufferId, Dim),
+    /// `(q - zero) * scale`, where `q` has few bits and each block of steps of `k`, a number, has a scale and a zero point of its own:
+    /// bytes, packed `[ceil(N / (nv*lanes))][blocks][block]` as [`Blocks`] says, starting at an offset that may depend on the batch axes.
+    ///
+    /// A weight is rounded to f32 once and multiplied as any other.
+    Blocks(BufferId, Dim, Blocks),
+}
+
+/// How weights of few bits are packed. A block of the columns of a panel is
+///
+/// ```text
+/// scales         [nv*lanes] of f32
+/// zero points    [nv*lanes] of i8, if there are any but 0
+/// integers       i4: [ceil(steps / 8)][nv*lanes] words of eight steps, the first in the lowest bits
+///                i8: [steps][nv*lanes]
+/// ```
+///
+/// The last block has the steps that are left. What stands in the lanes beyond N is zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Blocks {
+    /// Steps of a block.
+    pub steps: usize,
+    /// i4 or i8.
+    pub dtype: DType,
+    /// Whether there are zero points.
+    pub has_zeros: bool,
+}
+
+impl Blocks {
+    /// Steps of `k` in a word.
+    pub const IN_WORD: usize = 8;
+
+    /// The bytes of a column of a block before its integers.
+    pub fn header(self) -> usize {
+        size_of::<f32>() + usize::from(self.has_zeros)
+    }
+
+    /// The bytes of a column of a block with so many steps.
+    pub fn block_bytes(self, steps: usize) -> usize {
+        let integers = if self.is_in_words() { steps.div_ceil(Blocks::IN_WORD) * size_of::<u32>() } else { steps };
+        self.header() + integers
+    }
+
+    /// The bytes of a column of a panel with so many steps.
+    pub fn column_bytes(self, steps: usize) -> usize {
+        let rest = steps % self.steps;
+        steps / self.steps * self.block_bytes(self.steps) + if rest > 0 { self.block_bytes(rest) } else { 0 }
+    }
+
+    /// Whether the integers are of four bits.
+    pub fn is_in_words(self) -> bool {
+        self.dtype == DType::I4
+    }
 }
 
 impl Panels {
     /// Steps of the innermost `k` that stand beside each other in a column.
     pub fn together(&self) -> usize {
         match self {
-            Panels::Packed(..) | Panels::Strided(..) => 1,
+            Panels::Packed(..) | Panels::Strided(..) | Panels::Blocks(..) => 1,
             Panels::Paired(..) => 2,
             Panels::Quads(..) => 4,
         }
@@ -286,7 +338,7 @@ impl Panels {
     /// The type of the sums.
     pub fn sum(&self) -> DType {
         match self {
-            Panels::Packed(..) | Panels::Strided(..) | Panels::Paired(..) => DType::F32,
+            Panels::Packed(..) | Panels::Strided(..) | Panels::Paired(..) | Panels::Blocks(..) => DType::F32,
             Panels::Quads(..) => DType::I32,
         }
     }
@@ -294,14 +346,15 @@ impl Panels {
     /// The buffer.
     pub fn buffer(&self) -> BufferId {
         match self {
-            Panels::Packed(b, _) | Panels::Strided(b, _) | Panels::Paired(b, _) | Panels::Quads(b, _) => *b,
+            Panels::Packed(b, _) | Panels::Strided(b, _) | Panels::Paired(b, _) | Panels::Quads(b, _) | Panels::Blocks(b, _, _) => *b,
         }
     }
 
     /// Where in the buffer it starts, or lies.
     pub fn offset(&self) -> &Dim {
         match self {
-            Panels::Packed(_, offset) | Panels::Strided(_, offset) | Panels::Paired(_, offset) | Panels::Quads(_, offset) => offset,
+            Panels::Packed(_, offset) | Panels::Strided(_, offset) => offset,
+            Panels::Paired(_, offset) | Panels::Quads(_, offset) | Panels::Blocks(_, offset, _) => offset,
         }
     }
 
@@ -312,6 +365,7 @@ impl Panels {
             Panels::Strided(..) => Panels::Strided(buffer, offset),
             Panels::Paired(..) => Panels::Paired(buffer, offset),
             Panels::Quads(..) => Panels::Quads(buffer, offset),
+            Panels::Blocks(_, _, blocks) => Panels::Blocks(buffer, offset, *blocks),
         }
     }
 }
@@ -825,6 +879,7 @@ impl Kernel {
             Panels::Strided(b, offset) => format!("{}[{offset}]", self.buffers[b.0].name),
             Panels::Paired(b, offset) => format!("{}.pairs[{offset}]", self.buffers[b.0].name),
             Panels::Quads(b, offset) => format!("{}.quads[{offset}]", self.buffers[b.0].name),
+            Panels::Blocks(b, offset, blocks) => format!("{}.{blocks}[{offset}]", self.buffers[b.0].name),
         };
         let sum = if c.b.together() > 1 { "dot" } else { "sum" };
         writeln!(f, "    acc = {sum}({a}[{}] * {b})", c.a.1)?;
@@ -858,6 +913,13 @@ impl Kernel {
         writeln!(f, "    acc = sum(p * {}[{}])", name(c.v.0), c.v.1)?;
         self.write_block(f, "    ", &c.epilogue, &[])?;
         write!(f, "}}")
+    }
+}
+
+impl fmt::Display for Blocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let zeros = if self.has_zeros { " with zeros" } else { "" };
+        write!(f, "blocks({} of {}{zeros})", self.steps, self.dtype)
     }
 }
 

@@ -39,13 +39,14 @@
 //! | [`kernel`] | the kernel IR: skeletons, scalar expressions, offsets |
 //! | [`lower`] | from a node or group of nodes to kernels |
 //! | [`plan`] | buffers, steps, weights: what the runtime walks |
-//! | [`pack`], [`winograd`] | weights in the order in which they are read, and transformed |
+//! | [`pack`], [`blocks`], [`winograd`] | weights in the order in which they are read, those of few bits, and transformed |
 //! | [`cpu`], [`object`], [`target`] | from kernels to one image of machine code |
 //! | [`cuda`] | from kernels to PTX for GPUs, and an emulator for it |
 //! | [`interp`], [`interpret`] | what kernels and plans mean, without code: the tests' oracle |
 //! | [`artifact`] | all of it in one call |
 
 pub mod artifact;
+pub mod blocks;
 pub mod cpu;
 pub mod cuda;
 pub mod error;

@@ -42,12 +42,21 @@ pub struct Packing {
 impl Packing {
     /// Where the panels of a batch begin, in elements.
     pub fn start(&self) -> Dim {
-        let batch = self.batch.iter().fold(Dim::ZERO, |at, a| at * a.extent.clone() + a.index());
-        batch * (self.panels() * self.steps() * self.width)
+        self.batch_index() * (self.panels() * self.steps() * self.width)
+    }
+
+    /// The number of a batch.
+    pub(crate) fn batch_index(&self) -> Dim {
+        self.batch.iter().fold(Dim::ZERO, |at, a| at * a.extent.clone() + a.index())
+    }
+
+    /// How many batches there are.
+    pub(crate) fn batches(&self) -> usize {
+        extents(&self.batch).iter().product()
     }
 
     /// Elements of a column of a panel, what fills the last pair or four included.
-    fn steps(&self) -> usize {
+    pub(crate) fn steps(&self) -> usize {
         let mut steps = extents(&self.k);
         if let Some(innermost) = steps.last_mut() {
             *innermost = innermost.next_multiple_of(self.together);
@@ -57,8 +66,7 @@ impl Packing {
 
     /// The type and number of the packed elements.
     pub fn size(&self) -> (DType, usize) {
-        let batches: usize = extents(&self.batch).iter().product();
-        (self.dtype, batches * self.steps() * self.panels() * self.width)
+        (self.dtype, self.batches() * self.steps() * self.panels() * self.width)
     }
 
     /// The length of the packed elements in bytes.
@@ -67,16 +75,27 @@ impl Packing {
         (count * dtype.size()) as u64
     }
 
-    fn panels(&self) -> usize {
+    /// How many panels a batch has.
+    pub(crate) fn panels(&self) -> usize {
         extents(std::slice::from_ref(&self.cols))[0].div_ceil(self.width)
+    }
+
+    /// What the points of the batches, of `k` and of the columns add to the offset.
+    pub(crate) fn walks(&self) -> [Walk; 3] {
+        [&self.batch[..], &self.k, std::slice::from_ref(&self.cols)].map(|axes| Walk::new(self, axes))
+    }
+
+    /// The offset at the first point of all loops.
+    pub(crate) fn base(&self) -> i64 {
+        self.offset.substitute(&|_| Some(Dim::ZERO)).as_const().unwrap_or(0)
     }
 
     /// The packed elements.
     pub fn bytes(&self) -> Vec<u8> {
         let (size, from) = (self.dtype.size(), self.tensor.dtype().size());
-        let (batch, k, cols) = (Walk::new(self, &self.batch), Walk::new(self, &self.k), Walk::new(self, std::slice::from_ref(&self.cols)));
+        let [batch, k, cols] = self.walks();
         let mut packed = vec![0; self.size().1 * size];
-        let base = self.offset.substitute(&|_| Some(Dim::ZERO)).as_const().unwrap_or(0);
+        let base = self.base();
         let source = self.tensor.bytes();
         let together = self.together;
         let run = extents(&self.k).last().copied().unwrap_or(1).max(1);
@@ -119,8 +138,9 @@ fn extents(axes: &[Axis]) -> Vec<usize> {
 }
 
 /// What the points of some loops, row-major, add to the offset.
-struct Walk {
-    offsets: Vec<i64>,
+pub(crate) struct Walk {
+    /// One for each point.
+    pub(crate) offsets: Vec<i64>,
 }
 
 impl Walk {

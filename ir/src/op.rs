@@ -389,6 +389,8 @@ ops! {
     // ---- contraction
     /// Matrix product of the two innermost axes, broadcasting the outer ones (numpy's matmul, rank 1 included).
     matmul(x, y)                     by { matmul }
+    /// Matrix product with `(q - zero) * scale`: small integers, with a zero point and a scale for each `block` rows of each column.
+    matmul_blocks[block: usize](x, q, zero, scale)  by { matmul_blocks }
     /// Cross-correlation over the spatial axes; `pad` is all lows, then all highs. `algorithm` does not change what it means.
     conv[stride: Vec<usize>, pad: Vec<i64>, dilation: Vec<usize>, group: usize = 1, layout: Layout = Layout::First, algorithm: Algorithm = Algorithm::Direct](x, w)  by { conv }
     /// Transposed convolution; weights `[in, out/group, kernel...]` for `first`, `[kernel..., in, out/group]` for `last`.

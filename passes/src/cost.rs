@@ -40,8 +40,12 @@ pub struct Model {
 impl Model {
     /// The machine when it runs this graph, before or after grouping.
     pub fn new(machine: Machine, graph: &Graph) -> Model {
-        let weights = graph.constants().map(|(_, v)| bytes(&v.ty)).fold(0, u64::saturating_add);
-        Model { weights: machine.level(weights), machine }
+        Model::with_weights(machine, weights_of(graph))
+    }
+
+    /// The machine when it runs a model with so many bytes of weights.
+    pub fn with_weights(machine: Machine, bytes: u64) -> Model {
+        Model { weights: machine.level(bytes), machine }
     }
 
     /// How long a kernel takes that does several things one after another: it is started once.
@@ -94,6 +98,11 @@ impl Model {
             }
         }
     }
+}
+
+/// The bytes of all constants of a graph.
+pub fn weights_of(graph: &Graph) -> u64 {
+    graph.constants().map(|(_, v)| bytes(&v.ty)).fold(0, u64::saturating_add)
 }
 
 /// The time of one node of a grouped graph.

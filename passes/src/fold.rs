@@ -177,7 +177,7 @@ fn count(ty: &TensorType) -> Option<usize> {
 fn products(op: &Op, operands: &[&TensorType], results: &[TensorType]) -> Option<usize> {
     let made = results.iter().try_fold(0usize, |sum, ty| sum.checked_add(count(ty)?))?;
     let depth = match op {
-        Op::matmul => operands[0].static_dims()?.last().copied()?,
+        Op::matmul | Op::matmul_blocks { .. } => operands[0].static_dims()?.last().copied()?,
         Op::attention { .. } => count(operands[1])?,
         Op::conv { .. } | Op::conv_transpose { .. } => count(operands[1])?,
         Op::lstm { .. } | Op::gru { .. } | Op::rnn { .. } => count(operands[1])?.checked_add(count(operands[2])?)?,

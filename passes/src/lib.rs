@@ -42,7 +42,7 @@
 //! - [`pass`]: the table of passes, the pipelines, the manager that runs, verifies and times them.
 //! - [`fold`], [`cse`], [`dce`]: the plain ones.
 //! - [`mod@widen`]: what a model computes in 16 bits, in f32.
-//! - [`mod@integer`]: products of quantised values as products of bytes.
+//! - [`mod@integer`]: products of quantised values as products of bytes. [`mod@blocks`]: products with weights of few bits, which stay that.
 //! - [`mod@stage`]: where extents depend on data, the graph in parts in which they do not.
 //! - [`rewrite`]: everything that is an equation. [`mod@rules`] has the equations, one a line, and [`rules::proof`] proves each;
 //!   [`egraph`] holds all equal graphs at once; [`extract`] takes the cheapest.
@@ -52,6 +52,7 @@
 //! - [`limit`], [`replay`]: which application of a rule or pass is at fault.
 
 pub mod algorithm;
+pub mod blocks;
 pub mod cost;
 pub mod cse;
 pub mod dce;

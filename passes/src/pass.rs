@@ -18,7 +18,7 @@ use crate::limit::{Applied, Limit};
 use crate::narrow::Storage;
 use crate::replay::Applications;
 use crate::rules::{Class, Rule};
-use crate::{algorithm, cse, dce, fold, group, halo, integer, layout, legalize, narrow, rewrite, stage, widen};
+use crate::{algorithm, blocks, cse, dce, fold, group, halo, integer, layout, legalize, narrow, rewrite, stage, widen};
 use egret_ir::Graph;
 use egret_ir::verify::verify;
 use std::cell::RefCell;
@@ -47,6 +47,7 @@ pub const PASSES: &[Pass] = &[
     },
     Pass { name: "widen", doc: "Holds in f32 what is computed in f16 or bf16.", run: widen::widen },
     Pass { name: "integer", doc: "Makes products of quantised values products of bytes.", run: integer::integer },
+    Pass { name: "blocks", doc: "Keeps weights of few bits as integers with scales.", run: blocks::blocks },
     Pass { name: "cse", doc: "Computes equal ops of equal operands once.", run: |g, _| cse::cse(g) },
     Pass { name: "dce", doc: "Leaves out what no result depends on.", run: |g, _| dce::dce(g) },
     Pass { name: "rewrite", doc: "Applies the rules in an e-graph and takes the cheapest equal graph.", run: rewrite::rewrite },
@@ -67,7 +68,7 @@ pub const PASSES: &[Pass] = &[
 const STAGE: Pass = Pass { name: "stage", doc: "Splits a graph where an extent depends on data.", run: |g, _| stage::stage(g) };
 
 /// What a model goes through on its way to kernels. Weights are folded again after every pass that moves them.
-pub const FUSED: &str = "widen, integer, fold, cse, rewrite, fold, cse, legalize, layout, fold, cse, algorithm, halo, group";
+pub const FUSED: &str = "widen, integer, blocks, fold, cse, rewrite, fold, cse, legalize, layout, fold, cse, algorithm, halo, group";
 
 /// The same without fusion: what is needed to be compilable, every op a kernel of its own.
 pub const UNFUSED: &str = "fold, cse, legalize, layout, fold, cse, ungrouped";
@@ -109,6 +110,8 @@ pub struct Context {
     pub storage: Storage,
     /// Whether there are products of bytes, four at a time.
     pub bytes: bool,
+    /// Whether there are products with weights of few bits, in blocks.
+    pub blocks: bool,
     /// Whether floats of 16 bits are best held in f32, as processors compute with them.
     pub wide: bool,
     /// Rules beside those of [`crate::rules::all`].
@@ -144,6 +147,7 @@ impl Default for Context {
             dots: false,
             storage: Storage::default(),
             bytes: false,
+            blocks: false,
             wide: false,
             rules: vec![],
             limit: Limit::default(),
@@ -315,7 +319,7 @@ mod tests {
     #[test]
     fn unknown_passes_are_errors() {
         let error = PassManager::named("fold, fuse").unwrap_err();
-        assert!(error.starts_with("there is no pass `fuse`; there are: stage, fold, widen, integer, cse, "), "{error}");
+        assert!(error.starts_with("there is no pass `fuse`; there are: stage, fold, widen, integer, blocks, cse, "), "{error}");
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl Role {
             (Op::gather { .. } | Op::gather_elements { .. } | Op::gather_nd { .. } | Op::resize { .. }, _) => Role::Gather,
             (Op::concat { .. } | Op::pad { .. }, _) => Role::Join,
             (Op::arg_max { .. } | Op::arg_min { .. }, _) => Role::Rows,
-            (Op::matmul | Op::attention { .. }, _) => Role::Contract,
+            (Op::matmul | Op::matmul_blocks { .. } | Op::attention { .. }, _) => Role::Contract,
             (Op::conv { group, layout: Layout::Last, .. }, _) => {
                 if is_depthwise(graph, node, *group) {
                     Role::Window

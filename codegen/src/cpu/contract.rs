@@ -13,16 +13,20 @@
 //! ```
 //!
 //! Operands in bf16 are widened as they are read, or taken two steps of `k` at a time by dot products of pairs, bytes four at a time: then
-//! a broadcast and a column are words of several elements, and the loops are the same. Sums of bytes are i32.
+//! a broadcast and a column are words of several elements, and the loops are the same. Sums of bytes are i32. Integers of few bits become
+//! weights in registers (see `blocks`).
 
+use super::blocks::Widened;
 use super::emit::{Emit, Value};
 use super::map::weight;
 use super::ops::widened;
 use super::point::Point;
 use super::scope::{Gen, Run};
 use super::split;
+use super::tile::ROWS_IN_REGISTERS;
 use crate::kernel::{Axis, BufferId, Contract, Kernel, Panels, Split};
 use egret_ir::{DType, Dim};
+use inkwell::IntPredicate;
 use inkwell::values::{InstructionOpcode, IntValue, PointerValue};
 
 /// A loop over `k` this long is summed by itself before it is added to what the outer loops have summed: then the additions
@@ -47,16 +51,18 @@ const WORD: usize = 4;
 #[derive(Clone)]
 struct Panel<'c> {
     masks: Vec<Option<Value<'c>>>,
+    /// Where it stands in f32, if it was made so before.
+    widened: Option<PointerValue<'c>>,
 }
 
 /// What the loops over `k` carry from step to step.
-struct Carried<'c> {
+pub(super) struct Carried<'c> {
     /// The accumulators, row by row.
-    acc: Vec<Value<'c>>,
+    pub(super) acc: Vec<Value<'c>>,
     /// Pointers into `a`.
-    a: Vec<PointerValue<'c>>,
+    pub(super) a: Vec<PointerValue<'c>>,
     /// The pointer into `b`.
-    b: PointerValue<'c>,
+    pub(super) b: PointerValue<'c>,
 }
 
 /// How the operands lie in memory.
@@ -71,7 +77,9 @@ struct Operands {
 impl Operands {
     fn of(kernel: &Kernel, c: &Contract) -> Operands {
         let dtype = |b: BufferId| kernel.buffers[b.0].dtype;
-        Operands { a: dtype(c.a.0), b: dtype(c.b.buffer()), together: c.b.together() }
+        // Few bits are multiplied as f32.
+        let b = if matches!(c.b, Panels::Blocks(..)) { DType::F32 } else { dtype(c.b.buffer()) };
+        Operands { a: dtype(c.a.0), b, together: c.b.together() }
     }
 
     /// From one column to the next, in bytes.
@@ -90,44 +98,72 @@ enum Step {
 }
 
 /// How the rows of a tile are addressed.
-enum Rows<'c> {
+pub(super) enum Rows<'c> {
     /// One pointer and a displacement in bytes per row.
     Displaced(Vec<i64>),
     /// A pointer for every three rows and the pitch in elements.
     Pitch(IntValue<'c>),
 }
 
+impl<'c> Rows<'c> {
+    /// Where row `i` has its element of `size` bytes.
+    pub(super) fn at(&self, e: &Emit<'c>, a: &[PointerValue<'c>], i: usize, size: usize) -> PointerValue<'c> {
+        match self {
+            Rows::Displaced(apart) => e.displaced(a[0], apart[i]),
+            Rows::Pitch(pitch) => match (a[i / ROWS_PER_POINTER], i % ROWS_PER_POINTER) {
+                (p, 0) => p,
+                (p, 1) => e.offset(p, *pitch, size),
+                (p, _) => e.offset(p, *pitch, 2 * size),
+            },
+        }
+    }
+}
+
 impl<'c> Gen<'_, 'c> {
     /// Emits a contraction.
     pub(crate) fn contract(&mut self, c: &Contract) {
         let extents: Vec<Dim> = c.batch.iter().chain(&c.rows).chain([&c.cols]).map(|a| a.extent.clone()).collect();
-        self.unless_empty(&extents, |g| {
-            let axes = split::contract_axes(c, g.e.lanes);
-            match c.split {
-                Split::Batch => g.for_part(&axes, |g| {
-                    let panels = g.all_panels(c);
-                    g.panels(c, panels, None);
-                }),
-                Split::Cols => {
-                    let range = g.part_range(&axes[0].extent);
-                    g.nest(&c.batch, true, |g| g.panels(c, range, None));
-                }
-                Split::Rows => {
-                    let range = g.part_range(&split::units(&axes));
-                    g.nest(&c.batch, true, |g| {
-                        let panels = g.all_panels(c);
-                        g.panels(c, panels, Some(range));
-                    });
+        self.unless_empty(&extents, |g| match Widened::of(c) {
+            Widened::Never => g.part_of(c, false),
+            Widened::Always => g.part_of(c, true),
+            // The loops over panels stand apart, so that the constants of one form take no registers from the other.
+            Widened::ForMany(rows) => {
+                let (rows, most) = (g.index(&rows), g.e.i64(ROWS_IN_REGISTERS));
+                for (than, widens) in [(IntPredicate::SLE, false), (IntPredicate::SGT, true)] {
+                    let is_so = g.e.icmp(than, rows.into(), most.into()).into_int_value();
+                    g.when(is_so, |g| g.part_of(c, widens));
                 }
             }
         });
     }
 
-    /// Emits all of a contraction as one step of the current unit.
+    /// This part of a contraction, whose panels are made into f32 or not.
+    fn part_of(&mut self, c: &Contract, widens: bool) {
+        let axes = split::contract_axes(c, self.e.lanes);
+        match c.split {
+            Split::Batch => self.for_part(&axes, |g| {
+                let panels = g.all_panels(c);
+                g.panels(c, panels, None, widens);
+            }),
+            Split::Cols => {
+                let range = self.part_range(&axes[0].extent);
+                self.nest(&c.batch, true, |g| g.panels(c, range, None, widens));
+            }
+            Split::Rows => {
+                let range = self.part_range(&split::units(&axes));
+                self.nest(&c.batch, true, |g| {
+                    let panels = g.all_panels(c);
+                    g.panels(c, panels, Some(range), widens);
+                });
+            }
+        }
+    }
+
+    /// Emits all of a contraction, of no few bits, as one step of the current unit.
     pub(crate) fn contract_at_once(&mut self, c: &Contract) {
         self.nest(&c.batch, true, |g| {
             let panels = g.all_panels(c);
-            g.panels(c, panels, None);
+            g.panels(c, panels, None, false);
         });
     }
 
@@ -137,7 +173,13 @@ impl<'c> Gen<'_, 'c> {
     }
 
     /// The panels `start..end`: whole ones, then the last, narrower one.
-    fn panels(&mut self, c: &Contract, (start, end): (IntValue<'c>, IntValue<'c>), rows: Option<(IntValue<'c>, IntValue<'c>)>) {
+    fn panels(
+        &mut self,
+        c: &Contract,
+        (start, end): (IntValue<'c>, IntValue<'c>),
+        rows: Option<(IntValue<'c>, IntValue<'c>)>,
+        widens: bool,
+    ) {
         let (lanes, vectors) = (self.e.lanes as i64, c.tile.vectors as i64);
         let width = lanes * vectors;
         let whole = c.cols.extent.floor_div(&width.into());
@@ -148,14 +190,14 @@ impl<'c> Gen<'_, 'c> {
         let stop = self.e.imin(end.into(), whole.into(), true).into_int_value();
         let stop = self.e.index_mul(stop, self.e.i64(width));
         self.repeat(&c.cols.name, Run { start: first, end: stop, step: width, certain: false, range }, vec![], |g, _| {
-            g.strips(c, &Panel { masks: vec![None; c.tile.vectors] }, rows);
+            g.panel(c, vec![None; c.tile.vectors], rows, widens);
             vec![]
         });
         if rest.is(0) {
             return;
         }
         let at = self.e.index_mul(whole, self.e.i64(width));
-        let last = self.e.icmp(inkwell::IntPredicate::SGT, end.into(), whole.into()).into_int_value();
+        let last = self.e.icmp(IntPredicate::SGT, end.into(), whole.into()).into_int_value();
         self.when(last, |g| {
             g.once(&c.cols.name, at, range, |g| {
                 let masks = match rest.as_const() {
@@ -169,9 +211,21 @@ impl<'c> Gen<'_, 'c> {
                         })
                         .collect(),
                 };
-                g.strips(c, &Panel { masks }, rows);
+                g.panel(c, masks, rows, widens);
             });
         });
+    }
+
+    /// A panel: strips of rows that pass by it, as it lies or made into f32.
+    fn panel(&mut self, c: &Contract, masks: Vec<Option<Value<'c>>>, rows: Option<(IntValue<'c>, IntValue<'c>)>, widens: bool) {
+        let widened = match (&c.b, widens) {
+            (Panels::Blocks(_, _, blocks), true) => {
+                let b = self.b_pointer(c);
+                Some(self.widened_panel(c, *blocks, b))
+            }
+            _ => None,
+        };
+        self.strips(c, &Panel { masks, widened }, rows);
     }
 
     /// A mask of the first lanes, a constant.
@@ -216,7 +270,7 @@ impl<'c> Gen<'_, 'c> {
             return;
         }
         let at = self.e.index_mul(whole, self.e.i64(step));
-        let last = self.e.icmp(inkwell::IntPredicate::SGT, end.into(), whole.into()).into_int_value();
+        let last = self.e.icmp(IntPredicate::SGT, end.into(), whole.into()).into_int_value();
         self.when(last, |g| match rest.as_const() {
             Some(rest) => g.once(&tiled.name, at, range, |g| g.tile(c, panel, rest as usize)),
             None => g.unknown_rows(c, tiled, panel, at, &rest),
@@ -229,7 +283,7 @@ impl<'c> Gen<'_, 'c> {
         let sizes: Vec<i64> = (0..4).rev().map(|bit| 1 << bit).filter(|&s| s < c.tile.rows as i64).collect();
         for size in sizes {
             let e = &self.e;
-            let has = e.icmp(inkwell::IntPredicate::NE, e.and(rest, e.int(rest, size)), e.int(rest, 0)).into_int_value();
+            let has = e.icmp(IntPredicate::NE, e.and(rest, e.int(rest, size)), e.int(rest, 0)).into_int_value();
             let before = e.and(rest, e.int(rest, !(2 * size - 1))).into_int_value();
             let start = e.index_add(at, before);
             self.when(has, |g| g.once(&tiled.name, start, range, |g| g.tile(c, panel, size as usize)));
@@ -241,9 +295,12 @@ impl<'c> Gen<'_, 'c> {
         let vectors = panel.masks.len();
         let zero = self.e.zero(self.e.vector_type(self.e.register_type(c.b.sum()), self.e.lanes).into());
         let (a, addressing) = self.a_pointers(c, rows);
-        let b = self.b_pointer(c);
+        let b = panel.widened.unwrap_or_else(|| self.b_pointer(c));
         let at = Carried { acc: vec![zero; rows * vectors], a, b };
-        let (acc, _) = self.down_k(c, panel, &addressing, &c.k, at);
+        let acc = match &c.b {
+            Panels::Blocks(_, _, blocks) if panel.widened.is_none() => self.down_blocks(c, *blocks, vectors, &addressing, at),
+            _ => self.down_k(c, panel, &addressing, &c.k, at).0,
+        };
         match weight(c.epilogue.exprs()) <= SHORT_EPILOGUE {
             true => self.epilogue_in_registers(c, panel, acc),
             false => self.epilogue_through_memory(c, panel, rows, acc),
@@ -287,6 +344,10 @@ impl<'c> Gen<'_, 'c> {
                 let depth: Dim = c.k.iter().map(|k| k.extent.clone()).product();
                 self.pointer(*b, &(offset.clone() + c.cols.index() * depth))
             }
+            Panels::Blocks(b, offset, blocks) => {
+                let steps = c.innermost_steps().expect("blocks are of a number of steps") as usize;
+                self.pointer(*b, &(offset.clone() + c.cols.index() * blocks.column_bytes(steps)))
+            }
             Panels::Paired(b, offset) | Panels::Quads(b, offset) => {
                 let together = Dim::from(c.b.together());
                 let (innermost, outer) = c.k.split_last().expect("what stands together is of an axis");
@@ -316,7 +377,7 @@ impl<'c> Gen<'_, 'c> {
         let a_stride = self.index(&stride(&c.a.1));
         let b_stride = match &c.b {
             Panels::Strided(_, offset) => Some(self.index(&stride(offset))),
-            Panels::Packed(..) | Panels::Paired(..) | Panels::Quads(..) => None,
+            Panels::Packed(..) | Panels::Paired(..) | Panels::Quads(..) | Panels::Blocks(..) => None,
         };
         // The last step of an odd number follows the loop over pairs. The last of fours that are not whole is one of the loop: what it reads
         // behind the row, at most in the slack behind the buffer, is multiplied by zero.
@@ -386,15 +447,7 @@ impl<'c> Gen<'_, 'c> {
         let at = |j: usize| e.displaced(b, (j * e.lanes * column) as i64);
         let columns: Vec<Value> = (0..vectors).map(|j| columns(e, operands, at(j), masks(j))).collect();
         for i in 0..acc.len() / vectors {
-            let at = match rows {
-                Rows::Displaced(apart) => e.displaced(a[0], apart[i]),
-                Rows::Pitch(pitch) => match (a[i / ROWS_PER_POINTER], i % ROWS_PER_POINTER) {
-                    (p, 0) => p,
-                    (p, 1) => e.offset(p, *pitch, size),
-                    (p, _) => e.offset(p, *pitch, 2 * size),
-                },
-            };
-            let x = e.splat(element(e, operands, step, at));
+            let x = e.splat(element(e, operands, step, rows.at(e, &a, i, size)));
             for j in 0..vectors {
                 let sum = &mut acc[i * vectors + j];
                 *sum = match operands.together {

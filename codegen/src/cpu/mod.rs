@@ -8,6 +8,7 @@
 //! kernels --emit--> LLVM module each --TargetMachine, O3--> object each --object::link--> image + entry offsets
 //! ```
 
+mod blocks;
 pub(crate) mod cell;
 mod chain;
 mod contract;
@@ -37,7 +38,7 @@ mod transpose;
 mod weave;
 mod winograd;
 
-pub use tile::choose_tile;
+pub use tile::{choose_tile, choose_tile_of_blocks};
 
 use crate::kernel::{Body, Kernel, Panels};
 use crate::object::{self, Image, LinkError};

@@ -51,7 +51,8 @@ impl Kernel {
                 let keys = top_k.count.clone() * TopK::key_bytes(self.buffers[top_k.x.0].dtype);
                 keys.ceil_div(&ALIGN.into()) * ALIGN
             }
-            Body::Map(_) | Body::Rows(_) | Body::Contract(_) | Body::Recur(_) | Body::Serial(_) => Dim::ZERO,
+            Body::Contract(contracts) => contracts.iter().map(|c| super::blocks::working(c, lanes)).max().unwrap_or(0).into(),
+            Body::Map(_) | Body::Rows(_) | Body::Recur(_) | Body::Serial(_) => Dim::ZERO,
         }
     }
 }

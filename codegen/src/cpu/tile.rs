@@ -14,6 +14,24 @@ const LATENCY: usize = 8;
 /// Relative cost of a load against a multiply-add; chosen so that 7x2, 12x2, 8x3 and 6x4 are about equal, as measured.
 const LOAD_COST: f64 = 0.3;
 
+/// For more rows than this a panel of few bits is made into f32 before they pass by. Making it takes as long as some three rows of products
+/// (measured), and in registers it is made again for each tile of rows, of which there are two from here on.
+pub(crate) const ROWS_IN_REGISTERS: i64 = 8;
+
+/// Making weights of a vector of integers, against a multiply-add: masking, subtracting and multiplying, of which about half is done beside
+/// the multiply-adds.
+const WIDENING_COST: f64 = 1.5;
+
+/// Registers that a vector of columns of few bits takes beside its accumulators: scales, and words of several steps.
+const BLOCK_REGISTERS: usize = 2;
+
+/// A weight in the making and a broadcast. Constants are read from memory where no register is left for them.
+const OTHER_REGISTERS: usize = 2;
+
+/// Most vectors of columns of few bits. More were measured to be slower for a single row (8 by a third, with 32 registers, and 4 by as much with
+/// 16): there is nothing beside the constants of the digits that reading them could be hidden behind.
+const MOST_VECTORS_OF_BLOCKS: [(usize, usize); 2] = [(32, 4), (16, 3)];
+
 /// How often an unknown number of rows is taken to be 1.
 const ONE_ROW: f64 = 0.05;
 
@@ -29,8 +47,23 @@ const MOST_VECTORS: usize = 8;
 /// A tile for `acc[m, n] = sum over k`. An extent that is not known until run time is `None` and counts as large.
 pub fn choose_tile(m: Option<usize>, n: Option<usize>, k: Option<usize>, target: &Target) -> Tile {
     let _ = k; // Panels are read in one go up to any k that occurs: splitting k was measured to gain nothing up to 4608.
-    let cost = |t: &Tile| cost(*t, m, n, target.lanes);
+    let cost = |t: &Tile| cost(*t, m, n, target.lanes, 0.0);
     candidates(m, n, target).into_iter().min_by(|x, y| cost(x).total_cmp(&cost(y))).expect("there are always tiles")
+}
+
+/// The same where the columns are integers of few bits, which take instructions and registers of their own to become weights; for many rows they
+/// are made before.
+pub fn choose_tile_of_blocks(m: Option<usize>, n: Option<usize>, k: Option<usize>, target: &Target) -> Tile {
+    if m.is_some_and(|m| m as i64 > ROWS_IN_REGISTERS) {
+        return choose_tile(m, n, k, target);
+    }
+    let most = MOST_VECTORS_OF_BLOCKS.iter().find(|(registers, _)| target.vregs >= *registers).map_or(1, |(_, most)| *most);
+    // A single vector waits for what is loaded.
+    let least = n.map_or(2, |n| n.div_ceil(target.lanes)).min(2);
+    let fits = |t: &Tile| (least..=most).contains(&t.vectors) && (t.rows + BLOCK_REGISTERS) * t.vectors + OTHER_REGISTERS <= target.vregs;
+    let cost = |t: &Tile| cost(*t, m, n, target.lanes, WIDENING_COST);
+    let tiles = candidates(m, n, target).into_iter().filter(fits);
+    tiles.min_by(|x, y| cost(x).total_cmp(&cost(y))).unwrap_or(Tile { rows: 1, vectors: 1 })
 }
 
 /// Every tile that fits the registers.
@@ -52,8 +85,9 @@ fn candidates(m: Option<usize>, n: Option<usize>, target: &Target) -> Vec<Tile> 
     tiles
 }
 
-/// Time per useful multiply-add.
-fn cost(tile: Tile, m: Option<usize>, n: Option<usize>, lanes: usize) -> f64 {
+/// Time per useful multiply-add, where each vector of columns takes as much as `widening` of them to be made.
+fn cost(tile: Tile, m: Option<usize>, n: Option<usize>, lanes: usize, widening: f64) -> f64 {
+    let cost_of = |rows: usize, vectors: usize| cost_of(rows, vectors, widening);
     let whole = cost_of(tile.rows, tile.vectors);
     let rows = match m.filter(|m| *m > 0) {
         // A number of rows that is not known is 1 now and then, and then only the vectors hide the latency.
@@ -73,8 +107,8 @@ fn cost(tile: Tile, m: Option<usize>, n: Option<usize>, lanes: usize) -> f64 {
 }
 
 /// Time per multiply-add of a tile.
-fn cost_of(rows: usize, vectors: usize) -> f64 {
-    let loads = 1.0 + LOAD_COST * (rows + 2 * vectors) as f64 / (rows * vectors) as f64;
+fn cost_of(rows: usize, vectors: usize, widening: f64) -> f64 {
+    let loads = 1.0 + LOAD_COST * (rows + 2 * vectors) as f64 / (rows * vectors) as f64 + widening / rows as f64;
     let latency = (LATENCY as f64 / (rows * vectors) as f64).max(1.0);
     loads * latency
 }
@@ -100,6 +134,18 @@ mod tests {
     fn one_row_takes_many_vectors() {
         assert!(tile(1, 4096, 768, "x86-64-v4").1 >= 4);
         assert_eq!(tile(1, 10, 768, "x86-64-v4"), (1, 1));
+    }
+
+    #[test]
+    fn columns_of_few_bits_leave_room_for_their_scales() {
+        for (target, most) in [("x86-64-v3", 16), ("x86-64-v4", 32), ("aarch64", 32)] {
+            let target = Target::named(target).unwrap();
+            for m in [None, Some(1), Some(3), Some(8)] {
+                let t = choose_tile_of_blocks(m, Some(4096), None, &target);
+                assert!(t.rows * t.vectors + 2 * t.vectors <= most, "{t:?}");
+                assert!(m != Some(1) || t.vectors >= 3, "{t:?}");
+            }
+        }
     }
 
     #[test]

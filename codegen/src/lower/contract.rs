@@ -7,17 +7,18 @@
 //!
 //! Of operands in bf16, a constant is packed in pairs for a target with dot products, where the left operand holds neighbours along
 //! `k` side by side. All others are widened as they are read. Bytes are multiplied by constants that are packed in fours, likewise, or not
-//! as a product at all.
+//! as a product at all. Integers of few bits are packed with the scales and zero points of their blocks.
 
 use super::built::Built;
 use super::exprs::{Rewrite, dims_of};
 use super::finish::{Names, merge};
-use super::product::Product;
+use super::product::{Product, Scaling};
 use super::ranges::Ranges;
 use super::value::Stop;
 use super::{Data, Lowering, Place};
-use crate::cpu::choose_tile;
-use crate::kernel::{Axis, Block, Body, BufferId, Contract, Expr, ExprKind, Map, Panels, Piece, Split, Store, Tile};
+use crate::blocks::BlockPacking;
+use crate::cpu::{choose_tile, choose_tile_of_blocks};
+use crate::kernel::{Axis, Block, Blocks, Body, BufferId, Contract, Expr, ExprKind, Map, Panels, Piece, Split, Store, Tile};
 use crate::pack::Packing;
 use egret_ir::{DType, Dim, ValueId};
 use std::sync::Arc;
@@ -64,6 +65,7 @@ enum Reading {
     Packed,
     Paired,
     Quads,
+    Blocks,
     PackedAtRunTime,
     Strided,
 }
@@ -93,7 +95,7 @@ impl Lowering<'_> {
         let Some(mut product) = built.product.take() else { return Err(Stop::Separate) };
         let k: Vec<Axis> = built.domain.axes(true).cloned().collect();
         let mut roles = Roles::of(&product, built.domain.axes(false).cloned());
-        if roles.cols.is_empty() && self.serves_as_panels(&built, &product.a, &roles.rows, &k) {
+        if roles.cols.is_empty() && product.blocks.is_none() && self.serves_as_panels(&built, &product.a, &roles.rows, &k) {
             std::mem::swap(&mut product.a, &mut product.b);
             product.operands.swap(0, 1);
             roles = Roles::of(&product, built.domain.axes(false).cloned());
@@ -130,6 +132,11 @@ impl Lowering<'_> {
         let (buffer, offset) = &product.b;
         if roles.cols.is_empty() {
             return Err(Stop::AsFold(product.node));
+        }
+        if product.blocks.is_some() {
+            // Blocks are of rows in their order.
+            let is_one_walk = matches!(k, [axis] if stride(offset, axis).is_some()) && is_linear(&product.a.1, k);
+            return if is_one_walk { Ok(Reading::Blocks) } else { Err(Stop::Materialise(product.operands[0])) };
         }
         if product.sum == DType::I32 {
             return if self.takes_quads(built, product, k) { Ok(Reading::Quads) } else { Err(Stop::AsFold(product.node)) };
@@ -188,7 +195,11 @@ impl Lowering<'_> {
         let number = |d: &Dim| d.as_const().and_then(|n| usize::try_from(n).ok());
         let rows = loops.rows.last().map_or(Some(1), |r| number(&r.extent));
         let k = number(&loops.k.iter().map(|a| a.extent.clone()).product());
-        let tile = choose_tile(rows, number(&loops.cols.extent), k, self.target);
+        let cols = number(&loops.cols.extent);
+        let tile = match reading {
+            Reading::Blocks => choose_tile_of_blocks(rows, cols, k, self.target),
+            _ => choose_tile(rows, cols, k, self.target),
+        };
         let (buffer, offset) = product.b.clone();
         let mut place = |place: Place| {
             buffers.push(place);
@@ -207,6 +218,12 @@ impl Lowering<'_> {
                 let start = packing.start();
                 self.lowered.data.push(Data::Packed(packing));
                 form(place(Place::Data(self.lowered.data.len() - 1)), start)
+            }
+            Reading::Blocks => {
+                let packing = self.block_packing(&built, &product, &loops, width);
+                let (start, blocks) = (packing.start(), packing.blocks);
+                self.lowered.data.push(Data::Blocks(packing));
+                Panels::Blocks(place(Place::Data(self.lowered.data.len() - 1)), start, blocks)
             }
             Reading::PackedAtRunTime => {
                 let (scratch, start) = self.pack_first(&built, &product, &loops, width);
@@ -232,6 +249,14 @@ impl Lowering<'_> {
         let batch = loops.batch.iter().filter(|a| product.b.1.mentions(&a.name)).cloned().collect();
         let (offset, dtype) = (product.b.1.clone(), tensor.dtype());
         Packing { tensor, offset, batch, k: loops.k.clone(), cols: loops.cols.clone(), width, dtype, together: 1 }
+    }
+
+    fn block_packing(&self, built: &Built, product: &Product, loops: &Loops, width: usize) -> BlockPacking {
+        let integers = self.packing(built, product, loops, width);
+        let Scaling { rows, zero, scale } = product.blocks.as_ref().expect("only integers with scales are packed so");
+        let has_zeros = zero.bytes().iter().any(|&z| z != 0);
+        let blocks = Blocks { steps: *rows, dtype: integers.dtype, has_zeros };
+        BlockPacking { integers, zero: zero.clone(), scale: scale.clone(), blocks }
     }
 
     /// A kernel that packs the right operand into scratch memory; gives that and where a batch starts in it.

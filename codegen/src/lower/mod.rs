@@ -24,6 +24,8 @@
 
 mod alone;
 mod attention;
+#[cfg(test)]
+mod blocks_tests;
 mod built;
 #[cfg(test)]
 mod bytes_tests;
@@ -56,6 +58,7 @@ mod winograd;
 pub use exprs::visit_shared;
 pub use region::Region;
 
+use crate::blocks::BlockPacking;
 use crate::kernel::{Axis, Block, Body, BufferId, Expr, Kernel, Map, Piece, Store};
 use crate::pack::Packing;
 use crate::target::Target;
@@ -110,6 +113,8 @@ pub enum Data {
     Tensor(Arc<Tensor>),
     /// The right operand of a contraction, in the order in which it is read.
     Packed(Packing),
+    /// Weights of few bits, with their scales and zero points.
+    Blocks(BlockPacking),
     /// The weights of a 3x3 convolution, packed with the taps as batches, transformed for [`crate::winograd`].
     Transformed(Packing),
 }
@@ -120,6 +125,7 @@ impl Data {
         match self {
             Data::Tensor(tensor) => tensor.bytes().len() as u64,
             Data::Packed(packing) => packing.bytes_length(),
+            Data::Blocks(packing) => packing.bytes_length(),
             Data::Transformed(packing) => packing.bytes_length() / 9 * PRODUCTS as u64,
         }
     }
@@ -129,6 +135,7 @@ impl Data {
         match self {
             Data::Tensor(t) => ("table".into(), t.dtype()),
             Data::Packed(p) => ("panels".into(), p.size().0),
+            Data::Blocks(_) => ("blocks".into(), DType::U8),
             Data::Transformed(p) => ("weights".into(), p.size().0),
         }
     }
@@ -170,6 +177,7 @@ pub fn lower(region: &Region, target: &Target) -> Result<Lowered, Failure> {
             widened: if target.is_cuda() { ON_GPUS } else { ON_PROCESSORS },
             bytes: target.bytes,
             lanes: if target.is_cuda() { 1 } else { target.lanes as i64 },
+            blocks: !target.is_cuda(),
         },
         target,
         lowered: Lowered::default(),
@@ -220,7 +228,7 @@ fn contractions(graph: &Graph, value: ValueId) -> HashSet<NodeId> {
         let Some(node) = node.filter(|n| seen.insert(*n)) else { continue };
         values.extend(&graph.node(node).operands);
     }
-    seen.retain(|n| matches!(graph.node(*n).op, Op::matmul | Op::conv { .. } | Op::attention { .. }));
+    seen.retain(|n| matches!(graph.node(*n).op, Op::matmul | Op::matmul_blocks { .. } | Op::conv { .. } | Op::attention { .. }));
     seen
 }
 
@@ -235,6 +243,8 @@ pub struct Scope<'a> {
     bytes: bool,
     /// f32 in a vector.
     lanes: i64,
+    /// Whether there are products of integers that have scales.
+    blocks: bool,
 }
 
 /// What is widened to f32 as it is read.

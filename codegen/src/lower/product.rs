@@ -14,7 +14,7 @@ use super::value::{Build, Stop, Valued, broadcast_index};
 use crate::kernel::{BufferId, Expr, ExprKind, Fold};
 use egret_ir::attr::Layout;
 use egret_ir::scalar::BinOp;
-use egret_ir::{DType, Def, Dim, Kind, Node, Op, ValueId};
+use egret_ir::{DType, Def, Dim, Kind, Node, Op, Tensor, ValueId};
 use std::sync::Arc;
 
 /// The name of a contraction's result in its kernel.
@@ -34,6 +34,18 @@ pub struct Product {
     pub operands: [ValueId; 2],
     /// The type of its sums: f32, or i32 for bytes.
     pub sum: DType,
+    /// What makes weights of the right operand, if that holds integers of few bits.
+    pub blocks: Option<Scaling>,
+}
+
+/// `(q - zero) * scale`, in blocks of rows of `q`.
+pub struct Scaling {
+    /// The rows of a block.
+    pub rows: usize,
+    /// i8 `[b, n]`, or 1 in place of an extent.
+    pub zero: Arc<Tensor>,
+    /// f32, likewise.
+    pub scale: Arc<Tensor>,
 }
 
 /// What the right operand of a product of bytes can be.
@@ -43,7 +55,7 @@ impl Build<'_> {
     /// The contraction at an index.
     pub fn contraction(&mut self, value: ValueId, node: &Node, at: &[Dim]) -> Valued {
         let (extents, points) = match &node.op {
-            Op::matmul => self.matmul(node, at),
+            Op::matmul | Op::matmul_blocks { .. } => self.matmul(node, at),
             op => self.conv(value, op, node, at)?,
         };
         let inner = self.inner(value, &extents)?;
@@ -53,7 +65,11 @@ impl Build<'_> {
         if as_product {
             return self.product(value, node, at, [&x, &w]);
         }
-        let (x, w) = (self.element(node.operands[0], &x)?, self.element(node.operands[1], &w)?);
+        let x = self.element(node.operands[0], &x)?;
+        let w = match node.op {
+            Op::matmul_blocks { block } => self.scaled(node, block, &w)?,
+            _ => self.element(node.operands[1], &w)?,
+        };
         let w = if self.is_of_bytes(node) { self.as_bytes(node.operands[1], &w)? } else { w };
         let dtype = x.dtype;
         let element = bin(BinOp::Mul, &cast(&x, wide(dtype)), &cast(&w, wide(dtype)));
@@ -66,6 +82,7 @@ impl Build<'_> {
     /// Whether the contraction kernel computes it: it does `f32`, known bytes, and lanes that share a sum's other operand.
     fn is_product(&self, node: &Node) -> bool {
         let one_input_per_filter = match &node.op {
+            Op::matmul_blocks { .. } => return self.scope.blocks && self.scaling(node).is_some(),
             Op::conv { layout: Layout::Last, .. } => self.ty(node.operands[1]).dims.iter().rev().nth(1).is_some_and(|c| c.is(1)),
             Op::conv { layout: Layout::First, .. } => self.ty(node.operands[1]).dims[1].is(1),
             _ => false,
@@ -97,6 +114,26 @@ impl Build<'_> {
         let (Op::conv { group, .. }, [.., inputs, filters]) = (&node.op, &self.ty(node.operands[1]).dims[..]) else { return None };
         let filters = filters.as_const()? / *group as i64;
         (self.ty(node.results[0]).dtype == DType::F32).then_some((inputs.as_const()?, filters))
+    }
+
+    /// What makes weights of integers of few bits, where all of them are known.
+    fn scaling(&self, node: &Node) -> Option<Scaling> {
+        let Op::matmul_blocks { block } = node.op else { return None };
+        let [q, zero, scale] = [1, 2, 3].map(|i| self.scope.constant(node.operands[i]));
+        let has_form = matches!(q?.dtype(), DType::I4 | DType::I8);
+        has_form.then_some(Scaling { rows: block, zero: zero?.clone(), scale: scale?.clone() })
+    }
+
+    /// A weight that is made of an integer, as an element.
+    fn scaled(&mut self, node: &Node, block: usize, at: &[Dim]) -> Valued {
+        let of_block = [self.ranges.div(&at[0], &Dim::from(block)), at[1].clone()];
+        let q = self.element(node.operands[1], at)?;
+        let [zero, scale] = [2, 3].map(|i| {
+            let at = broadcast_index(&self.ty(node.operands[i]).dims, &of_block);
+            self.element(node.operands[i], &at)
+        });
+        let difference = bin(BinOp::Sub, &cast(&q, DType::F32), &cast(&zero?, DType::F32));
+        Ok(bin(BinOp::Mul, &difference, &scale?))
     }
 
     /// Whether it multiplies u8 by what is known and fits i8, and the target does that.
@@ -133,7 +170,8 @@ impl Build<'_> {
         let b = self.multiplied(operands[1], w)?;
         self.in_memory = false;
         let sum = self.ty(node.results[0]).dtype;
-        self.product = Some(Product { node: value, at: at.to_vec(), a, b, operands, sum });
+        let blocks = self.scaling(node);
+        self.product = Some(Product { node: value, at: at.to_vec(), a, b, operands, sum, blocks });
         Ok(Expr::new(sum, ExprKind::Var(ACC.into())))
     }
 

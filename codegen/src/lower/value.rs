@@ -152,7 +152,7 @@ impl<'a> Build<'a> {
             (Op::arg_max { axis, last }, _) => self.arg(value, *axis, *last, true, x(), at),
             (Op::arg_min { axis, last }, _) => self.arg(value, *axis, *last, false, x(), at),
             (Op::max_pool { .. } | Op::avg_pool { .. }, _) => self.pool(value, node, at),
-            (Op::matmul | Op::conv { .. }, _) => self.contraction(value, node, at),
+            (Op::matmul | Op::matmul_blocks { .. } | Op::conv { .. }, _) => self.contraction(value, node, at),
             (Op::attention { scale, causal }, _) => self.attention(value, node, scale.0, *causal, at),
             (Op::concat { axis }, _) => self.concat(value, *axis, &node.operands, at),
             (Op::pad { low, mode: PadMode::Constant, .. }, _) => self.pad(value, low, &node.operands, at),

@@ -25,6 +25,7 @@ impl Weights {
         let (tensor, order) = match data {
             Data::Tensor(tensor) => (tensor, format!("{:?}", tensor.ty())),
             Data::Packed(packing) => (&packing.tensor, packing.key()),
+            Data::Blocks(packing) => (&packing.integers.tensor, packing.key()),
             Data::Transformed(packing) => (&packing.tensor, format!("transformed {}", packing.key())),
         };
         let key = (self.hash(tensor), order);
@@ -55,6 +56,7 @@ impl Weights {
         self.parts.iter().map(|data| match data {
             Data::Tensor(tensor) => Cow::Borrowed(&tensor.bytes()[..]),
             Data::Packed(packing) => Cow::Owned(packing.bytes()),
+            Data::Blocks(packing) => Cow::Owned(packing.bytes()),
             Data::Transformed(packing) => Cow::Owned(transformed(&packing.bytes())),
         })
     }

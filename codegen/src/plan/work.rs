@@ -103,7 +103,10 @@ impl Work {
         self.operations = self.operations.clone() + results.clone() * k.clone() * 2;
         let shared = points(&c.batch) * k;
         let size = |buffer: BufferId| kernel.buffers[buffer.0].dtype.size() as i64;
-        let weights = shared.clone() * c.cols.extent.clone() * size(c.b.buffer());
+        let weights = match (&c.b, c.innermost_steps()) {
+            (Panels::Blocks(_, _, blocks), Some(steps)) => points(&c.batch) * c.cols.extent.clone() * blocks.column_bytes(steps as usize),
+            _ => shared.clone() * c.cols.extent.clone() * size(c.b.buffer()),
+        };
         self.bytes = self.bytes.clone() + shared * points(&c.rows) * size(c.a.0) + weights;
         self.add_block(kernel, &c.epilogue, &results);
     }

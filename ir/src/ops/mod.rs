@@ -29,6 +29,7 @@ pub mod kernel;
 pub mod lrn;
 pub mod lstm;
 pub mod matmul;
+pub mod matmul_blocks;
 pub mod max_pool;
 pub mod non_max_suppression;
 pub mod non_zero;

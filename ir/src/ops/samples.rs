@@ -90,6 +90,8 @@ const SAMPLES: &[&str] = &[
     "matmul(f32[N, M], f32[M])",
     "matmul(f32[M], f32[M])",
     "matmul(i32[N, 3], i32[3, 2])",
+    "matmul_blocks[block = 4](f32[N, M, 6], i4[6, 5], i8[2, 5], f32[2, 5])",
+    "matmul_blocks[block = 3](f32[7], u8[7, N], i8[1, 1], f32[3, N])",
     "conv[stride = [1, 1], pad = [1, 1, 1, 1], dilation = [1, 1]](f32[N, 3, 5, M], f32[4, 3, 3, 3])",
     "conv[stride = [2, 1], pad = [0, 1, 1, 0], dilation = [1, 2], group = 2](f32[N, 4, 6, 7], f32[6, 2, 2, 3])",
     "conv[stride = [2, 2], pad = [0, 0, 0, 0], dilation = [1, 1], group = 3, layout = last](f32[N, 6, 5, 3], f32[3, 2, 1, 6])",

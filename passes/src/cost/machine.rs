@@ -76,6 +76,9 @@ pub const ZEN4: Machine = Machine {
 /// So many rows of a tile cost as much in loading its columns as one row of products.
 const ROWS_OVERHEAD: u64 = 1;
 
+/// Making weights of integers of few bits takes as long as so many rows of products: in registers for few rows, once for each panel for many.
+const WIDENING_ROWS: u64 = 1;
+
 /// How long a product takes, in percent of one of `f32`: dot products take two terms at a time, integers have no fused multiply-add,
 /// and other floats of 16 bits are converted as they are read.
 fn percent(c: &Contraction) -> u64 {
@@ -116,7 +119,8 @@ impl Machine {
     /// little depth.
     pub fn contraction(&self, c: &Contraction) -> u64 {
         let cols = c.cols.div_ceil(self.lanes).saturating_mul(self.lanes);
-        let rows = c.rows.saturating_add(ROWS_OVERHEAD);
+        let widened = if c.few_bits { WIDENING_ROWS } else { 0 };
+        let rows = c.rows.saturating_add(ROWS_OVERHEAD).saturating_add(widened);
         let depth = c.depth.saturating_add(DEPTH_OVERHEAD);
         let products = c.batch.saturating_mul(rows).saturating_mul(cols).saturating_mul(depth);
         products.saturating_mul(20 * percent(c)) / self.flops

@@ -94,6 +94,8 @@ pub struct Contraction {
     pub dtype: DType,
     /// Terms that are taken at a time: two where both operands are f32 that was widened from bf16, four where the left one was bytes.
     pub together: u64,
+    /// Whether weights are made of integers of few bits on the way.
+    pub few_bits: bool,
 }
 
 impl Work {
@@ -125,6 +127,16 @@ impl Work {
         let mut work = Work::of_one(graph, id);
         if let Op::conv { group, layout, .. } = node.op {
             work.kind = Counted { graph, members: &[id] }.conv(node, group, layout, algorithm);
+        }
+        work
+    }
+
+    /// What a product of matrices does whose weights are in f32, or so many bytes of integers of few bits and their scales.
+    pub fn of_product(graph: &Graph, id: NodeId, few_bits: Option<u64>) -> Work {
+        let node = graph.node(id);
+        let mut work = Work::of(graph, &[id], &node.operands, &node.results, |v| v == node.operands[1]);
+        if let (Some(bytes), Kind::Contract(product)) = (few_bits, &mut work.kind) {
+            (work.weights, product.few_bits) = (bytes, true);
         }
         work
     }
@@ -233,7 +245,16 @@ impl<'a> Counted<'a> {
                 // x: [t, b, i], w: [g*h, i], r: [g*h, h]
                 let at = |i: usize, axis: usize| dims(i).get(axis).map_or(1, extent);
                 let dtype = self.dtype(node.operands[0]);
-                let product = |rows, i| Contraction { batch: 1, rows, cols: at(i, 0), depth: at(i, 1), packed: 0, dtype, together: 1 };
+                let product = |rows, i| Contraction {
+                    batch: 1,
+                    rows,
+                    cols: at(i, 0),
+                    depth: at(i, 1),
+                    packed: 0,
+                    dtype,
+                    together: 1,
+                    few_bits: false,
+                };
                 Kind::Steps { steps: at(0, 0), input: product(at(0, 0).saturating_mul(at(0, 1)), 1), state: product(at(0, 1), 2) }
             }
             _ => Kind::Map { strided: true },
@@ -262,6 +283,7 @@ impl<'a> Counted<'a> {
             packed: product(dims(1)),
             dtype: self.dtype(node.operands[0]),
             together: 1,
+            few_bits: false,
         }
     }
 
@@ -284,7 +306,7 @@ impl<'a> Counted<'a> {
         let dtype = self.dtype(node.operands[0]);
         let direct = bytes(self.graph.ty(node.operands[1]));
         Kind::Winograd {
-            products: Contraction { batch: TILE_PRODUCTS, rows, cols, depth, packed: 0, dtype, together: 1 },
+            products: Contraction { batch: TILE_PRODUCTS, rows, cols, depth, packed: 0, dtype, together: 1, few_bits: false },
             more_weights: direct / 9 * TILE_PRODUCTS - direct,
         }
     }
@@ -323,6 +345,7 @@ impl<'a> Counted<'a> {
             packed: 0,
             dtype: self.dtype(node.operands[0]),
             together: self.together(node),
+            few_bits: false,
         }
     }
 
@@ -341,6 +364,7 @@ impl<'a> Counted<'a> {
             packed,
             dtype: self.dtype(node.operands[0]),
             together: self.together(node),
+            few_bits: matches!(node.op, Op::matmul_blocks { .. }),
         }
     }
 
@@ -446,7 +470,10 @@ impl<'a> Counted<'a> {
 
     /// How much of an operand is read: all of it, or what slices and gathers take.
     fn read(&self, value: ValueId) -> u64 {
-        let whole = bytes(self.graph.ty(value));
+        let ty = self.graph.ty(value);
+        // Integers of few bits are packed where a product reads them.
+        let is_packed = self.nodes().any(|n| matches!(n.op, Op::matmul_blocks { .. }) && n.operands[1] == value);
+        let whole = if is_packed { count(ty).saturating_mul(ty.dtype.bits() as u64).div_ceil(8) } else { bytes(ty) };
         let of = |n: &Node| match &n.op {
             Op::slice { .. } | Op::gather { .. } if n.operands[0] == value => bytes(self.graph.ty(n.results[0])).min(whole),
             _ => whole,
