@@ -23,7 +23,7 @@ use crate::group::MACHINE;
 use crate::pass::Context;
 use crate::rules::Class;
 use egret_ir::{Copy, DType, Graph, Kind, Node, NodeId, Op, Tensor, TensorType, ValueId};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// The kernel may take so many percent of the time of the one with weights in f32. Those are four to seven times as large, and a model was
@@ -120,15 +120,30 @@ struct Known<'a> {
 
 impl Known<'_> {
     fn of(&mut self, value: ValueId) -> Option<Arc<Tensor>> {
-        if let Some(tensor) = self.graph.constant(value).or_else(|| self.made.get(&value)) {
-            return Some(tensor.clone());
+        for id in self.needed(value) {
+            let node = self.graph.node(id);
+            let operands = node.operands.iter().map(|&v| self.tensor(v)).collect::<Option<Vec<_>>>()?;
+            let operands: Vec<&Tensor> = operands.iter().map(|t| &**t).collect();
+            let results = node.op.eval(&operands).ok()?;
+            self.made.extend(node.results.iter().copied().zip(results.into_iter().map(Arc::new)));
         }
-        let node = self.graph.node(self.graph.producer(value)?);
-        let operands = node.operands.iter().map(|&v| self.of(v)).collect::<Option<Vec<_>>>()?;
-        let operands: Vec<&Tensor> = operands.iter().map(|t| &**t).collect();
-        let results = node.op.eval(&operands).ok()?;
-        self.made.extend(node.results.iter().copied().zip(results.into_iter().map(Arc::new)));
-        self.made.get(&value).cloned()
+        self.tensor(value)
+    }
+
+    fn tensor(&self, value: ValueId) -> Option<Arc<Tensor>> {
+        self.graph.constant(value).or_else(|| self.made.get(&value)).cloned()
+    }
+
+    /// The nodes that make a value, in order, but those whose results there are.
+    fn needed(&self, value: ValueId) -> BTreeSet<NodeId> {
+        let (mut needed, mut values) = (BTreeSet::new(), vec![value]);
+        while let Some(value) = values.pop() {
+            let maker = self.graph.producer(value).filter(|_| !self.made.contains_key(&value));
+            if let Some(id) = maker.filter(|&id| needed.insert(id)) {
+                values.extend(&self.graph.node(id).operands);
+            }
+        }
+        needed
     }
 }
 
@@ -292,28 +307,32 @@ impl Placed {
 }
 
 /// The product that views of it lead to, which nothing else reads, and the views, innermost first.
-fn below_views(graph: &Graph, value: ValueId) -> Option<(Vec<&Op>, &Node)> {
-    let node = graph.node(graph.producer(value)?);
-    if node.op == Op::mul {
-        return Some((vec![], node));
+fn below_views(graph: &Graph, mut value: ValueId) -> Option<(Vec<&Op>, &Node)> {
+    let mut views = vec![];
+    loop {
+        let node = graph.node(graph.producer(value)?);
+        if node.op == Op::mul {
+            views.reverse();
+            return Some((views, node));
+        }
+        value = *node.operands.first()?;
+        let changes_no_number = node.op.def().kind == Kind::View || node.op == Op::cast { to: graph.ty(value).dtype };
+        if !changes_no_number || graph.readers(value).len() != 1 || graph.results.contains(&value) {
+            return None;
+        }
+        views.push(&node.op);
     }
-    let changes_no_number = node.op.def().kind == Kind::View || node.op == Op::cast { to: graph.ty(node.operands[0]).dtype };
-    let is_read_once = graph.readers(node.operands[0]).len() == 1 && !graph.results.contains(&node.operands[0]);
-    if !changes_no_number || !is_read_once {
-        return None;
-    }
-    let (mut views, product) = below_views(graph, node.operands[0])?;
-    views.push(&node.op);
-    Some((views, product))
 }
 
 /// The zero points that were subtracted from some integers.
-fn zero_of(graph: &Graph, integers: ValueId) -> Option<ValueId> {
-    let node = graph.node(graph.producer(integers)?);
-    match node.op {
-        Op::sub => Some(node.operands[1]),
-        Op::cast { .. } => zero_of(graph, node.operands[0]),
-        _ => None,
+fn zero_of(graph: &Graph, mut integers: ValueId) -> Option<ValueId> {
+    loop {
+        let node = graph.node(graph.producer(integers)?);
+        match node.op {
+            Op::sub => return Some(node.operands[1]),
+            Op::cast { .. } => integers = node.operands[0],
+            _ => return None,
+        }
     }
 }
 
