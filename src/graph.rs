@@ -76,6 +76,9 @@ pub fn evaluate(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<egret_ir::Tensor
 /// Never: a tensor has as many bytes as its type and shape say.
 pub fn to_ir(tensor: &Tensor) -> egret_ir::Tensor {
     let dtype = artifact::dtype(tensor.dtype());
+    if let Ok(Ok(strings)) = tensor.strings().map(|strings| egret_ir::Tensor::from_texts(tensor.shape().to_vec(), &strings)) {
+        return strings;
+    }
     let bytes = tensor.bytes().to_vec().into();
     egret_ir::Tensor::new(dtype, tensor.shape().to_vec(), bytes).expect("the bytes of a tensor fit its type")
 }
@@ -88,7 +91,10 @@ pub fn to_ir(tensor: &Tensor) -> egret_ir::Tensor {
 pub fn from_ir(tensor: &egret_ir::Tensor) -> Result<Tensor, Error> {
     let named = |dtype: &egret_runtime::DType| artifact::dtype(*dtype) == tensor.dtype();
     let dtype = egret_runtime::DType::ALL.into_iter().find(named).expect("both crates have the same element types");
-    Ok(Tensor::from_bytes(dtype, tensor.shape(), tensor.bytes())?)
+    match tensor.dtype() {
+        egret_ir::DType::Str => Ok(Tensor::from_strings(tensor.shape(), &tensor.texts().map_err(Error::Usage)?)?),
+        _ => Ok(Tensor::from_bytes(dtype, tensor.shape(), tensor.bytes())?),
+    }
 }
 
 #[cfg(test)]
@@ -101,6 +107,13 @@ mod tests {
             let tensor = Tensor::random(dtype, &[2, 3], 7).unwrap();
             assert_eq!(artifact::dtype(dtype).name(), dtype.name());
             assert_eq!(from_ir(&to_ir(&tensor)).unwrap(), tensor);
+        }
+    }
+
+    #[test]
+    fn a_string_has_the_same_handle_everywhere() {
+        for text in ["", "a", "red", "Grüße \u{1f600}", "\0", " a"] {
+            assert_eq!(egret_ir::strings::handle(text), egret_runtime::strings::handle(text), "{text:?}");
         }
     }
 

@@ -234,6 +234,7 @@ static TABLE: &[(&str, Importer)] = &[
     ("TfIdfVectorizer", By(ngram::tfidf_vectorizer)),
     ("ai.onnx.ml::ArrayFeatureExtractor", By(ml::array_feature_extractor)),
     ("ai.onnx.ml::Binarizer", By(ml::binarizer)),
+    ("ai.onnx.ml::CategoryMapper", By(ml::labels::category_mapper)),
     ("ai.onnx.ml::FeatureVectorizer", By(ml::feature_vectorizer)),
     ("ai.onnx.ml::Imputer", By(ml::imputer)),
     ("ai.onnx.ml::LabelEncoder", By(ml::labels::label_encoder)),
