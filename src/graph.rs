@@ -117,6 +117,67 @@ mod tests {
         }
     }
 
+    /// Colours as strings become scores, and these labels; what is no colour is written in capitals.
+    const COLOURS: &str = "graph colours(x: str[N]) {
+        const colours: str[2] = [\"red\", \"green\"]
+        const labels: str[2]  = [\"stop\", \"go\"]
+        apart  = reshape[shape=[N, 1]](x)
+        is_one = eq(apart, colours)
+        hits   = cast[to=i32](is_one)
+        at     = arg_max[axis=1](hits)
+        place  = reshape[shape=[N]](at)
+        label  = gather[axis=0](labels, place)
+        most   = reduce_max[axes=[1]](hits)
+        flat   = reshape[shape=[N]](most)
+        known  = cast[to=bool](flat)
+        loud   = text[what=upper](x)
+        y      = select(known, label, loud)
+        return y, label
+    }";
+
+    #[test]
+    fn strings_go_in_and_labels_come_out() {
+        let graph = parse_text("colours.egir", COLOURS).unwrap();
+        let artifact = crate::Compiler::new().compile_graph(&graph).unwrap();
+        assert_eq!(artifact.plan().strings, ["go", "green", "red", "stop"]);
+        let mut session = artifact.session(1).unwrap();
+        for given in [&["green", "blue", "red"][..], &["grün"], &["", "red"]] {
+            let x = Tensor::from_strings(&[given.len()], given).unwrap();
+            let outputs = session.run(&[("x", x.view())]).unwrap();
+            let label = |text: &&str| match *text {
+                "red" => "stop".to_string(),
+                "green" => "go".to_string(),
+                other => other.to_uppercase(),
+            };
+            assert_eq!(outputs[0].strings().unwrap(), given.iter().map(label).collect::<Vec<_>>());
+            assert_eq!(evaluate(&graph, &[x]).unwrap(), outputs.iter().map(to_ir).collect::<Vec<_>>());
+        }
+        // Strings of earlier runs are forgotten, and handles alone are no strings.
+        let handles = Tensor::zeros(egret_runtime::DType::U64, &[1]).unwrap();
+        let view = egret_runtime::TensorView::new(egret_runtime::DType::Str, &[1], handles.bytes()).unwrap();
+        let error = session.run(&[("x", view)]).unwrap_err().to_string();
+        assert!(error.starts_with("input `x` is handles, expected strings"), "{error}");
+    }
+
+    #[test]
+    fn a_handle_of_nothing_is_an_error() {
+        let graph = parse_text("same.egir", "graph same(x: str[2]) { y = transpose[perm=[0]](x) return y }").unwrap();
+        let mut session = crate::Compiler::new().compile_graph(&graph).unwrap().session(1).unwrap();
+        let mut x = Tensor::from_strings(&[2], &["a", "b"]).unwrap();
+        x.bytes_mut()[0] ^= 1;
+        let error = session.run(&[("x", x.view())]).unwrap_err().to_string();
+        assert!(error.ends_with("which stands for no string"), "{error}");
+    }
+
+    #[test]
+    fn strings_are_moved_on_gpus_and_not_made_there() {
+        let gpu = crate::Compiler::new().target("cuda:sm_80");
+        let error = gpu.compile_graph(&parse_text("colours.egir", COLOURS).unwrap()).err().unwrap().to_string();
+        assert!(error.contains("strings are made on processors only"), "{error}");
+        let moved = "graph moved(x: str[2]) { const k: str[2] = [\"a\", \"b\"] y = eq(x, k) z = select(y, k, x) return z }";
+        assert!(gpu.compile_graph(&parse_text("moved.egir", moved).unwrap()).is_ok());
+    }
+
     #[test]
     fn wrong_text_is_named_with_its_line() {
         let error = parse_text("a.egir", "graph g(x: f32[2]) {\n    y = realu(x)\n    return y\n}").unwrap_err();

@@ -178,7 +178,8 @@ impl Session {
         let program = executor::program_for(&artifact, &*device)?;
         if artifact.plan_of(program).program.is_some() {
             return Err(Error::Usage(
-                "a model in which dimensions, loops or branches depend on data runs on the processor only".to_string(),
+                "a model in which dimensions, loops or branches depend on data, or strings are made, runs on the processor only"
+                    .to_string(),
             ));
         }
         let engine = Engine::Device(Executor::new(&artifact, program, device)?);
@@ -342,10 +343,12 @@ impl Session {
         let Engine::Processor(processor) = &mut self.engine else { return None };
         let program = plan.program.as_ref()?;
         let strings = &mut self.strings;
-        Some(meet(strings, inputs).and_then(|()| runner.run(plan, program, processor.pool(), inputs, log)).and_then(|mut outputs| {
-            name_all(strings, &mut outputs)?;
-            Ok(outputs)
-        }))
+        Some(meet(strings, inputs).and_then(|()| runner.run(plan, program, processor.pool(), strings, inputs, log)).and_then(
+            |mut outputs| {
+                name_all(strings, &mut outputs)?;
+                Ok(outputs)
+            },
+        ))
     }
 
     /// Runs the model into tensors that exist already, one per output in the order of the model's outputs; see
