@@ -170,6 +170,7 @@ pub(crate) fn dtype(dtype: egret_runtime::DType) -> egret_ir::DType {
         Plan::U4 => Ir::U4,
         Plan::I2 => Ir::I2,
         Plan::U2 => Ir::U2,
+        Plan::Str => Ir::Str,
     }
 }
 

@@ -67,7 +67,7 @@ impl From<egret_frontend::ImportError> for Error {
 
 impl From<egret_codegen::Error> for Error {
     fn from(error: egret_codegen::Error) -> Error {
-        use egret_codegen::Error::{Artifact, Compile, Cuda, Image, Lower, Unbound};
+        use egret_codegen::Error::{Artifact, Compile, Cuda, Graph, Image, Lower, Unbound};
         use egret_codegen::cuda::CudaError;
         match error {
             Lower { .. } | Unbound { .. } => Error::Unsupported(error.to_string()),
@@ -76,7 +76,7 @@ impl From<egret_codegen::Error> for Error {
                 CudaError::Uncovered(_) => Error::Unsupported(error.to_string()),
                 CudaError::Compile(_) => Error::Bug(error.to_string()),
             },
-            Image(_) => Error::Bug(error.to_string()),
+            Image(_) | Graph(_) => Error::Bug(error.to_string()),
             Artifact(error) => (*error).into(),
         }
     }

@@ -19,6 +19,9 @@ pub enum Error {
         /// The extent.
         extent: String,
     },
+    /// A graph with strings contradicts itself: a sentence.
+    #[error("the graph cannot be compiled: {0}")]
+    Graph(String),
     /// The kernels did not become code.
     #[error(transparent)]
     Compile(Box<CompileError>),

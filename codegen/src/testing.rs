@@ -48,7 +48,10 @@ pub fn run_compiled(graph: &Graph, target: &Target, threads: usize, inputs: &[Te
     let mut session = egret_runtime::Session::from_artifact(artifact, options).map_err(|e| words(&e))?;
     let types =
         |name: &str| egret_runtime::DType::ALL.into_iter().find(|d| d.name() == name).expect("both crates have the same element types");
-    let given = inputs.iter().map(|x| egret_runtime::Tensor::from_bytes(types(x.dtype().name()), x.shape(), x.bytes()));
+    let given = inputs.iter().map(|x| match x.texts() {
+        Ok(texts) => egret_runtime::Tensor::from_strings(x.shape(), &texts),
+        Err(_) => egret_runtime::Tensor::from_bytes(types(x.dtype().name()), x.shape(), x.bytes()),
+    });
     let given = given.collect::<Result<Vec<_>, _>>().map_err(|e| words(&e))?;
     let names = graph.params().iter().map(|&p| &*graph.value(p).name);
     let views: Vec<_> = names.zip(&given).map(|(name, x)| (name, x.view())).collect();

@@ -29,7 +29,7 @@ pub(crate) struct Model {
 pub(crate) enum TensorError {
     /// Its bytes are missing, or too many or too few.
     File(FileError),
-    /// Its element type is none that the IR has.
+    /// Its element type is none that the IR has, or its strings are no text.
     ElementType(String),
 }
 
@@ -125,6 +125,9 @@ fn layout(path: &Path, proto: &TensorProto) -> Result<Layout, TensorError> {
 fn tensor(path: &Path, proto: &TensorProto, raw: impl FnOnce(usize) -> Result<Option<Stored>, TensorError>) -> Result<Tensor, TensorError> {
     let Layout { dtype, shape, count, bytes } = layout(path, proto)?;
     let bad = |found: String| damaged(path, proto, &found);
+    if dtype == DType::Str {
+        return strings(path, proto, shape, count);
+    }
     let data = match raw(bytes)? {
         Some(data) => data,
         None => typed(proto, dtype, if is_packed(dtype) { bytes } else { count }).map_err(bad)?.into(),
@@ -143,6 +146,21 @@ fn tensor(path: &Path, proto: &TensorProto, raw: impl FnOnce(usize) -> Result<Op
         Some(home) => tensor.at(home),
         None => tensor,
     })
+}
+
+/// A tensor of strings, which stand in a field of their own.
+fn strings(path: &Path, proto: &TensorProto, shape: Vec<usize>, count: usize) -> Result<Tensor, TensorError> {
+    if proto.string_data.len() != count {
+        let found = format!("{count} elements are expected, found {} in string_data", proto.string_data.len());
+        return Err(damaged(path, proto, &found));
+    }
+    texts(&proto.string_data, shape).map_err(|problem| TensorError::ElementType(format!("tensor `{}`: {problem}", proto.name)))
+}
+
+/// Strings as they stand in a file.
+pub(crate) fn texts(stored: &[Vec<u8>], shape: Vec<usize>) -> Result<Tensor, String> {
+    let text = |bytes: &Vec<u8>| std::str::from_utf8(bytes).map(str::to_string).map_err(|_| "a string is not UTF-8".to_string());
+    Tensor::from_texts(shape, &stored.iter().map(text).collect::<Result<Vec<String>, String>>()?)
 }
 
 /// The tensor of a message with its data in it, from the file `path`.
@@ -168,6 +186,7 @@ pub(crate) fn dtype(onnx: i32) -> Result<DType, String> {
         5 => return Ok(DType::I16),
         6 => return Ok(DType::I32),
         7 => return Ok(DType::I64),
+        8 => return Ok(DType::Str),
         9 => return Ok(DType::Bool),
         10 => return Ok(DType::F16),
         11 => return Ok(DType::F64),
@@ -175,7 +194,6 @@ pub(crate) fn dtype(onnx: i32) -> Result<DType, String> {
         13 => return Ok(DType::U64),
         16 => return Ok(DType::BF16),
         0 => return Err("the element type is not given".to_string()),
-        8 => "string",
         14 => "complex64",
         15 => "complex128",
         17 => return Ok(DType::F8E4M3),
@@ -229,6 +247,7 @@ fn typed(proto: &TensorProto, dtype: DType, count: usize) -> Result<Bytes, Strin
         DType::F32 => gather("float_data", &proto.float_data, count, dtype, |v| Element::Float(v.into())),
         DType::F64 => gather("double_data", &proto.double_data, count, dtype, Element::Float),
         DType::I64 => gather("int64_data", &proto.int64_data, count, dtype, |v| Element::Int(v.into())),
+        DType::Str => Err("its strings stand in raw_data, expected string_data".to_string()),
         DType::U64 | DType::U32 => gather("uint64_data", &proto.uint64_data, count, dtype, |v| Element::Int(v.into())),
         // The 16-bit floats stand as their bit patterns.
         DType::F16 | DType::BF16 => gather("int32_data", &proto.int32_data, count, DType::U16, |v| Element::Int(v.into())),

@@ -250,7 +250,11 @@ fn extent(dim: &Dim) -> dimension::Value {
 /// A tensor of a type whose elements take whole bytes.
 fn tensor(name: &str, data: &Tensor) -> TensorProto {
     let dims = data.shape().iter().map(|&d| d as i64).collect();
-    TensorProto { name: name.into(), data_type: number(data.dtype()), dims, raw_data: data.bytes().to_vec(), ..Default::default() }
+    let proto = TensorProto { name: name.into(), data_type: number(data.dtype()), dims, ..Default::default() };
+    match data.texts() {
+        Ok(texts) => TensorProto { string_data: texts.iter().map(|text| text.as_bytes().to_vec()).collect(), ..proto },
+        Err(_) => TensorProto { raw_data: data.bytes().to_vec(), ..proto },
+    }
 }
 
 fn float(weight: &TensorProto) -> Option<DType> {

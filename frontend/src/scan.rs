@@ -77,6 +77,7 @@ static TENSOR: Message = Message {
         (3, In(&SEGMENT)),
         (4, Keep),
         (5, Keep),
+        (6, Keep),
         (7, Keep),
         (8, Keep),
         (9, BlobField),

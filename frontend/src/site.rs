@@ -16,7 +16,7 @@
 
 use crate::build::Builder;
 use crate::error::{Code, FileError, counted};
-use crate::model::{Model, TensorError};
+use crate::model::{Model, TensorError, texts};
 use egret_ir::{DType, Dim, Op, Tensor, TensorType, ValueId};
 use onnx_protobuf::attribute_proto::AttributeType;
 use onnx_protobuf::{AttributeProto, TensorProto};
@@ -240,6 +240,25 @@ impl<'a> Site<'a> {
         Ok(texts.unwrap_or_default())
     }
 
+    /// A list of strings as a vector; they have to be UTF-8.
+    pub(crate) fn strings(&self, name: &str) -> Result<Option<Tensor>, Stop> {
+        let Some(attribute) = self.attribute(name, AttributeType::STRINGS)? else { return Ok(None) };
+        let strings = texts(&attribute.strings, vec![attribute.strings.len()]);
+        strings.map(Some).map_err(|problem| self.refused(name, "strings", format!("{problem} (in attribute `{name}`)")))
+    }
+
+    /// A string of the importer's own.
+    pub(crate) fn own_string(&self, text: &str) -> Result<Tensor, Stop> {
+        Tensor::from_texts(vec![], &[text]).map_err(|problem| malformed(Code::ElementType, problem))
+    }
+
+    /// A string, which has to be UTF-8.
+    pub(crate) fn string(&self, name: &str) -> Result<Option<Tensor>, Stop> {
+        let Some(attribute) = self.attribute(name, AttributeType::STRING)? else { return Ok(None) };
+        let string = texts(std::slice::from_ref(&attribute.s), vec![]);
+        string.map(Some).map_err(|problem| self.refused(name, "a string", format!("{problem} (in attribute `{name}`)")))
+    }
+
     /// A tensor.
     pub(crate) fn tensor(&self, name: &str) -> Result<Option<Tensor>, Stop> {
         let Some(attribute) = self.attribute(name, AttributeType::TENSOR)? else { return Ok(None) };
@@ -376,7 +395,15 @@ impl<'a> Site<'a> {
 
     /// `x` converted; itself when it has the type.
     pub(crate) fn cast(&mut self, x: ValueId, to: DType) -> Result<ValueId, Stop> {
-        if self.dtype(x) == to { Ok(x) } else { self.op(Op::cast { to }, &[x]) }
+        let from = self.dtype(x);
+        if from == to {
+            return Ok(x);
+        }
+        if from == DType::Str || to == DType::Str {
+            let message = format!("`{}` does not make {to} of {from}", self.operator);
+            return Err(fault(Code::ElementType, message, "use another element type in the model"));
+        }
+        self.op(Op::cast { to }, &[x])
     }
 
     /// `count` elements from `start` on along one axis; `x` itself when that is all of it.

@@ -11,7 +11,7 @@
 use crate::import::sequence;
 use crate::ops::{
     attention, conv, elementwise, found, gather, generate, loss, matmul, microsoft, ml, ngram, norm, pool, quantize, random, recurrent,
-    reduce, resize, sample, shape, signal, slice, state, training,
+    reduce, resize, sample, shape, signal, slice, state, text, training,
 };
 use crate::site::{Outcome, Site};
 use Importer::{By, Same};
@@ -230,10 +230,16 @@ static TABLE: &[(&str, Importer)] = &[
     ("CausalConvWithState", By(state::causal_conv)),
     ("LinearAttention", By(state::linear_attention)),
     ("TensorScatter", By(state::tensor_scatter)),
+    // ---- strings
+    ("RegexFullMatch", By(text::regex_full_match)),
+    ("StringConcat", By(text::concat)),
+    ("StringNormalizer", By(text::normalizer)),
+    ("StringSplit", By(text::split)),
     // ---- classical models
     ("TfIdfVectorizer", By(ngram::tfidf_vectorizer)),
     ("ai.onnx.ml::ArrayFeatureExtractor", By(ml::array_feature_extractor)),
     ("ai.onnx.ml::Binarizer", By(ml::binarizer)),
+    ("ai.onnx.ml::CategoryMapper", By(ml::labels::category_mapper)),
     ("ai.onnx.ml::FeatureVectorizer", By(ml::feature_vectorizer)),
     ("ai.onnx.ml::Imputer", By(ml::imputer)),
     ("ai.onnx.ml::LabelEncoder", By(ml::labels::label_encoder)),
@@ -302,10 +308,6 @@ static TABLE: &[(&str, Importer)] = &[
 
 /// Families of standard operators that are not supported, each with what to do instead.
 static UNSUPPORTED: &[(&[&str], &str)] = &[
-    (
-        &["StringNormalizer", "StringConcat", "StringSplit", "RegexFullMatch"],
-        "text is not compiled; cut the model behind its text processing, and do that in the calling program",
-    ),
     (&["ImageDecoder"], "images are not decoded; make the decoded tensor an input of the model"),
     (&["Gradient"], "training is not compiled; export the model for inference"),
 ];

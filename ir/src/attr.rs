@@ -324,6 +324,21 @@ words! {
         /// Up.
         Ceil = "ceil",
     }
+    /// What is made of strings, element by element.
+    TextTask {
+        /// Both operands, one behind the other.
+        Concat = "concat",
+        /// Small letters, as Unicode has them.
+        Lower = "lower",
+        /// Capital letters.
+        Upper = "upper",
+        /// Whether the whole string fits the regular expression that is the second operand.
+        Match = "match",
+        /// The number that stands there.
+        Parse = "parse",
+        /// The shortest decimal of a number.
+        Format = "format",
+    }
     /// What a scatter does where it writes (ONNX `reduction`).
     ScatterMode {
         /// Replaces.

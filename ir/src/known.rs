@@ -227,7 +227,7 @@ fn holds(dtype: DType, value: &Dim) -> bool {
         DType::U64 | DType::U32 => is_nonnegative(value),
         DType::F16 | DType::BF16 | DType::I16 | DType::I8 | DType::U16 | DType::U8 => false,
         DType::F8E4M3 | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ | DType::F4E2M1 => false,
-        DType::I4 | DType::U4 | DType::I2 | DType::U2 => false,
+        DType::I4 | DType::U4 | DType::I2 | DType::U2 | DType::Str => false,
     }
 }
 

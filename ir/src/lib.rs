@@ -61,6 +61,7 @@ pub mod random;
 pub mod region;
 pub mod scalar;
 pub mod small;
+pub mod strings;
 pub mod tensor;
 pub mod text;
 pub mod ty;

@@ -13,7 +13,7 @@
 //! To add an elementwise op: one line here, one in the frontend's table, one filetest.
 
 use crate::attr::{
-    Activation, Algorithm, Attr, AttrField, Coordinates, Direction, Interpolation, Layout, PadMode, Real, Rounding, ScatterMode,
+    Activation, Algorithm, Attr, AttrField, Coordinates, Direction, Interpolation, Layout, PadMode, Real, Rounding, ScatterMode, TextTask,
 };
 use crate::dim::Dim;
 use crate::expr;
@@ -416,7 +416,7 @@ ops! {
     // ---- extents that data decides; each names them by symbols that nothing else makes
     /// The places of what holds, in row-major order: `x: bool[a, b] -> i64[2, count]`.
     non_zero[count: Dim](x)  by { non_zero }
-    /// The different rows of `x: [n, m]`, in i64 or f64: `count` places at which they stand first, which of them each of the `n` rows is, and
+    /// The different rows of `x: [n, m]`, in i64, f64 or str: `count` places at which they stand first, which of them each of the `n` rows is, and
     /// how often each of them stands there. In ascending order, or in that of the places.
     unique[count: Dim, sorted: bool = true](x)  by { unique }
     /// Boxes that overlap no better one: `boxes: f32[b, n, 4], scores: f32[b, c, n] -> i64[count, 3]`, each a batch, class and box. At most `most` per class; of
@@ -425,6 +425,14 @@ ops! {
     non_max_suppression[count: Dim, centers: bool = false](boxes, scores, most, iou, score)  by { non_max_suppression }
     /// Numbers of data become extents: `x: i64[k] -> bool[v1, ..., vk, 0]`, a tensor without elements that has them.
     extents[values: Vec<Dim>](x)  by { extents }
+
+    // ---- strings; all else that is done with them is to move and compare them
+    /// Strings made of strings or numbers, or asked for something, element by element: `concat(x, y)`, `lower(x)`, `upper(x)`, `match(x, pattern) -> bool`,
+    /// `parse(x) -> to`, one of f64, f32 and i64, and `format(x) -> str` of one of these or u64. A pattern is one of the crate `regex-lite`, and `to` what results.
+    text[what: TextTask, to: DType = DType::Str](x; others..)  by { text }
+    /// The parts of strings between delimiters: `x: str[a], delimiter: str[] -> str[a, count], i64[a]`, empty strings behind those of strings that have fewer, and
+    /// how many each has. At most `most` delimiters count, all if that is negative; an empty delimiter stands for any white space.
+    text_split[count: Dim, most: i64 = -1](x, delimiter)  by { text_split }
 
     // ---- control flow; see `egret_ir::region`
     /// Runs its region while `going` holds, at most `trips` times: i64[], bool[]. In the region these two stand for the number of the step, from 0, and
@@ -500,9 +508,10 @@ impl Op {
         self.def().kind == Kind::Elementwise
     }
 
-    /// Whether data of its operands decides over extents of its results.
+    /// Whether it stands between stages: data of its operands decides over extents of its results, or it makes strings.
     pub fn finds_extents(&self) -> bool {
-        matches!(self, Op::non_zero { .. } | Op::unique { .. } | Op::non_max_suppression { .. } | Op::extents { .. }) || self.is_control()
+        let finds = matches!(self, Op::non_zero { .. } | Op::unique { .. } | Op::non_max_suppression { .. } | Op::extents { .. });
+        finds || matches!(self, Op::text { .. } | Op::text_split { .. }) || self.is_control()
     }
 
     /// Whether it is a part of a graph between what data decides.

@@ -10,6 +10,7 @@
 //! signed integers    (b >> 61) - 4, in -4..4: an index into any axis of at least 4 elements
 //! unsigned integers  b >> 61, in 0..8
 //! bool               b >> 63
+//! strings            word b >> 61 of `a` to `h`
 //! ```
 //!
 //! ```
@@ -31,9 +32,16 @@ pub fn random(seed: u64, ty: &TensorType) -> Result<Tensor, String> {
     let shape = check::allocatable(ty)?;
     let count: usize = shape.iter().product();
     let start = mix(seed);
-    let elements = (0..count as u64).map(|i| element(mix(start.wrapping_add(i)), ty.dtype));
+    let bits = (0..count as u64).map(|i| mix(start.wrapping_add(i)));
+    if ty.dtype == DType::Str {
+        return Tensor::from_texts(shape, &bits.map(|b| WORDS[(b >> 61) as usize]).collect::<Vec<_>>());
+    }
+    let elements = bits.map(|b| element(b, ty.dtype));
     Ok(Tensor::from_elements(ty.dtype, shape, elements))
 }
+
+/// What strings are drawn from.
+const WORDS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
 fn element(bits: u64, dtype: DType) -> Element {
     let small = i128::from(bits >> 61);
@@ -43,7 +51,7 @@ fn element(bits: u64, dtype: DType) -> Element {
         DType::F16 => Element::Float(truncated(uniform(bits), 13)),
         DType::BF16 => Element::Float(truncated(uniform(bits), 16)),
         DType::I64 | DType::I32 | DType::I16 | DType::I8 => Element::Int(small - 4),
-        DType::U64 | DType::U32 | DType::U16 | DType::U8 => Element::Int(small),
+        DType::U64 | DType::U32 | DType::U16 | DType::U8 | DType::Str => Element::Int(small),
         DType::Bool => Element::Bool(bits >> 63 == 1),
         DType::F8E5M2 | DType::F8E5M2FNUZ => Element::Float(truncated(uniform(bits), 21)),
         DType::F8E4M3 | DType::F8E4M3FNUZ => Element::Float(truncated(uniform(bits), 20)),
@@ -91,11 +99,12 @@ mod tests {
         check(DType::I32, "i32[4] [1, -3, 2, 3]");
         check(DType::U8, "u8[4] [5, 1, 6, 7]");
         check(DType::Bool, "bool[4] [true, false, true, true]");
+        check(DType::Str, "str[4] [\"f\", \"b\", \"g\", \"h\"]");
     }
 
     #[test]
     fn every_type_has_values_in_its_range() {
-        for dtype in DType::ALL {
+        for &dtype in DType::NUMBERS {
             let x = random(3, &TensorType::new(dtype, [1000])).unwrap();
             let values = x.to_f64s();
             let range = match dtype {

@@ -148,7 +148,10 @@ impl Scalar {
                 let (x, y) = pair(x, y, operands, hint)?;
                 node(x.dtype, TypedKind::Select(c.into(), x.into(), y.into()))
             }
-            Scalar::Cast(to, x) => node(*to, TypedKind::Cast(x.check(operands, None)?.into())),
+            Scalar::Cast(to, x) => match x.check(operands, None)? {
+                x if (x.dtype == DType::Str) != (*to == DType::Str) => Err(format!("{} is not converted to {to}", x.dtype)),
+                x => node(*to, TypedKind::Cast(x.into())),
+            },
         }
     }
 

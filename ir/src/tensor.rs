@@ -4,6 +4,8 @@
 //! Elements are little-endian and need not be aligned.
 
 use crate::small::SmallFloat;
+use crate::strings;
+use crate::text::quoted;
 use crate::ty::{DType, TensorType};
 use bytes::Bytes;
 use half::{bf16, f16};
@@ -15,7 +17,7 @@ use std::sync::Arc;
 pub enum Element {
     /// Any float type.
     Float(f64),
-    /// Any integer type.
+    /// Any integer type; of a string its handle.
     Int(i128),
     /// A truth value.
     Bool(bool),
@@ -69,7 +71,7 @@ impl Element {
             DType::I32 => Element::Int((self.as_int() as i32).into()),
             DType::I16 => Element::Int((self.as_int() as i16).into()),
             DType::I8 => Element::Int((self.as_int() as i8).into()),
-            DType::U64 => Element::Int((self.as_int() as u64).into()),
+            DType::U64 | DType::Str => Element::Int((self.as_int() as u64).into()),
             DType::U32 => Element::Int((self.as_int() as u32).into()),
             DType::U16 => Element::Int((self.as_int() as u16).into()),
             DType::U8 => Element::Int((self.as_int() as u8).into()),
@@ -81,6 +83,14 @@ impl Element {
                 let (spare, value) = (128 - dtype.bits(), self.as_int());
                 Element::Int(if dtype.is_signed_int() { value << spare >> spare } else { value & dtype.int_range().1 })
             }
+        }
+    }
+
+    /// As text, for an element of this type: a string in quotes if it is known.
+    pub fn shown(self, dtype: DType) -> String {
+        match strings::text(self.as_int() as u64).filter(|_| dtype == DType::Str) {
+            Some(text) => quoted(&text),
+            None => self.to_string(),
         }
     }
 
@@ -152,6 +162,27 @@ impl Tensor {
         Tensor::from_elements(DType::I64, shape, values.iter().map(|&v| Element::Int(v.into())))
     }
 
+    /// A tensor of strings, as many as the shape asks for.
+    ///
+    /// # Errors
+    /// When there are more or fewer, or two different ones have the same handle.
+    pub fn from_texts(shape: Vec<usize>, texts: &[impl AsRef<str>]) -> Result<Tensor, String> {
+        let handles = texts.iter().map(|text| strings::intern(text.as_ref()).map(u64::to_le_bytes));
+        Tensor::new(DType::Str, shape, handles.collect::<Result<Vec<[u8; 8]>, String>>()?.concat().into())
+    }
+
+    /// The strings of a tensor of such.
+    ///
+    /// # Errors
+    /// When its elements are no strings, or a handle stands for none that was met.
+    pub fn texts(&self) -> Result<Vec<Arc<str>>, String> {
+        if self.dtype != DType::Str {
+            return Err(format!("expects strings, found {}", self.ty()));
+        }
+        let text = |e: Element| strings::text(e.as_int() as u64).ok_or_else(|| format!("the handle {e} stands for no string"));
+        self.elements().map(text).collect()
+    }
+
     /// The same value everywhere.
     pub fn splat(dtype: DType, shape: Vec<usize>, value: Element) -> Tensor {
         let mut one = vec![];
@@ -210,7 +241,7 @@ impl Tensor {
             DType::I32 => Element::Int(read!(i32).into()),
             DType::I16 => Element::Int(read!(i16).into()),
             DType::I8 => Element::Int(read!(i8).into()),
-            DType::U64 => Element::Int(read!(u64).into()),
+            DType::U64 | DType::Str => Element::Int(read!(u64).into()),
             DType::U32 => Element::Int(read!(u32).into()),
             DType::U16 => Element::Int(read!(u16).into()),
             DType::U8 => Element::Int(read!(u8).into()),
@@ -271,7 +302,7 @@ impl fmt::Debug for Tensor {
         const SHOWN: usize = 8;
         write!(f, "{:?} [", self.ty())?;
         for (i, e) in self.elements().take(SHOWN).enumerate() {
-            write!(f, "{}{e}", if i > 0 { ", " } else { "" })?;
+            write!(f, "{}{}", if i > 0 { ", " } else { "" }, e.shown(self.dtype))?;
         }
         write!(f, "{}]", if self.count() > SHOWN { ", ..." } else { "" })
     }
@@ -297,7 +328,7 @@ fn push(data: &mut Vec<u8>, dtype: DType, value: Element) {
         DType::I32 => data.extend((value.as_int() as i32).to_le_bytes()),
         DType::I16 => data.extend((value.as_int() as i16).to_le_bytes()),
         DType::I8 => data.extend((value.as_int() as i8).to_le_bytes()),
-        DType::U64 => data.extend((value.as_int() as u64).to_le_bytes()),
+        DType::U64 | DType::Str => data.extend((value.as_int() as u64).to_le_bytes()),
         DType::U32 => data.extend((value.as_int() as u32).to_le_bytes()),
         DType::U16 => data.extend((value.as_int() as u16).to_le_bytes()),
         DType::U8 => data.push(value.as_int() as u8),

@@ -52,14 +52,22 @@ pub enum DType {
     I2,
     /// 2-bit unsigned integer.
     U2,
+    /// A string, as the 64-bit handle that stands for it; see [`strings`](crate::strings).
+    Str,
 }
 
 impl DType {
     /// Every element type, in the order of the declaration.
-    pub const ALL: [DType; 22] = {
+    pub const ALL: [DType; 23] = {
         use DType::*;
-        [F64, F32, F16, BF16, I64, I32, I16, I8, U64, U32, U16, U8, Bool, F8E4M3, F8E4M3FNUZ, F8E5M2, F8E5M2FNUZ, F4E2M1, I4, U4, I2, U2]
+        [
+            F64, F32, F16, BF16, I64, I32, I16, I8, U64, U32, U16, U8, Bool, F8E4M3, F8E4M3FNUZ, F8E5M2, F8E5M2FNUZ, F4E2M1, I4, U4, I2,
+            U2, Str,
+        ]
     };
+
+    /// Every type of numbers and truth values: all but strings.
+    pub const NUMBERS: &'static [DType] = DType::ALL.split_at(22).0;
 
     /// The name in the textual IR: `f32`.
     pub fn name(self) -> &'static str {
@@ -86,6 +94,7 @@ impl DType {
             DType::U4 => "u4",
             DType::I2 => "i2",
             DType::U2 => "u2",
+            DType::Str => "str",
         }
     }
 
@@ -97,7 +106,7 @@ impl DType {
     /// Bytes per element. Types of fewer bits than a byte take a whole one.
     pub fn size(self) -> usize {
         match self {
-            DType::F64 | DType::I64 | DType::U64 => 8,
+            DType::F64 | DType::I64 | DType::U64 | DType::Str => 8,
             DType::F32 | DType::I32 | DType::U32 => 4,
             DType::F16 | DType::BF16 | DType::I16 | DType::U16 => 2,
             DType::I8 | DType::U8 | DType::Bool => 1,
@@ -131,7 +140,7 @@ impl DType {
 
     /// Whether elements are only moved, selected, converted and compared for equality, and nothing is computed in the type.
     pub fn is_storage(self) -> bool {
-        self.small_float().is_some() || self.is_int() && self.bits() < 8
+        self.small_float().is_some() || self.is_int() && self.bits() < 8 || self == DType::Str
     }
 
     /// The type that is computed in: floats narrower than `f32` in `f32`.

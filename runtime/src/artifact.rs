@@ -50,7 +50,7 @@ pub use write::{WeightsLayout, to_bytes, write_file};
 const MAGIC: [u8; 8] = *b"EGRET\0\x1a\n";
 
 /// Version of the file format, the plan and the kernel ABI together; a runtime reads exactly its own.
-pub const FORMAT_VERSION: u32 = 7;
+pub const FORMAT_VERSION: u32 = 8;
 
 /// Header length, and what code and weights are aligned to: the page size of the machines this runs on. Where
 /// pages are larger, the mapping begins earlier and the addresses still agree modulo 4 KiB.

@@ -1,4 +1,4 @@
-//! The operations of a [`Program`](crate::program::Program) that find an extent in data.
+//! The operations of a [`Program`](crate::program::Program): those that find an extent in data, and those on strings.
 //!
 //! Their meaning is that of the compiler's ops of the same names; tests there compare the two. **Invariant.** No contents of their
 //! operands make them panic or allocate more than the operands' size allows.
@@ -6,8 +6,11 @@
 use crate::error::{Error, Result};
 use crate::plan::DType;
 use crate::program::What;
+use crate::strings::Dictionary;
 use crate::tensor::{Tensor, TensorView};
 use std::cmp::Ordering;
+
+mod text;
 
 /// The largest extent that data may ask for, as in the compiler.
 const LARGEST: i64 = 1 << 31;
@@ -18,12 +21,15 @@ const LARGEST: i64 = 1 << 31;
 ///
 /// [`Error::Usage`] if an operand has another type than the operation takes, or an extent would be negative or too large;
 /// [`Error::Resource`] if memory is lacking.
-pub(crate) fn run(what: &What, operands: &[TensorView<'_>]) -> Result<Vec<Tensor>> {
+pub(crate) fn run(what: &What, operands: &[TensorView<'_>], strings: &mut Dictionary) -> Result<Vec<Tensor>> {
     match what {
         What::Stage(_) | What::Repeat(_) | What::Branch { .. } => Err(Error::Usage("a stage is no operation".to_string())),
         What::NonZero => non_zero(operands[0]),
+        What::Unique { sorted } if operands[0].dtype() == DType::Str => unique(text::ranks(operands[0], strings)?.view(), *sorted),
         What::Unique { sorted } => unique(operands[0], *sorted),
         What::NonMaxSuppression { centers } => Boxes::new(operands, *centers)?.suppressed(),
+        What::Text(what) => text::text(*what, operands, strings),
+        What::TextSplit { most } => text::split(operands, *most, strings),
         What::Extents { names } => extents(&numbers(operands[0])?, names),
     }
 }
@@ -203,6 +209,10 @@ fn overlap(a: [f32; 4], b: [f32; 4]) -> f32 {
 mod tests {
     use super::*;
 
+    fn op(what: &What, operands: &[TensorView<'_>]) -> Result<Vec<Tensor>> {
+        run(what, operands, &mut Dictionary::default())
+    }
+
     fn numbers_of(tensors: &[Tensor]) -> Vec<(Vec<usize>, Vec<i64>)> {
         tensors.iter().map(|t| (t.shape().to_vec(), t.as_slice::<i64>().unwrap().to_vec())).collect()
     }
@@ -210,27 +220,39 @@ mod tests {
     #[test]
     fn places_are_columns() {
         let x = Tensor::from_bytes(DType::Bool, &[2, 2], &[1, 0, 1, 1]).unwrap();
-        assert_eq!(numbers_of(&run(&What::NonZero, &[x.view()]).unwrap()), [(vec![2, 3], vec![0, 1, 1, 0, 0, 1])]);
+        assert_eq!(numbers_of(&op(&What::NonZero, &[x.view()]).unwrap()), [(vec![2, 3], vec![0, 1, 1, 0, 0, 1])]);
         let none = Tensor::from_bytes(DType::Bool, &[2, 0], &[]).unwrap();
-        assert_eq!(numbers_of(&run(&What::NonZero, &[none.view()]).unwrap()), [(vec![2, 0], vec![])]);
+        assert_eq!(numbers_of(&op(&What::NonZero, &[none.view()]).unwrap()), [(vec![2, 0], vec![])]);
     }
 
     #[test]
     fn rows_are_ordered_or_stay() {
         let x = Tensor::from_slice(&[4, 1], &[f64::NAN, 2.0, f64::NAN, -1.0]).unwrap();
         let unique =
-            |sorted| numbers_of(&run(&What::Unique { sorted }, &[x.view()]).unwrap()).into_iter().map(|(_, v)| v).collect::<Vec<_>>();
+            |sorted| numbers_of(&op(&What::Unique { sorted }, &[x.view()]).unwrap()).into_iter().map(|(_, v)| v).collect::<Vec<_>>();
         assert_eq!(unique(true), [vec![3, 1, 0], vec![2, 1, 2, 0], vec![1, 1, 2]]);
         assert_eq!(unique(false), [vec![0, 1, 3], vec![0, 1, 0, 2], vec![2, 1, 1]]);
+    }
+
+    #[test]
+    fn strings_are_ordered_by_their_bytes() {
+        let x = Tensor::from_strings(&[4, 1], &["b", "Z", "b", "a"]).unwrap();
+        let mut strings = Dictionary::default();
+        ["a", "b", "Z"].iter().for_each(|text| {
+            strings.enter(text).unwrap();
+        });
+        let mut unique = |sorted| numbers_of(&run(&What::Unique { sorted }, &[x.view()], &mut strings).unwrap());
+        assert_eq!(unique(true)[0].1, [1, 3, 0]);
+        assert_eq!(unique(false)[0].1, [0, 1, 3]);
     }
 
     #[test]
     fn extents_have_names_and_bounds() {
         let x = Tensor::from_slice(&[2], &[3i64, 0]).unwrap();
         let what = What::Extents { names: vec!["a".into(), "b".into()] };
-        assert_eq!(run(&what, &[x.view()]).unwrap()[0].shape(), [3, 0, 0]);
+        assert_eq!(op(&what, &[x.view()]).unwrap()[0].shape(), [3, 0, 0]);
         let wrong = Tensor::from_slice(&[2], &[3i64, -1]).unwrap();
-        let error = run(&what, &[wrong.view()]).unwrap_err().to_string();
+        let error = op(&what, &[wrong.view()]).unwrap_err().to_string();
         assert_eq!(error, "the dimension `b`, which the data decides, would be -1, expected 0 to 2147483648");
     }
 
@@ -238,7 +260,7 @@ mod tests {
     fn operands_of_other_types_are_sentences() {
         let x = Tensor::from_slice(&[2], &[3.0f32, 0.0]).unwrap();
         for what in [What::NonZero, What::Unique { sorted: true }, What::Extents { names: vec![] }] {
-            assert!(run(&what, &[x.view()]).unwrap_err().to_string().starts_with("expected "), "{what:?}");
+            assert!(op(&what, &[x.view()]).unwrap_err().to_string().starts_with("expected "), "{what:?}");
         }
     }
 }

@@ -14,6 +14,7 @@
 //! ```
 
 use crate::plan::{ALIGN, Buffer, Place, Plan, Port, SLACK, Size, Step};
+use crate::strings::Dictionary;
 
 /// The first problem found, as a sentence.
 type Check = Result<(), String>;
@@ -28,6 +29,7 @@ impl Plan {
         self.check_ports()?;
         self.check_symbols()?;
         self.check_requirements()?;
+        Dictionary::of(&self.strings).map_err(|e| e.to_string())?;
         match &self.program {
             Some(program) => program.check(self, weights_bytes),
             None => self.check_steps(self.kernels.len()),

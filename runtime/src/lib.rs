@@ -114,6 +114,7 @@ pub mod profile;
 pub mod program;
 pub mod range;
 pub mod session;
+pub mod strings;
 pub mod tensor;
 #[cfg(test)]
 mod testing;

@@ -1,6 +1,6 @@
 //! Reads and writes NumPy's `.npy` files: one tensor per file.
 //!
-//! **Invariant.** Reading never panics and never asks for more memory than the file is long, whatever bytes it finds: the header
+//! **Invariant.** Reading never panics and asks for no more memory than a small multiple of the file's length, whatever bytes it finds: the header
 //! is a fixed, flat form (`{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }`), so it is read by a scanner without
 //! recursion. Big-endian and Fortran-ordered files are turned into little-endian row-major tensors.
 //!
@@ -18,8 +18,11 @@
 use crate::error::{Error, Result};
 use crate::plan::DType;
 use crate::tensor::{Tensor, byte_length};
+use std::borrow::Cow;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
+
+mod text;
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 
@@ -57,7 +60,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Tensor> {
 /// [`Error::Io`] if it cannot be written, [`Error::Npy`] if NumPy has no such element type (bf16).
 pub fn write(tensor: &Tensor, path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
-    code(tensor.dtype()).map_err(|problem| Error::Npy { path: path.display().to_string(), problem })?;
+    stored(tensor).map_err(|problem| Error::Npy { path: path.display().to_string(), problem })?;
     let write = || {
         let mut file = BufWriter::new(std::fs::File::create(path)?);
         write_to(tensor, &mut file)?;
@@ -72,10 +75,9 @@ pub fn write(tensor: &Tensor, path: impl AsRef<Path>) -> Result<()> {
 ///
 /// What `out` reports, and [`io::ErrorKind::Unsupported`] if NumPy has no such element type (bf16).
 pub fn write_to(tensor: &Tensor, out: &mut impl Write) -> io::Result<()> {
-    let code = code(tensor.dtype()).map_err(|problem| io::Error::new(io::ErrorKind::Unsupported, problem))?;
-    let order = if tensor.dtype().size() == 1 { '|' } else { '<' };
+    let (descr, data) = stored(tensor).map_err(|problem| io::Error::new(io::ErrorKind::Unsupported, problem))?;
     let extents: String = tensor.shape().iter().map(|extent| format!("{extent}, ")).collect();
-    let mut header = format!("{{'descr': '{order}{code}', 'fortran_order': False, 'shape': ({extents}), }}");
+    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({extents}), }}");
     // Magic, version, length and header together fill whole multiples of 64 bytes and end with a line feed.
     let unpadded = MAGIC.len() + 4 + header.len() + 1;
     header.extend(std::iter::repeat_n(' ', unpadded.next_multiple_of(64) - unpadded));
@@ -85,7 +87,17 @@ pub fn write_to(tensor: &Tensor, out: &mut impl Write) -> io::Result<()> {
     out.write_all(&[1, 0])?;
     out.write_all(&length.to_le_bytes())?;
     out.write_all(header.as_bytes())?;
-    out.write_all(tensor.bytes())
+    out.write_all(&data)
+}
+
+/// What the header says of the elements, and the elements.
+fn stored(tensor: &Tensor) -> Result<(String, Cow<'_, [u8]>), String> {
+    if tensor.dtype() == DType::Str {
+        let (descr, data) = text::written(&tensor.strings().map_err(|e| e.to_string())?);
+        return Ok((descr, data.into()));
+    }
+    let order = if tensor.dtype().size() == 1 { '|' } else { '<' };
+    Ok((format!("{order}{}", code(tensor.dtype())?), tensor.bytes().into()))
 }
 
 /// Reads a tensor from the bytes of an `.npy` file.
@@ -95,18 +107,28 @@ pub fn write_to(tensor: &Tensor, out: &mut impl Write) -> io::Result<()> {
 /// A sentence that says what is wrong with the bytes.
 pub fn from_bytes(file: &[u8]) -> Result<Tensor, String> {
     let (header, data) = split(file)?;
-    let (big_endian, dtype) = element_type(quoted(after(header, "descr")?)?)?;
+    let descr = quoted(after(header, "descr")?)?;
     let fortran = boolean(after(header, "fortran_order")?)?;
     let shape = extents(after(header, "shape")?)?;
-    let expected = byte_length(dtype, &shape).map_err(|e| e.to_string())?;
+    let tensor = match text::Stored::of(descr) {
+        Some(stored) => stored.read(&shape, data)?,
+        None => numbers(descr, &shape, data)?,
+    };
+    match fortran && shape.len() > 1 {
+        true => row_major(&tensor).map_err(|e| e.to_string()),
+        false => Ok(tensor),
+    }
+}
+
+/// Numbers in the order of the file.
+fn numbers(descr: &str, shape: &[usize], data: &[u8]) -> Result<Tensor, String> {
+    let (big_endian, dtype) = element_type(descr)?;
+    let expected = byte_length(dtype, shape).map_err(|e| e.to_string())?;
     let data =
         data.get(..expected).ok_or_else(|| format!("{dtype}{shape:?} has {expected} bytes, but only {} follow the header", data.len()))?;
-    let mut tensor = Tensor::from_bytes(dtype, &shape, data).map_err(|e| e.to_string())?;
+    let mut tensor = Tensor::from_bytes(dtype, shape, data).map_err(|e| e.to_string())?;
     if big_endian {
         tensor.bytes_mut().chunks_exact_mut(dtype.size()).for_each(<[u8]>::reverse);
-    }
-    if fortran && shape.len() > 1 {
-        tensor = row_major(&tensor).map_err(|e| e.to_string())?;
     }
     Ok(tensor)
 }
@@ -167,6 +189,9 @@ fn extents(value: &str) -> Result<Vec<usize>, String> {
 /// Whether the elements are big-endian, and their type.
 fn element_type(descr: &str) -> Result<(bool, DType), String> {
     let code = descr.strip_prefix(['<', '>', '|', '=']).unwrap_or(descr);
+    if code == "O" {
+        return Err("the elements are Python objects, which only Python reads; save strings as `array.astype(str)`".to_string());
+    }
     let dtype = CODES.iter().find(|(known, _)| *known == code).map(|(_, dtype)| *dtype);
     let dtype = dtype.ok_or_else(|| format!("elements of type `{descr}` are not supported; convert the array to float32 or int64"))?;
     Ok((descr.starts_with('>'), dtype))
@@ -185,6 +210,7 @@ fn row_major(stored: &Tensor) -> Result<Tensor> {
         element.copy_from_slice(&stored.bytes()[from..from + size]);
         increment(&mut index, shape);
     }
+    stored.view().strings().map_or(Ok(()), |known| ordered.name_strings(known))?;
     Ok(ordered)
 }
 
@@ -204,7 +230,7 @@ mod tests {
     use super::*;
     use crate::testing::Random;
 
-    fn npy(header: &str, data: &[u8]) -> Vec<u8> {
+    pub(super) fn npy(header: &str, data: &[u8]) -> Vec<u8> {
         let mut file = MAGIC.to_vec();
         file.extend([1, 0]);
         file.extend((header.len() as u16).to_le_bytes());

@@ -99,11 +99,13 @@ pub enum DType {
     I2,
     /// Unsigned, 2 bits in a byte.
     U2,
+    /// A string, as the 64-bit [`handle`](crate::strings::handle) that stands for it.
+    Str,
 }
 
 impl DType {
     /// Every element type, in declaration order.
-    pub const ALL: [DType; 22] = [
+    pub const ALL: [DType; 23] = [
         DType::F64,
         DType::F32,
         DType::F16,
@@ -126,12 +128,13 @@ impl DType {
         DType::U4,
         DType::I2,
         DType::U2,
+        DType::Str,
     ];
 
     /// Bytes of one element.
     pub const fn size(self) -> usize {
         match self {
-            DType::F64 | DType::I64 | DType::U64 => 8,
+            DType::F64 | DType::I64 | DType::U64 | DType::Str => 8,
             DType::F32 | DType::I32 | DType::U32 => 4,
             DType::F16 | DType::BF16 | DType::I16 | DType::U16 => 2,
             DType::I8 | DType::U8 | DType::Bool => 1,
@@ -165,6 +168,7 @@ impl DType {
             DType::U4 => "u4",
             DType::I2 => "i2",
             DType::U2 => "u2",
+            DType::Str => "str",
         }
     }
 }
@@ -366,6 +370,8 @@ pub struct Plan {
     pub found: Vec<String>,
     /// What runs in place of [`steps`](Plan::steps) where dimensions depend on data; its kernels are those of this plan.
     pub program: Option<Program>,
+    /// The strings that constants hold, those of the program's stages among them.
+    pub strings: Vec<String>,
 }
 
 impl Plan {

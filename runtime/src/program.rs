@@ -25,6 +25,7 @@ use crate::plan::{DType, Plan, Size};
 use crate::pool::Pool;
 use crate::profile::Log;
 use crate::session::{Model, Session, match_names};
+use crate::strings::Dictionary;
 use crate::tensor::{Tensor, TensorView};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -76,7 +77,7 @@ pub enum What {
     Stage(u32),
     /// `bool[a...] -> i64[rank, count]`: the places of what holds.
     NonZero,
-    /// `[n, m] -> i64[count], i64[n], i64[count]`: the different rows, of i64 or f64.
+    /// `[n, m] -> i64[count], i64[n], i64[count]`: the different rows, of i64, f64 or strings.
     Unique {
         /// Whether the rows come in ascending order, and not in that of their places.
         sorted: bool,
@@ -91,6 +92,13 @@ pub enum What {
         /// The names of the extents, for messages.
         names: Vec<String>,
     },
+    /// `[a...], ... -> [a...]`: strings made of strings or numbers, or asked for something, element by element.
+    Text(Text),
+    /// `str[a...], str[] -> str[a..., count], i64[a...]`: the parts of strings between delimiters, and how many each has.
+    TextSplit {
+        /// The delimiters that count at most; all, if negative.
+        most: i64,
+    },
     /// `i64[], bool[], ... -> ...`: runs a body while the condition holds, at most as often as the number says.
     Repeat(Repeat),
     /// `bool[], ... -> ...`: runs one of two bodies.
@@ -100,6 +108,23 @@ pub enum What {
         /// The other one.
         otherwise: u32,
     },
+}
+
+/// What is made of strings, element by element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Text {
+    /// Both operands, one behind the other.
+    Concat,
+    /// Small letters, as Unicode has them.
+    Lower,
+    /// Capital letters.
+    Upper,
+    /// Whether the whole string fits the regular expression that is the second operand.
+    Match,
+    /// The number that stands there, of this type.
+    Parse(DType),
+    /// The shortest decimal of a number.
+    Format,
 }
 
 /// A loop. Its body takes the number of the step, a condition that holds, the values that are carried, and what else is read; it gives
@@ -147,6 +172,8 @@ impl What {
             What::Unique { .. } => Some("unique"),
             What::NonMaxSuppression { .. } => Some("non_max_suppression"),
             What::Extents { .. } => Some("extents"),
+            What::Text(_) => Some("text"),
+            What::TextSplit { .. } => Some("text_split"),
         }
     }
 
@@ -155,6 +182,9 @@ impl What {
         match self {
             What::Stage(_) | What::Repeat(_) | What::Branch { .. } => None,
             What::NonZero | What::Extents { .. } => Some((1, 1)),
+            What::Text(Text::Concat | Text::Match) => Some((2, 1)),
+            What::Text(Text::Lower | Text::Upper | Text::Parse(_) | Text::Format) => Some((1, 1)),
+            What::TextSplit { .. } => Some((2, 2)),
             What::Unique { .. } => Some((1, 3)),
             What::NonMaxSuppression { .. } => Some((5, 1)),
         }
@@ -243,11 +273,12 @@ impl Runner {
         plan: &Plan,
         program: &Program,
         pool: &mut Pool,
+        strings: &mut Dictionary,
         inputs: &[(&str, TensorView<'_>)],
         log: Option<&mut Log>,
     ) -> Result<Vec<Tensor>> {
         let given = checked(plan, inputs)?.into_iter().map(Value::Given).collect();
-        let made = Run { runner: self, program, pool, log }.body(0, given);
+        let made = Run { runner: self, program, pool, strings, log }.body(0, given);
         self.spare.clear();
         made?.into_iter().map(Value::owned).collect()
     }
@@ -272,6 +303,7 @@ struct Run<'r> {
     runner: &'r mut Runner,
     program: &'r Program,
     pool: &'r mut Pool,
+    strings: &'r mut Dictionary,
     log: Option<&'r mut Log>,
 }
 
@@ -312,8 +344,8 @@ impl Run<'_> {
                 made.into_iter().map(Value::owned).collect()
             }
             what => match &mut self.log {
-                Some(log) => log.operation(self.program.operation(call), || builtin::run(what, reads)),
-                None => builtin::run(what, reads),
+                Some(log) => log.operation(self.program.operation(call), || builtin::run(what, reads, self.strings)),
+                None => builtin::run(what, reads, self.strings),
             },
         }
     }

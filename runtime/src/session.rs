@@ -13,11 +13,12 @@ use crate::cpu::{Code, KernelFn};
 use crate::device::{DEVICE_ALIGN, Device};
 use crate::error::{Error, FileProblem, Result};
 use crate::executor::{self, Executor};
-use crate::plan::{ALIGN, Plan, Port, SLACK};
+use crate::plan::{ALIGN, DType, Plan, Port, SLACK};
 use crate::pool::{Pool, default_threads};
 use crate::processor::Processor;
 use crate::profile::{Log, Profile, Recorder, Turn};
 use crate::program::{Runner, Spare};
+use crate::strings::{Dictionary, handles};
 use crate::tensor::{AlignedBytes, Tensor, TensorView, type_text};
 use std::path::Path;
 use std::sync::Arc;
@@ -46,6 +47,8 @@ pub struct Session {
     bindings: Vec<Binding>,
     /// Position in the caller's list of each input of the plan.
     order: Vec<usize>,
+    /// What handles stand for, in the run under way.
+    strings: Dictionary,
     /// Values of the symbols, for the binding under way.
     symbols: Vec<i64>,
     runs: u64,
@@ -175,7 +178,8 @@ impl Session {
         let program = executor::program_for(&artifact, &*device)?;
         if artifact.plan_of(program).program.is_some() {
             return Err(Error::Usage(
-                "a model in which dimensions, loops or branches depend on data runs on the processor only".to_string(),
+                "a model in which dimensions, loops or branches depend on data, or strings are made, runs on the processor only"
+                    .to_string(),
             ));
         }
         let engine = Engine::Device(Executor::new(&artifact, program, device)?);
@@ -217,7 +221,8 @@ impl Session {
     }
 
     fn new(model: Model, engine: Engine, runner: Option<Runner>) -> Result<Session> {
-        let mut session = Session::unbound(model, engine, runner);
+        let strings = Dictionary::of(&model.plan().strings)?;
+        let mut session = Session { strings, ..Session::unbound(model, engine, runner) };
         if session.plan().symbols.is_empty() && session.runner.is_none() {
             // Everything is known now: let the first run find it done.
             session.bind()?;
@@ -277,6 +282,7 @@ impl Session {
             order: vec![0; plan.inputs.len()],
             symbols: vec![0; plan.symbols.len()],
             bindings: Vec::new(),
+            strings: Dictionary::default(),
             runs: 0,
             arena_bytes: 0,
             engine,
@@ -335,7 +341,14 @@ impl Session {
     fn run_program(&mut self, inputs: &[(&str, TensorView<'_>)], log: Option<&mut Log>) -> Option<Result<Vec<Tensor>>> {
         let (runner, plan) = (self.runner.as_mut()?, self.model.plan());
         let Engine::Processor(processor) = &mut self.engine else { return None };
-        Some(runner.run(plan, plan.program.as_ref()?, processor.pool(), inputs, log))
+        let program = plan.program.as_ref()?;
+        let strings = &mut self.strings;
+        Some(meet(strings, inputs).and_then(|()| runner.run(plan, program, processor.pool(), strings, inputs, log)).and_then(
+            |mut outputs| {
+                name_all(strings, &mut outputs)?;
+                Ok(outputs)
+            },
+        ))
     }
 
     /// Runs the model into tensors that exist already, one per output in the order of the model's outputs; see
@@ -351,11 +364,13 @@ impl Session {
         let binding = self.prepare(inputs)?;
         self.check_outputs(binding, outputs)?;
         self.note_use(binding);
+        meet(&mut self.strings, inputs)?;
         let input = |index: usize| inputs[self.order[index]].1;
         match &mut self.engine {
             Engine::Device(executor) => executor.run(binding, input, outputs),
             Engine::Processor(processor) => processor.run(self.model.weights(), &self.bindings[binding], input, outputs, None),
-        }
+        }?;
+        name_all(&self.strings, outputs)
     }
 
     fn run_program_into(&mut self, inputs: &[(&str, TensorView<'_>)], outputs: &mut [Tensor], log: Option<&mut Log>) -> Result<()> {
@@ -385,19 +400,22 @@ impl Session {
         let binding = self.prepare(inputs)?;
         self.check_outputs(binding, outputs)?;
         self.note_use(binding);
+        meet(&mut self.strings, inputs)?;
         let input = |index: usize| inputs[self.order[index]].1;
         let at = &self.bindings[binding];
-        match &mut self.engine {
+        let profile = match &mut self.engine {
             Engine::Device(executor) => {
                 let turns = vec![Turn { plan: 0, symbols: at.symbols.clone() }];
-                Ok(Profile { spans: executor.run_timed(binding, input, outputs)?, turns })
+                Profile { spans: executor.run_timed(binding, input, outputs)?, turns }
             }
             Engine::Processor(processor) => {
                 let mut log = Log::new(self.model.plan());
                 log.walk(0, at, |recorder| processor.run(self.model.weights(), at, input, outputs, Some(recorder)))?;
-                Ok(log.finish())
+                log.finish()
             }
-        }
+        };
+        name_all(&self.strings, outputs)?;
+        Ok(profile)
     }
 
     /// Tensors of the types and shapes that a run with these inputs writes. Where dimensions depend on data, all are empty.
@@ -493,6 +511,23 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// A run begins: what handles stand for is what the plan and these inputs say. Numbers cost nothing.
+fn meet(strings: &mut Dictionary, inputs: &[(&str, TensorView<'_>)]) -> Result<()> {
+    strings.clear();
+    for (name, view) in inputs.iter().filter(|(_, view)| view.dtype() == DType::Str) {
+        let own = view.strings().ok_or_else(|| {
+            Error::Usage(format!("input `{name}` is handles, expected strings: a tensor of strings is made by `Tensor::from_strings`"))
+        })?;
+        strings.take(handles(view.bytes()), own)?;
+    }
+    Ok(())
+}
+
+/// Outputs take the strings that their elements stand for.
+fn name_all(strings: &Dictionary, outputs: &mut [Tensor]) -> Result<()> {
+    outputs.iter_mut().try_for_each(|output| output.name_strings(strings))
 }
 
 /// Finds the inputs of the plan in the caller's list. Allocates nothing unless it fails.

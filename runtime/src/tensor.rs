@@ -15,6 +15,7 @@
 
 use crate::error::{Error, Result};
 use crate::plan::{ALIGN, DType, SLACK};
+use crate::strings::{Dictionary, handles, quoted};
 use half::{bf16, f16};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -38,9 +39,10 @@ macro_rules! elements {
             }
         )*
 
-        /// Every element as a double, for summaries; 64-bit integers are rounded.
+        /// Every element as a double, for summaries; 64-bit integers are rounded, and strings are no numbers.
         fn for_each_f64(dtype: DType, bytes: &[u8], mut each: impl FnMut(f64)) {
             match dtype {
+                DType::Str => {}
                 DType::Bool | DType::U4 | DType::U2 => bytes.iter().for_each(|&byte| each(f64::from(byte))),
                 DType::I4 | DType::I2 => bytes.iter().for_each(|&byte| each(f64::from(byte as i8))),
                 DType::F8E4M3 | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ | DType::F4E2M1 => {
@@ -152,6 +154,8 @@ pub struct Tensor {
     dtype: DType,
     shape: Vec<usize>,
     bytes: AlignedBytes,
+    /// What the elements stand for; empty for numbers.
+    strings: Dictionary,
 }
 
 /// A borrowed tensor, the form in which a session takes its inputs.
@@ -162,6 +166,8 @@ pub struct TensorView<'a> {
     bytes: &'a [u8],
     /// Whether the bytes are aligned and followed by slack, so that kernels may use them in place.
     padded: bool,
+    /// What the elements stand for, if they are strings.
+    strings: Option<&'a Dictionary>,
 }
 
 /// The bytes of a tensor of this type and shape.
@@ -188,7 +194,7 @@ impl Tensor {
     /// [`Error::Resource`] if there is not enough memory.
     pub fn zeros(dtype: DType, shape: &[usize]) -> Result<Tensor> {
         let bytes = AlignedBytes::zeroed(byte_length(dtype, shape)?)?;
-        Ok(Tensor { dtype, shape: shape.to_vec(), bytes })
+        Ok(Tensor::of(dtype, shape, bytes))
     }
 
     /// A tensor with these elements, in row-major order.
@@ -207,7 +213,55 @@ impl Tensor {
     /// [`Error::Usage`] if type and shape ask for another number of bytes; [`Error::Resource`] if there is not enough memory.
     pub fn from_bytes(dtype: DType, shape: &[usize], bytes: &[u8]) -> Result<Tensor> {
         let view = TensorView::new(dtype, shape, bytes)?;
-        Ok(Tensor { dtype, shape: shape.to_vec(), bytes: AlignedBytes::copy_of(view.bytes)? })
+        Ok(Tensor::of(dtype, shape, AlignedBytes::copy_of(view.bytes)?))
+    }
+
+    fn of(dtype: DType, shape: &[usize], bytes: AlignedBytes) -> Tensor {
+        Tensor { dtype, shape: shape.to_vec(), bytes, strings: Dictionary::default() }
+    }
+
+    /// A tensor of these strings, in row-major order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] if the shape asks for another number of strings, or two of them have the same [handle](crate::strings::handle);
+    /// [`Error::Resource`] if there is not enough memory.
+    pub fn from_strings(shape: &[usize], strings: &[impl AsRef<str>]) -> Result<Tensor> {
+        let mut tensor = Tensor::with_handles(shape, strings.len())?;
+        for (element, text) in tensor.bytes.as_chunks_mut().0.iter_mut().zip(strings) {
+            *element = tensor.strings.enter(text.as_ref())?.to_le_bytes();
+        }
+        Ok(tensor)
+    }
+
+    /// Empty strings, of which there have to be so many.
+    fn with_handles(shape: &[usize], count: usize) -> Result<Tensor> {
+        let tensor = Tensor::zeros(DType::Str, shape)?;
+        match tensor.bytes.len() / 8 == count {
+            true => Ok(tensor),
+            false => Err(Error::Usage(format!("{} is not made of {count} strings", type_text(DType::Str, shape)))),
+        }
+    }
+
+    /// The strings, in row-major order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] if the elements are numbers, or bytes were written that stand for no string.
+    pub fn strings(&self) -> Result<Vec<&str>> {
+        if self.dtype != DType::Str {
+            return Err(Error::Usage(format!("the elements of this tensor are {}, not str", self.dtype)));
+        }
+        handles(&self.bytes).map(|handle| self.strings.text(handle)).collect()
+    }
+
+    /// Takes what its elements stand for out of a dictionary. Tensors of numbers stay as they are.
+    pub(crate) fn name_strings(&mut self, known: &Dictionary) -> Result<()> {
+        if self.dtype != DType::Str {
+            return Ok(());
+        }
+        self.strings.clear();
+        self.strings.take(handles(&self.bytes), known)
     }
 
     /// A tensor of pseudo-random elements, the same for the same type, shape and seed on every machine.
@@ -219,11 +273,17 @@ impl Tensor {
     /// - floats of 8 and 4 bits: one of a few small numbers of either sign.
     /// - integer and `bool`: `b >> 63`, so 0 or 1. An integer input is mostly a token id, an index, a position or a mask;
     ///   what its upper bound is, its type does not tell, and 0 and 1 are in range for all of them.
+    /// - strings: word `b >> 61` of `a` to `h`.
     ///
     /// # Errors
     ///
     /// [`Error::Resource`] if there is not enough memory.
     pub fn random(dtype: DType, shape: &[usize], seed: u64) -> Result<Tensor> {
+        if dtype == DType::Str {
+            let count = byte_length(dtype, shape)? / dtype.size();
+            let words: Vec<&str> = split_mix(seed).take(count).map(|bits| WORDS[(bits >> 61) as usize]).collect();
+            return Tensor::from_strings(shape, &words);
+        }
         let mut tensor = Tensor::zeros(dtype, shape)?;
         let elements = tensor.bytes.chunks_exact_mut(dtype.size());
         for (bits, element) in split_mix(seed).zip(elements) {
@@ -277,8 +337,11 @@ impl Tensor {
     ///
     /// # Errors
     ///
-    /// [`Error::Resource`] if there is not enough memory.
+    /// [`Error::Usage`] if they are strings, [`Error::Resource`] if there is not enough memory.
     pub fn to_f32(&self) -> Result<Tensor> {
+        if self.dtype == DType::Str {
+            return Err(Error::Usage("strings are not converted to numbers".to_string()));
+        }
         let mut converted = Tensor::zeros(DType::F32, &self.shape)?;
         let mut elements = converted.bytes.chunks_exact_mut(4);
         for_each_f64(self.dtype, &self.bytes, |value| {
@@ -300,10 +363,18 @@ impl Tensor {
 
     /// The tensor as an input for a session, used without a copy.
     pub fn view(&self) -> TensorView<'_> {
-        TensorView { dtype: self.dtype, shape: &self.shape, bytes: &self.bytes, padded: true }
+        let strings = (self.dtype == DType::Str).then_some(&self.strings);
+        TensorView { dtype: self.dtype, shape: &self.shape, bytes: &self.bytes, padded: true, strings }
     }
 
-    /// Smallest, greatest and mean element and the first few.
+    /// The first few strings in quotes; `None` for numbers.
+    pub fn shown(&self) -> Option<String> {
+        let strings = self.strings().ok()?;
+        let first: Vec<String> = strings.iter().take(Summary::FIRST).map(|text| quoted(text)).collect();
+        Some(format!("[{}{}]", first.join(", "), if strings.len() > first.len() { ", ..." } else { "" }))
+    }
+
+    /// Smallest, greatest and mean element and the first few; strings count as none.
     pub fn summary(&self) -> Summary {
         let mut summary = Summary { count: 0, min: f64::INFINITY, max: f64::NEG_INFINITY, mean: 0.0, nans: 0, first: Vec::new() };
         for_each_f64(self.dtype, &self.bytes, |value| {
@@ -341,6 +412,9 @@ fn split_mix(seed: u64) -> impl Iterator<Item = u64> {
     })
 }
 
+/// What random strings are drawn from.
+const WORDS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+
 /// Writes one element as [`Tensor::random`] documents it.
 fn write_random(dtype: DType, bits: u64, element: &mut [u8]) {
     let real = (bits >> 40) as f32 / (1u32 << 23) as f32 - 1.0;
@@ -351,7 +425,7 @@ fn write_random(dtype: DType, bits: u64, element: &mut [u8]) {
         DType::BF16 => element.copy_from_slice(&bf16::from_f32(real).to_le_bytes()),
         DType::I8 | DType::I16 | DType::I32 | DType::I64 => element[0] = (bits >> 63) as u8,
         DType::U8 | DType::U16 | DType::U32 | DType::U64 | DType::Bool => element[0] = (bits >> 63) as u8,
-        DType::U4 | DType::U2 | DType::I4 | DType::I2 => element[0] = (bits >> 63) as u8,
+        DType::U4 | DType::U2 | DType::I4 | DType::I2 | DType::Str => element[0] = (bits >> 63) as u8,
         // A sign, and one of the 16 odd codes below 32, which are small in all of these types.
         DType::F8E4M3 | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ => {
             element[0] = ((bits >> 63) << 7 | (bits >> 40) & 31 | 1) as u8;
@@ -367,7 +441,7 @@ impl Clone for Tensor {
         let start = store.as_ptr().addr().wrapping_neg() % ALIGN;
         store[start..start + self.bytes.len].copy_from_slice(&self.bytes);
         let bytes = AlignedBytes { store, start, len: self.bytes.len };
-        Tensor { dtype: self.dtype, shape: self.shape.clone(), bytes }
+        Tensor { dtype: self.dtype, shape: self.shape.clone(), bytes, strings: self.strings.clone() }
     }
 }
 
@@ -387,12 +461,16 @@ impl fmt::Debug for Tensor {
 impl fmt::Display for Tensor {
     /// Type and summary on one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}  {}", type_text(self.dtype, &self.shape), self.summary())
+        let ty = type_text(self.dtype, &self.shape);
+        match self.shown() {
+            Some(strings) => write!(f, "{ty}  {strings}"),
+            None => write!(f, "{ty}  {}", self.summary()),
+        }
     }
 }
 
 impl<'a> TensorView<'a> {
-    /// A view of elements as they lie in memory, little-endian and in row-major order.
+    /// A view of elements as they lie in memory, little-endian and in row-major order. Strings are made by [`Tensor::from_strings`].
     ///
     /// # Errors
     ///
@@ -403,7 +481,7 @@ impl<'a> TensorView<'a> {
             let what = type_text(dtype, shape);
             return Err(Error::Usage(format!("a tensor {what} has {expected} bytes, found {}", bytes.len())));
         }
-        Ok(TensorView { dtype, shape, bytes, padded: false })
+        Ok(TensorView { dtype, shape, bytes, padded: false, strings: None })
     }
 
     /// A view of a slice of numbers, in row-major order.
@@ -428,6 +506,11 @@ impl<'a> TensorView<'a> {
     /// The elements as they lie in memory.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
+    }
+
+    /// What its elements stand for, if they are strings of a tensor.
+    pub(crate) fn strings(&self) -> Option<&'a Dictionary> {
+        self.strings
     }
 
     /// Whether kernels may use the bytes in place.
@@ -530,6 +613,10 @@ mod tests {
             let tensor = Tensor::random(dtype, &[1000], 5).unwrap();
             assert_eq!(tensor, Tensor::random(dtype, &[1000], 5).unwrap());
             assert_ne!(tensor, Tensor::random(dtype, &[1000], 6).unwrap());
+            if dtype == DType::Str {
+                assert!(tensor.strings().unwrap().iter().all(|text| WORDS.contains(text)));
+                continue;
+            }
             let Summary { min, max, mean, .. } = tensor.summary();
             let is_float = dtype.name().contains('f');
             let (low, high, middle) = if is_float { (-1.0, 1.0, 0.0) } else { (0.0, 1.0, 0.5) };

@@ -131,6 +131,7 @@ fn chain_of(steps: u32, extent: Size, text: &str, symbols: Vec<String>) -> Plan 
         requirements: vec![],
         found: vec![],
         program: None,
+        strings: vec![],
         symbols,
         ranges: vec![],
     }

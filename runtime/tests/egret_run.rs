@@ -50,6 +50,7 @@ fn plan() -> Plan {
         fused: false,
         requirements: vec![],
         found: vec![],
+        strings: vec![],
         program: None,
     }
 }

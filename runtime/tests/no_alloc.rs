@@ -66,6 +66,7 @@ fn plan() -> Plan {
         requirements: vec![],
         found: vec![],
         program: None,
+        strings: vec![],
     }
 }
 

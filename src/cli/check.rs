@@ -198,7 +198,8 @@ fn text(outputs: &[Compared]) -> String {
 impl Compared {
     /// The output `name` of fused or unfused code beside the reference.
     pub fn new(name: &str, fused: bool, expected: &ir::Tensor, found: &ir::Tensor, tolerance: f64) -> Compared {
-        let distance = Distance::between(&expected.to_f64s(), &found.to_f64s());
+        let (expected_values, found_values) = values(expected, found);
+        let distance = Distance::between(&expected_values, &found_values);
         let same_type = expected.dtype() == found.dtype() && expected.shape() == found.shape();
         Compared {
             name: name.to_string(),
@@ -221,6 +222,15 @@ impl Compared {
     pub fn error(&self) -> f64 {
         if self.constant { self.relative_error } else { self.error_over_std }
     }
+}
+
+/// The numbers to compare; strings are 0 where they are right and infinite where they are not.
+fn values(expected: &ir::Tensor, found: &ir::Tensor) -> (Vec<f64>, Vec<f64>) {
+    if expected.dtype() != ir::DType::Str {
+        return (expected.to_f64s(), found.to_f64s());
+    }
+    let differs = |(expected, found)| if expected == found { 0.0 } else { f64::INFINITY };
+    (vec![0.0; expected.count()], expected.elements().zip(found.elements()).map(differs).collect())
 }
 
 /// Numbers that deviate by no more than this share of their magnitude are the same but for rounding: ten f32 roundings.
@@ -299,6 +309,13 @@ mod tests {
         check(&[0.0; 4], &[0.0; 4], 0.0, true);
         check(&[0.0; 4], &[1e-9; 4], 1e-9, false);
         check(&[], &[], 0.0, true);
+    }
+
+    #[test]
+    fn strings_are_equal_or_wrong() {
+        let strings = |texts: &[&str]| ir::Tensor::from_texts(vec![texts.len()], texts).unwrap();
+        let passes = |found: &[&str]| Compared::new("y", true, &strings(&["a", "b"]), &strings(found), 0.5).has_passed();
+        assert_eq!([passes(&["a", "b"]), passes(&["a", "c"]), passes(&["a"])], [true, false, false]);
     }
 
     #[test]

@@ -53,7 +53,7 @@ struct Report<'a> {
     outputs: Vec<Output>,
 }
 
-/// One output; a number that is not finite is `null`.
+/// One output; a number that is not finite is `null`, and so are those of strings.
 #[derive(Serialize)]
 struct Output {
     name: String,
@@ -64,6 +64,9 @@ struct Output {
     mean: f64,
     nans: u64,
     first: Vec<f64>,
+    /// Of strings, all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strings: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<String>,
 }
@@ -127,6 +130,7 @@ impl Output {
             mean: summary.mean,
             nans: summary.nans,
             first: summary.first,
+            strings: tensor.strings().ok().map(|strings| strings.into_iter().map(str::to_string).collect()),
             file,
         }
     }

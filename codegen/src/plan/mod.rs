@@ -12,6 +12,7 @@
 //!
 //! Invariant: a buffer is written before it is read, and by the steps of one node only.
 
+mod handles;
 mod program;
 mod shape;
 pub(crate) mod size;
@@ -59,24 +60,30 @@ pub fn build(graph: &Graph, target: &Target, done: &dyn Fn(usize, usize)) -> Res
 /// As [`build`].
 pub fn build_with(weights: Weights, graph: &Graph, target: &Target, done: &dyn Fn(usize, usize)) -> Result<Program, Error> {
     let made = Made { weights, ..Made::default() };
-    let (plan, made) = match program::is_program(graph) {
+    let strings = handles::strings(graph).map_err(Error::Graph)?;
+    let (mut plan, made) = match program::is_program(graph) {
         true => program::build(graph, target, made, done)?,
         false => build_plan(graph, target, made, done)?,
     };
+    plan.strings = strings;
     Ok(made.program(plan))
 }
 
 /// The plan of a graph without stages. Its kernels and weights are added to those that are there.
 fn build_plan(graph: &Graph, target: &Target, made: Made, done: &dyn Fn(usize, usize)) -> Result<(Plan, Made), Error> {
-    let mut builder = Builder::new(graph, target, made);
+    let plain = handles::plain(graph).map_err(Error::Graph)?;
+    let mut builder = Builder::new(&plain, target, made);
     builder.inputs()?;
-    for (i, node) in graph.nodes().iter().enumerate() {
+    for (i, node) in plain.nodes().iter().enumerate() {
         builder.node(node)?;
-        done(i + 1, graph.nodes().len());
+        done(i + 1, plain.nodes().len());
     }
     builder.outputs()?;
     builder.requirements()?;
-    Ok(builder.finish())
+    let (mut plan, made) = builder.finish();
+    handles::retype(&mut plan.inputs, graph.params().iter().map(|&param| graph.ty(param)));
+    handles::retype(&mut plan.outputs, graph.results.iter().map(|&result| graph.ty(result)));
+    Ok((plan, made))
 }
 
 /// What the plans of one program share.

@@ -12,9 +12,10 @@ use super::size::{Symbols, element_type, free_symbols};
 use super::{Made, build_plan};
 use crate::error::{CannotLower, Error};
 use crate::target::Target;
-use egret_ir::{Dim, Graph, Node, Op, TensorType, ValueId};
+use egret_ir::attr::TextTask;
+use egret_ir::{DType, Dim, Graph, Node, Op, TensorType, ValueId};
 use egret_runtime::plan::{Buffer, Place, Plan, Port, Size};
-use egret_runtime::program::{Body, Call, Program, Repeat, Row, What};
+use egret_runtime::program::{Body, Call, Program, Repeat, Row, Text, What};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -107,6 +108,9 @@ impl Builder<'_> {
 
     fn what(&mut self, graph: &Graph, node: &Node) -> Result<What, Error> {
         if self.target.is_cuda() {
+            if graph.nodes().iter().any(|node| matches!(node.op, Op::text { .. } | Op::text_split { .. })) {
+                return Err(refused(graph, node, "strings are made on processors only".into()));
+            }
             return Err(refused(graph, node, "data decides over extents or steps, which GPUs cannot tell the runtime yet".into()));
         }
         Ok(match (&node.op, &node.region, &node.otherwise) {
@@ -124,6 +128,8 @@ impl Builder<'_> {
             }
             (Op::non_zero { .. }, ..) => What::NonZero,
             (Op::unique { sorted, .. }, ..) => What::Unique { sorted: *sorted },
+            (Op::text { what, to }, ..) => What::Text(text(*what, *to)),
+            (Op::text_split { most, .. }, ..) => What::TextSplit { most: *most },
             (Op::non_max_suppression { centers, .. }, ..) => What::NonMaxSuppression { centers: *centers },
             (Op::extents { values }, ..) => What::Extents { names: values.iter().map(|d| d.to_string()).collect() },
             _ => {
@@ -147,6 +153,18 @@ impl Builder<'_> {
         };
         let rows = node.results[carried..].iter().map(|&r| row(graph.ty(r))).collect();
         Ok(Repeat { body: self.body(region, &|_, _| ())?, carried: carried as u32, rows, symbols })
+    }
+}
+
+/// The runtime's name of what is made of strings.
+fn text(what: TextTask, to: DType) -> Text {
+    match what {
+        TextTask::Concat => Text::Concat,
+        TextTask::Lower => Text::Lower,
+        TextTask::Upper => Text::Upper,
+        TextTask::Match => Text::Match,
+        TextTask::Parse => Text::Parse(element_type(to)),
+        TextTask::Format => Text::Format,
     }
 }
 

@@ -106,6 +106,7 @@ pub fn element_type(dtype: DType) -> PlanType {
         DType::U4 => PlanType::U4,
         DType::I2 => PlanType::I2,
         DType::U2 => PlanType::U2,
+        DType::Str => PlanType::Str,
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::error::Code;
 use crate::model::dtype;
 use crate::ops::quantize::element_type;
-use crate::ops::random;
+use crate::ops::{random, text};
 use crate::site::{Outcome, Site, Stop, fault, malformed};
 use egret_ir::{DType, Element, Op, Real, ValueId};
 
@@ -61,6 +61,10 @@ pub(crate) fn cast_like(n: &mut Site) -> Outcome {
 
 /// `Cast` to an integer of less than a byte wraps, where quantising saturates.
 fn converted_or_wrapped(n: &mut Site, x: ValueId, to: DType) -> Result<ValueId, Stop> {
+    if (n.dtype(x) == DType::Str) != (to == DType::Str) {
+        n.without_effect(&["saturate"]);
+        return text::converted(n, x, to);
+    }
     let wraps = to.is_int() && to.is_storage() && n.dtype(x).is_float();
     let x = if wraps { n.cast(x, DType::I32)? } else { x };
     converted(n, x, to)

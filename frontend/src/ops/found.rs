@@ -150,6 +150,7 @@ pub(crate) fn unique(n: &mut Site) -> Outcome {
     let sorted = n.int_or("sorted", 1)? != 0;
     let to = match n.dtype(x) {
         t if t.is_float() => DType::F64,
+        DType::Str => DType::Str,
         DType::U64 => {
             return Err(fault(Code::ElementType, "`Unique` of u64 is not supported", "convert the tensor to another type before"));
         }

@@ -19,20 +19,13 @@ pub(crate) fn constant(n: &mut Site) -> Outcome {
         Tensor::scalar(DType::I64, Element::Int(value.into()))
     } else if let Some(values) = n.ints("value_ints")? {
         Tensor::from_i64s(vec![values.len()], &values)
+    } else if let Some(value) = n.string("value_string")? {
+        value
+    } else if let Some(values) = n.strings("value_strings")? {
+        values
     } else {
-        let text = ["value_string", "value_strings"].iter().any(|name| n.has(name));
-        let found = if n.has("sparse_value") {
-            "a sparse tensor"
-        } else if text {
-            "text"
-        } else {
-            "no value"
-        };
-        return Err(fault(
-            Code::ValueKind,
-            format!("`Constant` holds {found}, expected a dense tensor of numbers"),
-            "replace it before the export",
-        ));
+        let found = if n.has("sparse_value") { "a sparse tensor" } else { "no value" };
+        return Err(fault(Code::ValueKind, format!("`Constant` holds {found}, expected a dense tensor"), "replace it before the export"));
     };
     Ok(vec![n.build.constant(tensor)])
 }

@@ -1,13 +1,13 @@
-//! Operators of ai.onnx.ml on tensors of numbers: scalers, encoders, linear models, support vectors.
+//! Operators of ai.onnx.ml: scalers, encoders, linear models, support vectors.
 //!
-//! A class is a number, by its label; classes that are texts have none.
+//! Labels and categories are numbers or strings; either is moved and compared, and nothing else.
 
 pub(crate) mod labels;
 pub(crate) mod trees;
 pub(crate) mod vectors;
 
 use crate::error::Code;
-use crate::site::{Outcome, Site, Stop, fault, malformed};
+use crate::site::{Outcome, Site, Stop, malformed};
 use egret_ir::{DType, Dim, Element, Op, Tensor, ValueId};
 
 /// What keeps a norm of zeros from dividing by 0.
@@ -117,15 +117,19 @@ pub(crate) fn imputer(n: &mut Site) -> Outcome {
 /// x: [..] -> [.., categories], 1 where an element is a category.
 pub(crate) fn one_hot_encoder(n: &mut Site) -> Outcome {
     let x = n.input(0)?;
-    n.without_effect(&["cats_strings"]);
     if n.int_or("zeros", 1)? == 0 {
         return Err(n.refused("zeros", 0, "`OneHotEncoder` that fails for what is no category is not supported"));
     }
-    let categories = n.ints("cats_int64s")?;
-    let categories = needed(n, "cats_int64s", categories)?;
-    let categories = integers(n, &categories);
+    let (numbers, strings) = (n.ints("cats_int64s")?, n.strings("cats_strings")?);
     let apart = [n.dims(x), vec![Dim::ONE]].concat();
-    let x = n.cast(x, DType::I64)?;
+    let (x, categories) = match (n.dtype(x), strings) {
+        (DType::Str, Some(strings)) => (x, n.build.constant(strings)),
+        (DType::Str, None) => return Err(malformed(Code::Attribute, "`OneHotEncoder` of strings needs the attribute `cats_strings`")),
+        _ => {
+            let numbers = needed(n, "cats_int64s", numbers)?;
+            (n.cast(x, DType::I64)?, integers(n, &numbers))
+        }
+    };
     let x = n.reshape(x, apart)?;
     let is_category = n.op(Op::eq, &[x, categories])?;
     Ok(vec![n.cast(is_category, DType::F32)?])
@@ -195,8 +199,8 @@ pub(crate) fn linear_classifier(n: &mut Site) -> Outcome {
 pub(crate) struct Classes {
     /// How many there are.
     pub(crate) count: usize,
-    /// Their labels, if these are numbers.
-    labels: Option<Vec<i64>>,
+    /// Their labels: i64[count] or str[count].
+    labels: Tensor,
 }
 
 /// The classes that one of the attributes lists; operators differ in how they call them.
@@ -205,16 +209,12 @@ pub(crate) fn classes(n: &Site) -> Result<Classes, Stop> {
     for name in ["classlabels_ints", "classlabels_int64s"] {
         labels = labels.or(n.ints(name)?);
     }
-    let texts = n.texts("classlabels_strings")?;
-    let count = labels.as_ref().map_or(texts.len(), Vec::len);
-    if count == 0 {
-        return Err(malformed(Code::Attribute, format!("`{}` has no classes", n.operator)));
+    let strings = n.strings("classlabels_strings")?;
+    let labels = labels.map(|labels| Tensor::from_i64s(vec![labels.len()], &labels)).filter(|labels| labels.count() > 0).or(strings);
+    match labels.filter(|labels| labels.count() > 0) {
+        Some(labels) => Ok(Classes { count: labels.count(), labels }),
+        None => Err(malformed(Code::Attribute, format!("`{}` has no classes", n.operator))),
     }
-    if labels.is_none() && n.wants(0) {
-        let help = "train the model with classes that are numbers, or leave the output of labels out: the largest score says which it is";
-        return Err(fault(Code::ElementType, format!("`{}` gives labels that are text", n.operator), help));
-    }
-    Ok(Classes { count, labels })
 }
 
 /// The label of the largest score of each row.
@@ -222,13 +222,11 @@ pub(crate) fn labelled(n: &mut Site, scores: ValueId, classes: &Classes) -> Resu
     let best = n.op(Op::arg_max { axis: 1, last: false }, &[scores])?;
     let count = n.dims(best)[0].clone();
     let best = n.reshape(best, [count])?;
-    match &classes.labels {
-        Some(labels) if !labels.iter().copied().eq(0..labels.len() as i64) => {
-            let labels = integers(n, labels);
-            n.op(Op::gather { axis: 0 }, &[labels, best])
-        }
-        _ => Ok(best),
+    if classes.labels.to_i64s().is_some_and(|labels| labels.into_iter().eq(0..classes.count as i64)) {
+        return Ok(best);
     }
+    let labels = n.build.constant(classes.labels.clone());
+    n.op(Op::gather { axis: 0 }, &[labels, best])
 }
 
 /// Scores `[b, c]` after `post_transform`.

@@ -25,4 +25,5 @@ pub(crate) mod signal;
 pub(crate) mod slice;
 pub(crate) mod state;
 pub(crate) mod stretch;
+pub(crate) mod text;
 pub(crate) mod training;

@@ -12,13 +12,13 @@
 use crate::error::Code;
 use crate::ops::ml::{needed, rows, vector};
 use crate::site::{Outcome, Site, Stop, fault, malformed};
-use egret_ir::{DType, Dim, Op, Tensor, ValueId};
+use egret_ir::{DType, Dim, Element, Op, Tensor, ValueId};
 
 /// N-grams of one length.
 struct Grams {
     length: usize,
-    /// One after the other.
-    elements: Vec<i64>,
+    /// One after the other: i64 or str.
+    elements: Vec<Element>,
 }
 
 impl Grams {
@@ -30,16 +30,17 @@ impl Grams {
 /// Elements that a window may span: each element of each window becomes a comparison.
 const WIDEST: i64 = 64;
 
-/// x: `[c]` or `[b, c]` integers -> what the n-grams of the pool weigh in each row.
+/// x: `[c]` or `[b, c]` integers or strings -> what the n-grams of the pool weigh in each row.
 pub(crate) fn tfidf_vectorizer(n: &mut Site) -> Outcome {
     let x = n.input(0)?;
-    if !n.dtype(x).is_int() {
-        return Err(malformed(Code::ElementType, format!("`TfIdfVectorizer` expects integers, found {}", n.ty(x))));
+    let of_strings = n.dtype(x) == DType::Str;
+    if !n.dtype(x).is_int() && !of_strings {
+        return Err(malformed(Code::ElementType, format!("`TfIdfVectorizer` expects integers or strings, found {}", n.ty(x))));
     }
     let is_row = n.rank(x) == 1;
     let x = rows(n, x)?;
-    let x = n.cast(x, DType::I64)?;
-    let grams = pool(n)?;
+    let x = if of_strings { x } else { n.cast(x, DType::I64)? };
+    let grams = pool(n, of_strings)?;
     let counts = grams.iter().map(|grams| counts(n, x, grams)).collect::<Result<Vec<ValueId>, Stop>>()?;
     let counts = n.concat(&counts, 1)?;
     let weighed = weighed(n, counts, grams.iter().map(Grams::count).sum())?;
@@ -49,12 +50,12 @@ pub(crate) fn tfidf_vectorizer(n: &mut Site) -> Outcome {
 }
 
 /// The n-grams of every length.
-fn pool(n: &Site) -> Result<Vec<Grams>, Stop> {
-    if !n.texts("pool_strings")?.is_empty() {
-        let help = "cut the model behind its text processing, and do that in the calling program";
-        return Err(fault(Code::ElementType, "`TfIdfVectorizer` of text is not supported, expected `pool_int64s`", help));
-    }
-    let pool = needed(n, "pool_int64s", n.ints("pool_int64s")?)?;
+fn pool(n: &Site, of_strings: bool) -> Result<Vec<Grams>, Stop> {
+    let (strings, numbers) = (n.strings("pool_strings")?, n.ints("pool_int64s")?);
+    let pool: Vec<Element> = match of_strings {
+        true => needed(n, "pool_strings", strings.map(|strings| strings.elements().collect()))?,
+        false => needed(n, "pool_int64s", numbers)?.into_iter().map(|number| Element::Int(number.into())).collect(),
+    };
     let starts = needed(n, "ngram_counts", n.ints("ngram_counts")?)?;
     let ends = starts.iter().skip(1).copied().chain([pool.len() as i64]);
     let grams = starts.iter().zip(ends).zip(1..).map(|((&start, end), length)| {
@@ -101,8 +102,8 @@ fn windows(n: &mut Site, x: ValueId, grams: &Grams, step: i64, places: &Dim) -> 
     for i in 0..grams.length {
         let part = n.slice(x, 1, Dim::from(i as i64 * step), places.clone())?;
         let part = n.reshape(part, [b.clone(), places.clone(), Dim::ONE])?;
-        let column: Vec<i64> = grams.elements.iter().skip(i).step_by(grams.length).copied().collect();
-        let column = n.build.constant(Tensor::from_i64s(vec![count], &column));
+        let column = grams.elements.iter().skip(i).step_by(grams.length).copied();
+        let column = n.build.constant(Tensor::from_elements(n.dtype(x), vec![count], column));
         let equal = n.op(Op::eq, &[part, column])?;
         all = Some(match all {
             Some(all) => n.op(Op::and, &[all, equal])?,

@@ -7,11 +7,11 @@ use crate::ty::{DType, TensorType};
 /// The shape stays.
 ///
 /// # Errors
-/// When elements of the two types take different numbers of bits.
+/// When elements of the two types take different numbers of bits, or one of them is a string and the other is not.
 pub fn infer(to: &DType, operands: &[&TensorType]) -> Inferred {
     let x = operands[0];
     let bits = |dtype: DType| if dtype == DType::Bool { 8 } else { dtype.bits() };
-    match bits(x.dtype) == bits(*to) {
+    match bits(x.dtype) == bits(*to) && (x.dtype == DType::Str) == (*to == DType::Str) {
         true => Ok(vec![x.with_dtype(*to)]),
         false => Err(format!("expects types of the same size, found {x} as {to}")),
     }

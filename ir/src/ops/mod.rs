@@ -47,6 +47,8 @@ pub mod scatter_elements;
 pub mod scatter_nd;
 pub mod slice;
 pub mod strided;
+pub mod text;
+pub mod text_split;
 pub mod top_k;
 pub mod transpose;
 pub mod unique;

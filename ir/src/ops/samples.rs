@@ -118,7 +118,8 @@ const SAMPLES: &[&str] = &[
 ];
 
 /// Ops without a sample: those that have no meaning without a region, and those whose types data decides.
-const WITHOUT: &[&str] = &["non_zero", "unique", "non_max_suppression", "extents", "repeat", "branch", "stage", "kernel"];
+const WITHOUT: &[&str] =
+    &["non_zero", "unique", "non_max_suppression", "extents", "text", "text_split", "repeat", "branch", "stage", "kernel"];
 
 /// Numbers for the symbols of the samples. They differ from each other and from the extents beside them.
 pub fn bindings() -> Bindings {

@@ -8,6 +8,7 @@ use crate::expr::Cursor;
 use crate::graph::Source;
 use crate::ops::check;
 use crate::random::random;
+use crate::strings;
 use crate::tensor::{Element, Tensor};
 use crate::ty::{DType, TensorType};
 
@@ -114,6 +115,14 @@ fn resolved(hash: &str, ty: &TensorType, resolver: Option<Resolver>) -> Result<T
     Ok(tensor)
 }
 
+/// A string in quotes.
+fn string(cursor: &mut Cursor) -> Result<Element, String> {
+    if !cursor.rest().starts_with('"') {
+        return Err(format!("expected a string in quotes, found {}", cursor.found()));
+    }
+    Ok(Element::Int(strings::intern(&cursor.string()?)?.into()))
+}
+
 /// One element, which must be a value of `dtype`; floats are rounded to it.
 fn element(cursor: &mut Cursor, dtype: DType) -> Result<Element, String> {
     let mut ahead = cursor.clone();
@@ -122,6 +131,7 @@ fn element(cursor: &mut Cursor, dtype: DType) -> Result<Element, String> {
             let word = ahead.name().ok().and_then(|w| w.parse().ok());
             ("`true` or `false`", word.map(Element::Bool))
         }
+        DType::Str => return string(cursor),
         t if t.is_float() => ("a number", ahead.number().map(|(v, _)| Element::Float(v))),
         _ if ahead.clone().number().is_some_and(|(_, is_float)| is_float) => ("an integer", None),
         _ => {

@@ -244,7 +244,7 @@ fn listed(tensor: &Tensor) -> Option<String> {
 /// The shortest decimal that reads back as this element.
 fn element(element: Element, dtype: DType) -> String {
     let Element::Float(value) = element else {
-        return element.to_string();
+        return element.shown(dtype);
     };
     if value.fract() == 0.0 && value.abs() < LARGEST_WHOLE {
         return format!("{value:?}");

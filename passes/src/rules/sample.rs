@@ -341,7 +341,7 @@ impl Sampler {
             (_, "causal" | "interleaved" | "last" | "exclusive" | "reverse") => self.chance(50).to_attr(),
             (_, "batch") => 0usize.to_attr(),
             (_, "to") if self.chance(50) => self.pick(&[DType::F16, DType::F32, DType::F64]).to_attr(),
-            (_, "to" | "dtype") => self.pick(&DType::ALL).to_attr(),
+            (_, "to" | "dtype") => self.pick(DType::NUMBERS).to_attr(),
             _ => return None,
         })
     }

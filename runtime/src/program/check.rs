@@ -76,6 +76,7 @@ impl What {
             What::Repeat(repeat) => vec![repeat.body as usize],
             What::Branch { then, otherwise } => vec![*then as usize, *otherwise as usize],
             What::Stage(_) | What::NonZero | What::Unique { .. } | What::NonMaxSuppression { .. } | What::Extents { .. } => vec![],
+            What::Text(_) | What::TextSplit { .. } => vec![],
         }
     }
 }
