@@ -1,4 +1,4 @@
-//! Strings as elements: a handle of 64 bits stands for each, and a [`Dictionary`] says for which.
+//! Strings as elements: a handle of 64 bits stands for each, and a dictionary says for which.
 //!
 //! ```text
 //! handle("")     0

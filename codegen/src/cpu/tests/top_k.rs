@@ -18,7 +18,7 @@ fn check_all(kernel: &Kernel, sizes: &[(&str, i64)], x: Memory, results: usize) 
 /// Every type, with equal elements, both zeros, infinities and NaN.
 #[test]
 fn every_type_in_either_order() {
-    for (i, dtype) in DType::ALL.into_iter().filter(|t| *t != DType::Bool).enumerate() {
+    for (i, dtype) in DType::NUMBERS.iter().copied().filter(|t| *t != DType::Bool).enumerate() {
         let mut numbers = Numbers::new(5 + i as u64);
         for (count, largest) in [(1, true), (9, false), (137, i % 2 == 0)] {
             let x = specials(dtype, &mut numbers);
