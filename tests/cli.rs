@@ -365,7 +365,12 @@ fn rules_are_chosen_by_class_and_by_name() {
         fails(
             &format!("{verb} {CNN} --disable-rules sliu"),
             2,
-            &["no rule", "`sliu`; near it: silu", "families: ", "passes: algorithm, blocks, cse, dce, group, halo, integer, narrow, rewrite"],
+            &[
+                "no rule",
+                "`sliu`; near it: silu",
+                "families: ",
+                "passes: algorithm, blocks, cse, dce, group, halo, integer, narrow, rewrite",
+            ],
         );
     }
 }
