@@ -199,7 +199,7 @@ pub(crate) fn linear_classifier(n: &mut Site) -> Outcome {
 pub(crate) struct Classes {
     /// How many there are.
     pub(crate) count: usize,
-    /// Their labels: i64[count] or str[count].
+    /// Their labels: `i64[count]` or `str[count]`.
     labels: Tensor,
 }
 
