@@ -57,6 +57,7 @@
 //!     fused: false,
 //!     requirements: vec![],
 //!     found: vec![],
+//!     strings: vec![],
 //!     program: None,
 //! };
 //!
